@@ -1,18 +1,16 @@
-//! The latency of requests while their Redis server fails, the time until a revoked key is rejected, and
-//! the requests that fail before a healthy server on a busy machine.
+//! Latency of requests while their Redis server fails, time until a revoked key is rejected, and
+//! failed requests with a healthy server on a busy machine.
 //!
 //! ```text
 //! cargo bench --bench faults --features redis,test-util
 //! cargo bench --bench faults --features redis,test-util -- --check hang revocation crowd
 //! ```
 //!
-//! Words select the parts whose names contain one of them. Each figure is followed by its bound. Without
-//! `--check` nothing fails: a busy machine is late by itself. The rows of the `ruler`, which sleeps, and
-//! of the `bare` service, which has no layer, show by how much; `--check` allows for that.
-#![allow(
-    clippy::disallowed_methods,
-    reason = "spawns tasks and looks at the clock"
-)]
+//! Arguments select the parts whose names contain one of them. Each figure is followed by its
+//! bound. Without `--check` the benchmark never fails, because a busy machine adds delays. The rows
+//! `ruler`, which only sleeps, and `bare`, a service without a layer, measure those delays, and
+//! `--check` adds them to the bounds.
+#![allow(clippy::disallowed_methods, reason = "spawns tasks and measures time")]
 #![allow(clippy::unwrap_used, reason = "a benchmark fails by panicking")]
 
 #[path = "../tests/it/support/app.rs"]
@@ -45,37 +43,37 @@ use tower::{ServiceExt, layer::util::Identity};
 
 use self::app::{App, app};
 
-/// How often each fault happens.
+/// The number of repetitions of each fault.
 const REPEATS: usize = 5;
 
-/// How long it lasts.
+/// The duration of a fault.
 const FAULT: Duration = Duration::from_millis(1_500);
 
-/// How many tasks send requests to each layer.
+/// The number of tasks that send requests to each layer.
 const TASKS: usize = 3;
 
-/// By how much a request may pass its deadline, once.
+/// The maximum time by which a request may exceed its timeout, until the outage is detected.
 const LATE_MAX: Duration = Duration::from_millis(20);
 
-/// How long a request may take once the server is known not to answer.
+/// The maximum latency of a request after the outage is detected.
 const AFTER_MAX: Duration = Duration::from_millis(1);
 
-/// How soon after the fault everything is as before.
+/// The maximum time from the end of the fault to full recovery.
 const RECOVERY_MAX: Duration = Duration::from_secs(2);
 
-/// The number of keys that are revoked, and before how many instances.
+/// The number of revoked keys, and of instances.
 const REVOCATIONS: usize = 250;
 const INSTANCES: usize = 4;
 
-/// How soon 99 of 100 of them are refused everywhere.
+/// The maximum time until 99 of 100 revoked keys are refused everywhere.
 const REVOKED_MAX: Duration = Duration::from_millis(100);
 
-/// The processes that share a server, the clients of each, and how long they send requests.
+/// The number of processes on a server, the clients of each, and the duration of their load.
 const PROCESSES: usize = 4;
 const CLIENTS: usize = 64;
 const CROWD: Duration = Duration::from_secs(4);
 
-/// Tells a process that it is one of a crowd: how it counts, and the URL of its server.
+/// Environment variables of a crowd process: its sync mode, and the URL of its server.
 const CROWD_MODE: &str = "PORTCULLIS_FAULTS_MODE";
 const CROWD_URL: &str = "PORTCULLIS_FAULTS_URL";
 
@@ -89,7 +87,7 @@ fn runtime() -> tokio::runtime::Runtime {
 
 fn main() -> ExitCode {
     if let (Ok(mode), Ok(url)) = (std::env::var(CROWD_MODE), std::env::var(CROWD_URL)) {
-        runtime().block_on(one_of_a_crowd(&mode, &url));
+        runtime().block_on(crowd_process(&mode, &url));
         return ExitCode::SUCCESS;
     }
     let mut report = Report::default();
@@ -115,13 +113,13 @@ fn main() -> ExitCode {
     match report.exceeded {
         0 => ExitCode::SUCCESS,
         count => {
-            eprintln!("{count} figures EXCEEDED what must hold");
+            eprintln!("{count} figures EXCEEDED their bound");
             ExitCode::from(u8::from(is_checked))
         }
     }
 }
 
-/// Returns whether a word of the command line asks for this, or none asks for anything.
+/// Returns `true` if an argument selects this part, or if there are no arguments.
 fn is_wanted(name: &str) -> bool {
     let mut words = std::env::args()
         .skip(1)
@@ -130,7 +128,7 @@ fn is_wanted(name: &str) -> bool {
     words.peek().is_none() || words.any(|word| name.contains(&word))
 }
 
-/// Prints figures, and counts those that are too large.
+/// Prints figures, and counts those that exceed their bound.
 #[derive(Default)]
 struct Report {
     exceeded: usize,
@@ -141,14 +139,14 @@ impl Report {
         println!("MILLIS {name} {:.3}", millis(value));
     }
 
-    /// Prints a number that must be zero.
+    /// Prints a count that must be zero.
     fn none(&mut self, name: &str, count: u64, of: u64) {
         self.exceeded += usize::from(count > 0);
         let exceeded = if count > 0 { " EXCEEDED" } else { "" };
         println!("COUNT {name} {count} of {of} (at most 0){exceeded}");
     }
 
-    /// Prints a figure that must be at most so much, on a machine that is so late by itself.
+    /// Prints a figure and its bound, with an allowance for delays of the machine.
     fn bound(&mut self, name: &str, value: Duration, at_most: Duration, late: Duration) {
         let is_exceeded = value > at_most + late;
         self.exceeded += usize::from(is_exceeded);
@@ -158,7 +156,7 @@ impl Report {
             millis(at_most),
             match (is_exceeded, value > at_most) {
                 (true, _) => " EXCEEDED",
-                (false, true) => ", by no more than the machine was late",
+                (false, true) => ", within the delay of the machine",
                 (false, false) => "",
             }
         );
@@ -186,12 +184,12 @@ impl Failure {
     }
 }
 
-/// What a layer needs of its store: an answer within this time.
+/// The layers, and the timeout of each for a reply of its store.
 const LAYERS: [(&str, Duration); 5] = [
     ("auth", Duration::from_millis(50)),
     ("limit", Duration::from_millis(25)),
     ("cache", Duration::from_millis(25)),
-    // Nobody waits for it.
+    // No request waits for it.
     ("log", Duration::ZERO),
     ("bare", Duration::ZERO),
 ];
@@ -201,15 +199,15 @@ const CACHE: usize = 2;
 const LOG: usize = 3;
 const BARE: usize = 4;
 
-/// How long requests took.
+/// Latencies of requests.
 #[derive(Default)]
 struct Seen {
-    /// Those that began before the server was known to fail, and after; by layer.
+    /// Of requests that started before and after the outage was detected, by layer.
     once: BTreeMap<usize, Vec<Duration>>,
     after: BTreeMap<usize, Vec<Duration>>,
-    /// How long after the fault each layer was as before.
+    /// Recovery times of each layer after the fault.
     recovered: BTreeMap<usize, Vec<Duration>>,
-    /// By how much a task was late that sleeps a millisecond at a time.
+    /// Delays of a task that sleeps for a millisecond at a time.
     ruler: Vec<Duration>,
 }
 
@@ -229,7 +227,7 @@ impl Seen {
             println!("COUNT {fault}/{layer}/after {}", after.len());
             for percent in [50, 99, 100] {
                 let name = format!("{fault}/{layer}/after/p{percent}");
-                // The latest of all is late as a sleeper is, the others as a bare service is.
+                // The maximum is allowed the delay of the ruler, other percentiles that of `bare`.
                 let late = match percent {
                     100 => slept_late,
                     _ => percentile(&bare, percent),
@@ -245,7 +243,7 @@ impl Seen {
     }
 }
 
-/// A secret that all stores share.
+/// Returns the secret that all stores share.
 fn keys() -> StoreKeys {
     StoreKeys::from_secret(b"the secret that all instances share").unwrap()
 }
@@ -255,20 +253,20 @@ fn sorted(times: &mut [Duration]) -> &[Duration] {
     times
 }
 
-/// Returns the time that so many of a hundred do not pass.
+/// Returns a percentile of sorted times.
 fn percentile(sorted: &[Duration], percent: usize) -> Duration {
     let rank = (sorted.len() * percent).div_ceil(100).max(1);
     sorted.get(rank - 1).copied().unwrap_or_default()
 }
 
-/// A server behind a proxy, and a layer of each kind before it.
+/// A server behind a proxy, and a service with each layer.
 struct Scene {
     server: RedisServer,
     proxy: FaultProxy,
     store: RedisStore,
     queue: LogQueue,
     apps: [App; 5],
-    /// How often the handler behind the cache was called.
+    /// The number of calls of the handler inside the cache.
     calls: Arc<AtomicUsize>,
     key: String,
 }
@@ -278,7 +276,7 @@ impl Scene {
         let server = RedisServer::start();
         let proxy = FaultProxy::new(server.addr());
         let store = RedisStore::new(RedisConfig::single(proxy.url()), keys()).unwrap();
-        // Nothing is remembered: each request asks.
+        // Without a key cache, each request calls the store.
         let ring = KeyRing::builder("acmepay", store.clone())
             .pepper(Pepper::random(1))
             .key_cache_ttl(Duration::ZERO)
@@ -288,7 +286,7 @@ impl Scene {
             .create(NewKey::new("a"))
             .await
             .unwrap();
-        let by = Partition::header(HeaderName::from_static("x-nobody-sends-this"));
+        let by = Partition::header(HeaderName::from_static("x-absent"));
         let limit = RateLimitLayer::builder(store.clone(), by)
             .policy(Policy::fixed_window("all", Quota::per_hour(1_000_000)).unwrap())
             .on_store_error(OnStoreError::Deny)
@@ -319,7 +317,7 @@ impl Scene {
         for which in [AUTH, LIMIT, CACHE, LOG] {
             scene.until_up(which).await;
         }
-        // Another attempt to connect may follow at once.
+        // Until the store can connect again immediately.
         tokio::time::sleep(Duration::from_millis(1_200)).await;
         scene
     }
@@ -334,29 +332,29 @@ impl Scene {
         request.body(Full::default()).unwrap()
     }
 
-    async fn ask(&self, which: usize) -> StatusCode {
+    async fn send(&self, which: usize) -> StatusCode {
         let app = self.apps[which].clone();
         app.oneshot(self.request(which, 0)).await.unwrap().status()
     }
 
-    /// Asks until a layer does its work with the server again, and returns how long that took.
+    /// Sends requests until a layer works with the server again, and returns the elapsed time.
     async fn until_up(&self, which: usize) -> Duration {
-        let begun = Instant::now();
+        let started = Instant::now();
         loop {
             let before = self.calls.load(Ordering::Relaxed);
-            let status = self.ask(which).await;
+            let status = self.send(which).await;
             let is_up = match which {
-                // A server that has lost its data knows nobody.
+                // A server that lost its data knows no key.
                 AUTH => [StatusCode::OK, StatusCode::UNAUTHORIZED].contains(&status),
                 CACHE => self.calls.load(Ordering::Relaxed) == before,
                 LOG => self.queue.flush().await,
                 _ => status == StatusCode::OK,
             };
             if is_up {
-                return begun.elapsed();
+                return started.elapsed();
             }
             assert!(
-                begun.elapsed() < Duration::from_secs(20),
+                started.elapsed() < Duration::from_secs(20),
                 "{:?}",
                 self.store
             );
@@ -364,7 +362,7 @@ impl Scene {
         }
     }
 
-    /// Sends requests to all layers while the server fails, and until it is back.
+    /// Sends requests to all layers during a fault, and measures the recovery.
     async fn endure(self, fault: Failure, seen: &mut Seen) {
         let over = Arc::new(AtomicBool::new(false));
         let tasks: Vec<_> = (0..LAYERS.len() * TASKS)
@@ -402,8 +400,8 @@ impl Scene {
         }
     }
 
-    /// Sends requests to a layer until it is over, and returns how long they took: those that began
-    /// before the server was known to fail, and those after.
+    /// Sends requests to a layer during a fault. Returns the latencies of those that started before
+    /// and after the outage was detected.
     fn load(
         &self,
         which: usize,
@@ -421,9 +419,9 @@ impl Scene {
                 };
                 let request = requests[times.len() % requests.len()].clone();
                 let app = app.clone();
-                let begun = Instant::now();
+                let started = Instant::now();
                 app.oneshot(request).await.unwrap();
-                times.push(begun.elapsed());
+                times.push(started.elapsed());
                 tokio::time::sleep(Duration::from_millis(3)).await;
             }
             (once, after)
@@ -431,29 +429,29 @@ impl Scene {
     }
 }
 
-/// Sleeps a millisecond at a time, and returns by how much each was longer.
+/// Sleeps for a millisecond at a time, and returns the delay of each sleep.
 async fn ruler(over: Arc<AtomicBool>) -> Vec<Duration> {
     let slept = Duration::from_millis(1);
     let mut late = Vec::new();
     while !over.load(Ordering::Relaxed) {
-        let begun = Instant::now();
+        let started = Instant::now();
         tokio::time::sleep(slept).await;
-        late.push(begun.elapsed().saturating_sub(slept));
+        late.push(started.elapsed().saturating_sub(slept));
     }
     late
 }
 
-/// Revokes keys one after the other that all instances remember, and measures how long it takes
-/// from the call until each of them refuses it.
+/// Revokes keys that all instances have cached, and measures the time from each call until all
+/// instances refuse the key.
 async fn revocations(report: &mut Report) {
     let server = RedisServer::start();
     let instances: Vec<_> = (0..=INSTANCES)
         .map(|_| {
-            // What is measured is not what becomes of a late look-up.
+            // Timeouts of lookups are not part of the measurement.
             let config = RedisConfig::single(server.url()).api_key_timeout(Duration::from_secs(1));
             let store = RedisStore::new(config, keys()).unwrap();
             let ring = KeyRing::builder("acmepay", store)
-                .pepper(Pepper::new(1, b"the pepper that all instances have").unwrap())
+                .pepper(Pepper::new(1, b"the pepper that all instances share").unwrap())
                 .build();
             let ring = ring.unwrap();
             let calls = Arc::new(AtomicUsize::new(0));
@@ -471,7 +469,7 @@ async fn revocations(report: &mut Report) {
             let request = Request::get("/").header("x-api-key", key.expose_secret());
             request.body(Full::<Bytes>::default()).unwrap()
         };
-        // By the second request the key is remembered, once the instance hears of changes.
+        // An instance with a subscription caches the key by the second request.
         for _ in 0..if number == 0 { 50 } else { 2 } {
             for (_, app) in readers {
                 let status = app.clone().oneshot(request()).await.unwrap().status();
@@ -481,7 +479,7 @@ async fn revocations(report: &mut Report) {
                 tokio::time::sleep(Duration::from_millis(10)).await;
             }
         }
-        let begun = Instant::now();
+        let started = Instant::now();
         let refusals: Vec<_> = readers
             .iter()
             .map(|(_, app)| {
@@ -490,7 +488,7 @@ async fn revocations(report: &mut Report) {
                     loop {
                         let status = app.clone().oneshot(request.clone()).await.unwrap().status();
                         if status == StatusCode::UNAUTHORIZED {
-                            return begun.elapsed();
+                            return started.elapsed();
                         }
                         tokio::time::sleep(Duration::from_micros(200)).await;
                     }
@@ -517,8 +515,8 @@ async fn revocations(report: &mut Report) {
     report.note("revocation/p100", percentile(times, 100));
 }
 
-/// Lets more processes than the machine has cores ask one server, which is healthy all the while: no
-/// request fails, and no process takes the server to be unavailable.
+/// Runs more processes than cores on one healthy server. No request may fail, and no process may
+/// consider the server unavailable.
 fn crowds(report: &mut Report) {
     let fsync = ["--appendonly", "yes", "--appendfsync", "always"];
     for (name, options) in [("memory", &[][..]), ("fsync", &fsync)] {
@@ -536,9 +534,11 @@ fn crowds(report: &mut Report) {
                 .collect();
             let mut total = [0; 3];
             for child in children {
-                let said = child.wait_with_output().unwrap().stdout;
-                let said = String::from_utf8(said).unwrap();
-                let numbers = said.split_whitespace().map(|it| it.parse::<u64>().unwrap());
+                let output = child.wait_with_output().unwrap().stdout;
+                let output = String::from_utf8(output).unwrap();
+                let numbers = output
+                    .split_whitespace()
+                    .map(|it| it.parse::<u64>().unwrap());
                 total.iter_mut().zip(numbers).for_each(|(a, b)| *a += b);
             }
             let [sent, failed, downs] = total;
@@ -548,8 +548,8 @@ fn crowds(report: &mut Report) {
     }
 }
 
-/// Sends requests, and prints how many, how many failed, and how often the server was unavailable.
-async fn one_of_a_crowd(mode: &str, url: &str) {
+/// Sends requests, and prints the numbers of requests, failures and detected outages.
+async fn crowd_process(mode: &str, url: &str) {
     let store = RedisStore::new(RedisConfig::single(url), keys()).unwrap();
     let instances = NonZeroU32::new(PROCESSES as u32).unwrap();
     let policy = Policy::fixed_window("all", Quota::per_hour(100_000_000)).unwrap();

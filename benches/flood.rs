@@ -1,11 +1,11 @@
-//! Whether ten million new keys make a limiter's memory grow, or make it forget anyone.
+//! Memory and accuracy of a limiter under a flood of ten million new keys.
 //!
 //! ```text
 //! cargo bench --bench flood
 //! ```
 #![allow(
     clippy::disallowed_methods,
-    reason = "runs threads, and says how long it took"
+    reason = "spawns threads and measures time"
 )]
 #![allow(clippy::unwrap_used, reason = "a benchmark fails by panicking")]
 
@@ -25,23 +25,23 @@ use portcullis::{
     },
 };
 
-/// How many keys come, each once.
+/// The number of keys, each used once.
 const KEYS: u64 = 10_000_000;
 
-/// How many threads bring them, each its share.
+/// The number of threads that share the keys.
 const THREADS: u64 = 2;
 
 /// The number of keys of a thread between two checks of the watched key.
-const BETWEEN: u64 = 1_000;
+const CHECK_INTERVAL: u64 = 1_000;
 
-/// By how much the process may grow.
-const GROWTH_MAX_BYTES: u64 = 64 << 20;
+/// The maximum growth of the process.
+const MAX_GROWTH_BYTES: u64 = 64 << 20;
 
 fn main() -> ExitCode {
-    let began = Instant::now();
+    let started = Instant::now();
     let before = resident_bytes();
     let store = MemoryStore::new();
-    // Nothing comes back while this runs.
+    // No quota refills while this runs.
     let policies = [
         Policy::aligned_window("window", Quota::new(3, YEARS)).unwrap(),
         Policy::token_bucket("bucket", Quota::per_day(3)).unwrap(),
@@ -52,7 +52,7 @@ fn main() -> ExitCode {
     let watched = key(u64::MAX);
     for policy in [window, bucket] {
         let admitted = (0..10).filter(|_| take(&store, &watched, policy)).count();
-        assert_eq!(admitted, 3, "a new key has its quota");
+        assert_eq!(admitted, 3, "a new key must have its full quota");
     }
 
     let (gained, largest) = (AtomicU64::new(0), AtomicU64::new(0));
@@ -65,7 +65,7 @@ fn main() -> ExitCode {
                 bucket
             };
             take(&store, &key(number), policy);
-            if turn.is_multiple_of(BETWEEN) {
+            if turn.is_multiple_of(CHECK_INTERVAL) {
                 let admitted = |policy: &&Policy| take(&store, &watched, policy);
                 let admitted = [window, bucket].into_iter().filter(admitted).count();
                 gained.fetch_add(admitted as u64, Ordering::Relaxed);
@@ -83,14 +83,14 @@ fn main() -> ExitCode {
 
     let growth = before.map(|before| largest.saturating_sub(before));
     println!(
-        "{KEYS} new keys in {:.1?}: the watched one was admitted {gained} times",
-        began.elapsed()
+        "{KEYS} new keys in {:.1?}: the exhausted key was admitted {gained} times",
+        started.elapsed()
     );
     match growth {
-        Some(growth) => println!("BYTES flood/10m {growth} (at most {GROWTH_MAX_BYTES})"),
-        None => println!("this system does not say how much memory a process has"),
+        Some(growth) => println!("BYTES flood/10m {growth} (at most {MAX_GROWTH_BYTES})"),
+        None => println!("the memory of the process is unknown on this system"),
     }
-    if gained == 0 && growth.unwrap_or(0) <= GROWTH_MAX_BYTES {
+    if gained == 0 && growth.unwrap_or(0) <= MAX_GROWTH_BYTES {
         ExitCode::SUCCESS
     } else {
         eprintln!("EXCEEDED");
@@ -102,11 +102,11 @@ const YEARS: std::time::Duration = std::time::Duration::from_secs(40 * 365 * 24 
 
 fn take(store: &MemoryStore, key: &StoreKey, policy: &Policy) -> bool {
     let charges = [Charge::new(policy, 1)];
-    let answer = store.take(key, &charges).into_ready();
-    matches!(answer, Ok(Ok(decisions)) if decisions.is_admitted())
+    let decisions = store.take(key, &charges).into_ready();
+    matches!(decisions, Ok(Ok(decisions)) if decisions.is_admitted())
 }
 
-/// Returns how much memory the process holds, where the system tells (Linux).
+/// Returns the resident memory of the process, or `None` on systems other than Linux.
 fn resident_bytes() -> Option<u64> {
     let status = fs::read_to_string("/proc/self/status").ok()?;
     let line = status.lines().find(|line| line.starts_with("VmRSS:"))?;

@@ -1,11 +1,11 @@
-//! What each layer allocates above the bare service, and whether that is still what it promises.
+//! Allocations of each layer above the bare service, compared with their documented maximum.
 //!
 //! ```text
 //! cargo bench --bench layers
 //! ```
 //!
-//! Allocations repeat exactly on any machine, so they are what is gated here; `benches/peers`
-//! compares times with those of other crates.
+//! Allocation counts are the same on any machine, so this benchmark fails if one exceeds its
+//! maximum. `benches/peers` compares times with those of other crates.
 #![allow(clippy::unwrap_used, reason = "a benchmark fails by panicking")]
 
 use std::{convert::Infallible, hint::black_box, process::ExitCode};
@@ -27,7 +27,7 @@ use portcullis::{
 use tokio::runtime::Runtime;
 use tower::{Layer, Service, ServiceExt, service_fn};
 
-/// How often each case runs: figures are for one request, and must divide evenly or be rounded up.
+/// The number of requests per case. Figures are per request, rounded up.
 const REQUESTS: u64 = 1_000;
 
 fn main() -> ExitCode {
@@ -35,14 +35,14 @@ fn main() -> ExitCode {
         .build()
         .unwrap();
     let key = Key::create(&runtime);
-    let bare = allocations(&runtime, &key, service_fn(answer));
+    let bare = allocations(&runtime, &key, service_fn(respond));
     let alone = measure(|| (0..REQUESTS).for_each(|_| drop(black_box(request(&key))))).count_total
         / REQUESTS;
-    println!("bare service and request: {bare} allocations, {alone} of them the request's own");
+    println!("bare service and request: {bare} allocations, {alone} of them for the request");
 
     let mut over = false;
-    let mut report = |name: &str, above: u64, promised: Option<u64>| {
-        let verdict = promised.map_or(String::new(), |most| {
+    let mut report = |name: &str, above: u64, maximum: Option<u64>| {
+        let verdict = maximum.map_or(String::new(), |most| {
             over |= above > most;
             format!(
                 " (at most {most}){}",
@@ -54,27 +54,27 @@ fn main() -> ExitCode {
 
     let plain = limits(Partition::client_addr(ClientAddrResolver::default()));
     let layer = plain.build().unwrap();
-    let above = allocations(&runtime, &key, layer.layer(service_fn(answer))) - bare;
+    let above = allocations(&runtime, &key, layer.layer(service_fn(respond))) - bare;
     report("rate_limit/address", above, Some(0));
 
     let layer = limits(Partition::identity()).build().unwrap();
-    let above = allocations(&runtime, &key, layer.layer(service_fn(answer))) - bare;
+    let above = allocations(&runtime, &key, layer.layer(service_fn(respond))) - bare;
     report("rate_limit/identity", above, Some(0));
 
     let fields = limits(Partition::identity()).fields(RateLimitFields::Draft11);
     let layer = fields.build().unwrap();
-    let above = allocations(&runtime, &key, layer.layer(service_fn(answer))) - bare;
+    let above = allocations(&runtime, &key, layer.layer(service_fn(respond))) - bare;
     report("rate_limit/identity with fields", above, Some(2));
 
-    let above = allocations(&runtime, &key, key.layer.layer(service_fn(answer))) - bare;
+    let above = allocations(&runtime, &key, key.layer.layer(service_fn(respond))) - bare;
     report("api_key/warm", above, None);
 
     let layer = CacheLayer::new(MemoryStore::new());
-    let above = allocations(&runtime, &key, layer.layer(service_fn(answer))) - alone;
+    let above = allocations(&runtime, &key, layer.layer(service_fn(respond))) - alone;
     report("cache/hit, above the request alone", above, Some(5));
 
     let layer = AccessLogLayer::new(JsonLines::direct(std::io::sink()));
-    let above = allocations(&runtime, &key, layer.layer(service_fn(answer))) - bare;
+    let above = allocations(&runtime, &key, layer.layer(service_fn(respond))) - bare;
     report("access_log/json", above, None);
 
     let store = MemoryStore::new();
@@ -90,7 +90,7 @@ fn main() -> ExitCode {
         .cache(CacheLayer::new(store))
         .build()
         .unwrap();
-    let above = allocations(&runtime, &key, gate.layer(service_fn(answer))) - alone;
+    let above = allocations(&runtime, &key, gate.layer(service_fn(respond))) - alone;
     report("gate/hit, above the request alone", above, None);
 
     if over {
@@ -100,7 +100,7 @@ fn main() -> ExitCode {
     }
 }
 
-/// A key, who it is, and the layer that knows it.
+/// A key, its identity, and the layer that accepts it.
 struct Key {
     secret: String,
     identity: Identity,
@@ -130,7 +130,7 @@ fn limits(partition: Partition) -> RateLimitLayerBuilder {
     RateLimitLayer::builder(MemoryStore::new(), partition).policy(policy)
 }
 
-/// Returns the allocations for one request through a warm service, the request's own included.
+/// Returns the allocations of one request through a warm service, including those of the request.
 fn allocations<S, B>(runtime: &Runtime, key: &Key, mut service: S) -> u64
 where
     S: Service<Request<Full<Bytes>>, Response = Response<B>, Error = Infallible>,
@@ -152,7 +152,7 @@ where
     measure(|| run(REQUESTS)).count_total.div_ceil(REQUESTS)
 }
 
-/// A request as an HTTP server hands it on: headers, a peer, and who calls.
+/// Returns a request as an HTTP server creates it: headers, a peer address and an identity.
 fn request(key: &Key) -> Request<Full<Bytes>> {
     let mut request = Request::get("http://acme.test/data")
         .header("accept", "application/json")
@@ -166,7 +166,7 @@ fn request(key: &Key) -> Request<Full<Bytes>> {
     request
 }
 
-async fn answer(_: Request<Full<Bytes>>) -> Result<Response<Full<Bytes>>, Infallible> {
+async fn respond(_: Request<Full<Bytes>>) -> Result<Response<Full<Bytes>>, Infallible> {
     let response = Response::builder().header(CACHE_CONTROL, "max-age=3600");
-    Ok(response.body(Full::from("answer")).unwrap())
+    Ok(response.body(Full::from("hello")).unwrap())
 }

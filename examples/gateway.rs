@@ -4,14 +4,14 @@
 //! cargo run --example gateway
 //! ```
 //!
-//! The store is in memory. With `--features redis`, `REDIS_URL`, and `STORE_SECRET` and `PEPPER` (32
-//! bytes or more each, the same for each instance) it is that Redis server, for all instances
-//! together: keys, limits, answers and the log, with a little memory before the answers.
+//! The store is in memory by default. To share keys, limits, cached responses and the log among
+//! instances on Redis, build with `--features redis` and set `REDIS_URL`, `STORE_SECRET` and
+//! `PEPPER` (at least 32 bytes each, the same for each instance).
 //!
-//! It listens on 127.0.0.1:3000 (`PORTCULLIS_ADDR` changes it), makes three demo keys, and prints
-//! them with `curl` lines to try. Its access log is JSON lines on stderr. SIGINT (Ctrl-C) and SIGTERM
-//! end it after the requests that are running, within 10 s.
-#![allow(clippy::disallowed_methods, reason = "a slow stream has to sleep")]
+//! The service listens on 127.0.0.1:3000, or on `PORTCULLIS_ADDR`. It creates three demo keys and
+//! prints them with `curl` commands. The access log is JSON lines on stderr. On SIGINT (Ctrl-C) and
+//! SIGTERM it finishes running requests, within 10 s.
+#![allow(clippy::disallowed_methods, reason = "a slow stream sleeps")]
 
 use std::{
     env,
@@ -58,12 +58,12 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let lines = JsonLines::stderr();
     match env::var("REDIS_URL") {
         Ok(url) => on_redis(url, lines).await,
-        // The keys of the demo last as long as the process, and so may their pepper.
+        // The keys in memory end with the process, so their pepper can be random.
         Err(_) => serve(MemoryStore::new(), Pepper::random(1), lines).await,
     }
 }
 
-/// A store that all four layers share: which one is for `main` to say.
+/// A store that all four layers share.
 trait Store: ApiKeyStore + RateLimitStore + CacheStore + LogStore + Clone {}
 
 impl<T: ApiKeyStore + RateLimitStore + CacheStore + LogStore + Clone> Store for T {}
@@ -83,23 +83,23 @@ async fn serve(store: impl Store, pepper: Pepper, lines: JsonLines) -> Result<()
     let service = app.into_make_service_with_connect_info::<SocketAddr>();
     let server = axum::serve(listener, service).with_graceful_shutdown(shutdown.requested());
     shutdown.drain(server).await.transpose()?;
-    // The last records and uses of keys, once no request can add to them.
+    // Flush records and use counts after the last request.
     lines.flush(Duration::from_secs(5));
     log.flush().await;
     ring.flush().await?;
     Ok(())
 }
 
-/// Puts the routes behind the gate, and the health check beside it.
+/// Builds the router: routes inside the gate, and a health check outside it.
 fn router(
     ring: &KeyRing,
     store: impl Store,
     lines: JsonLines,
     log: LogQueue,
 ) -> Result<Router, ConfigError> {
-    // While the server that counts is away this instance counts for itself.
+    // While Redis is unavailable, this instance counts locally.
     let memory = MemoryStore::new();
-    let alone = || OnStoreError::local(memory.clone(), 1);
+    let local = || OnStoreError::local(memory.clone(), 1);
     let in_ten_seconds = |limit| Quota::new(limit, Duration::from_secs(10));
     let by_address = Partition::client_addr(ClientAddrResolver::default());
     let tiers = Tiers::new("free")
@@ -112,15 +112,15 @@ fn router(
         .rate_limit_by_address(
             RateLimitLayer::builder(store.clone(), by_address)
                 .policy(Policy::fixed_window("address", in_ten_seconds(300))?)
-                .on_store_error(alone())
+                .on_store_error(local())
                 .build()?,
         )
-        // Optional, because `/public` asks for no key; the other routes say what they ask for.
+        // Optional, because `/public` requires no key. The other routes require a key.
         .api_keys(ApiKeyLayer::builder(ring).optional().build()?)
         .rate_limit_by_identity(
             RateLimitLayer::builder(store.clone(), Partition::identity())
                 .tiers(tiers)
-                .on_store_error(alone())
+                .on_store_error(local())
                 .fields(RateLimitFields::Draft11)
                 .build()?,
         )
@@ -143,18 +143,20 @@ fn router(
         .with_state(Calls::default())
         .layer(gate)
         .route("/healthz", get("ok\n"))
-        // With the crate's feature `axum` this line is not needed: `ConnectInfo` is found.
+        // With the feature `axum`, portcullis reads `ConnectInfo` itself.
         .layer(map_request(peer_addr)))
 }
 
-/// Serves on a Redis server, which the instances of this service share.
+/// Serves with a store on Redis, which all instances share.
 #[cfg(feature = "redis")]
 async fn on_redis(url: String, lines: JsonLines) -> Result<(), Box<dyn Error>> {
     use portcullis::store::{RedisConfig, RedisStore, StoreKeys, TieredStore};
 
-    // A service reads them from a secret manager: under another pepper no key is good, and under
-    // another secret an instance counts for itself.
-    let secret = |name: &str| env::var(name).map_err(|_| format!("REDIS_URL needs a {name} too"));
+    // Read them from a secret manager in production. With another pepper all keys are invalid; with
+    // another store secret an instance counts separately.
+    let secret = |name: &str| {
+        env::var(name).map_err(|_| format!("{name} is not set; REDIS_URL requires it"))
+    };
     let keys = StoreKeys::from_secret(secret("STORE_SECRET")?.as_bytes())?;
     let pepper = Pepper::new(1, secret("PEPPER")?)?;
     let redis = RedisStore::new(RedisConfig::single(url), keys)?;
@@ -165,15 +167,15 @@ async fn on_redis(url: String, lines: JsonLines) -> Result<(), Box<dyn Error>> {
 
 #[cfg(not(feature = "redis"))]
 async fn on_redis(_: String, _: JsonLines) -> Result<(), Box<dyn Error>> {
-    Err("REDIS_URL is set: build with `--features redis`, or unset it".into())
+    Err("REDIS_URL requires the feature `redis`; build with `--features redis`, or unset it".into())
 }
 
-/// How often the handlers were called: what the cache answers does not count.
+/// The number of handler calls. Cache hits are not counted.
 type Calls = Arc<AtomicU64>;
 
 async fn public(State(calls): State<Calls>) -> impl IntoResponse {
     let call = calls.fetch_add(1, Ordering::Relaxed) + 1;
-    let body = json!({ "message": "for everybody", "handler_call": call });
+    let body = json!({ "message": "public", "handler_call": call });
     ([(CACHE_CONTROL, "public, max-age=60")], Json(body))
 }
 
@@ -206,14 +208,14 @@ async fn time() -> impl IntoResponse {
     ([(CACHE_CONTROL, "no-store")], Json(body))
 }
 
-/// Sends a line every 200 ms: the record of this request is written when the last one has gone.
+/// Sends a line every 200 ms. The record of the request is written after the last one.
 async fn stream() -> impl IntoResponse {
     let (mut sender, body) = Channel::<Bytes, axum::Error>::new(1);
     tokio::spawn(async move {
         for line in 1..=5 {
             tokio::time::sleep(Duration::from_millis(200)).await;
             let line = format!("line {line} of 5\n");
-            // A client that has left takes no more.
+            // The client has disconnected.
             if sender.send_data(line.into()).await.is_err() {
                 break;
             }
@@ -222,13 +224,13 @@ async fn stream() -> impl IntoResponse {
     ([(CONTENT_TYPE, "text/plain")], Body::new(body))
 }
 
-/// Tells the gate who is at the other end of the connection.
+/// Inserts the peer address that the gate reads.
 async fn peer_addr(ConnectInfo(addr): ConnectInfo<SocketAddr>, mut request: Request) -> Request {
     request.extensions_mut().insert(PeerAddr(addr));
     request
 }
 
-/// The keys to try the service with.
+/// The keys of the demo.
 struct DemoKeys {
     free: String,
     pro: String,
@@ -239,7 +241,7 @@ impl DemoKeys {
     async fn create(manager: &KeyManager) -> Result<Self, Box<dyn Error>> {
         let create = async |owner: &str, tier: &str, scopes: &[&str]| {
             let key = NewKey::new(owner).tier(tier).scopes(scopes.iter().copied());
-            // The only moment at which the secret is known.
+            // The secret is available only now.
             manager
                 .create(key)
                 .await

@@ -1,12 +1,12 @@
-//! The same layers around a plain hyper service: no framework.
+//! All four layers around a hyper service, without a framework.
 //!
 //! ```text
 //! cargo run --example hyper
 //! ```
 //!
-//! It listens on 127.0.0.1:3000 (`PORTCULLIS_ADDR` changes it) and prints a key and a `curl` line. SIGINT
-//! (Ctrl-C) and SIGTERM end it after the requests that are running, within 10 s.
-#![allow(clippy::disallowed_methods, reason = "a server spawns its connections")]
+//! The service listens on 127.0.0.1:3000, or on `PORTCULLIS_ADDR`, and prints a key and a `curl`
+//! command. On SIGINT (Ctrl-C) and SIGTERM it finishes running requests, within 10 s.
+#![allow(clippy::disallowed_methods, reason = "a server spawns connections")]
 
 use std::{convert::Infallible, env, error::Error, io, pin::pin};
 
@@ -85,7 +85,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-/// Serves connections until the shutdown is requested, and then until each has ended.
+/// Serves connections until a shutdown is requested, and finishes the open ones.
 async fn accept<S, B>(listener: TcpListener, service: S, shutdown: &Shutdown) -> io::Result<()>
 where
     S: Service<Request<Incoming>, Response = Response<B>> + Clone + Send + 'static,
@@ -101,7 +101,7 @@ where
             accepted = listener.accept() => accepted?,
             () = &mut requested => break,
         };
-        // hyper stores no address in a request: the gate reads it from this extension.
+        // The gate reads the peer address from this extension.
         let service = service
             .clone()
             .map_request(move |mut request: Request<Incoming>| {
@@ -120,9 +120,7 @@ where
 
 async fn hello(request: Request<Incoming>) -> Result<Response<Full<Bytes>>, Infallible> {
     let caller = request.extensions().get::<Identity>();
-    let owner = caller
-        .and_then(Identity::owner)
-        .unwrap_or("whoever you are");
+    let owner = caller.and_then(Identity::owner).unwrap_or("stranger");
     let mut response = Response::new(Full::from(format!("hello, {owner}\n")));
     let a_minute = HeaderValue::from_static("max-age=60");
     response.headers_mut().insert(CACHE_CONTROL, a_minute);

@@ -1,12 +1,12 @@
-//! An axum service whose keys are managed over HTTP, by whoever has a key with the right scope.
+//! Key management over HTTP in an axum service, authorized by a scope.
 //!
 //! ```text
 //! cargo run --example key_admin --features admin
 //! ```
 //!
-//! It listens on 127.0.0.1:3000 (`PORTCULLIS_ADDR` changes it), makes one key that may manage keys,
-//! and prints it with a `curl` line to try. Records and audit events go to stderr. SIGINT (Ctrl-C) and
-//! SIGTERM end it after the requests that are running, within 10 s.
+//! The service listens on 127.0.0.1:3000, or on `PORTCULLIS_ADDR`. It creates a key with the scope
+//! `keys.manage` and prints it with a `curl` command. Records and audit events go to stderr. On
+//! SIGINT (Ctrl-C) and SIGTERM it finishes running requests, within 10 s.
 
 use std::{env, error::Error};
 
@@ -32,7 +32,8 @@ async fn main() -> Result<(), Box<dyn Error>> {
     // Records, audit events and notices are lines of one log.
     let lines = JsonLines::stderr();
     let store = MemoryStore::new();
-    // A service reads its pepper from a secret manager: under another one no key is good.
+    // In production, read the pepper from a secret manager. With another pepper all keys are
+    // invalid.
     let ring = KeyRing::builder("demo", store.clone())
         .pepper(Pepper::random(1))
         .auditor(lines.clone())
@@ -44,7 +45,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let gate = Gate::new()
         .access_log(AccessLogLayer::new(lines))
         .api_keys(ApiKeyLayer::builder(&ring).build()?)
-        // What a key may use is said with the key: `"credits": "1000/day"`.
+        // Enforces the credits of each key: `"credits": "1000/day"`.
         .rate_limit_by_identity(
             RateLimitLayer::builder(store, Partition::identity())
                 .credits()
@@ -54,7 +55,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let app = Router::new()
         .route(
             "/",
-            get(async |who: Identity| format!("hello {}", who.key_id())),
+            get(async |caller: Identity| format!("hello {}", caller.key_id())),
         )
         .nest("/admin", admin::router(manager, by_scope))
         .layer(gate);
@@ -76,7 +77,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-/// Lets in whoever has a key with the right scope. The gate outside has found out who calls.
+/// Authorizes callers with the scope. The gate has authenticated them.
 fn by_scope(request: &Parts) -> StoreFuture<Option<Administrator>> {
     let caller = request.extensions.get::<Identity>();
     let caller = caller.filter(|caller| caller.has_scope(MAY_MANAGE));

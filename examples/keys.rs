@@ -1,13 +1,13 @@
-//! A small command line over a `KeyManager`: makes, lists, changes and checks keys.
+//! A command line for a `KeyManager`: creates, lists, changes and checks keys.
 //!
 //! ```text
 //! cargo run --example keys
 //! > create acme pro data.read,data.write
 //! ```
 //!
-//! The keys are in memory, and gone when it ends; `help` says what there is. With `--features redis`,
-//! `REDIS_URL`, and `STORE_SECRET` and `PEPPER` of 32 bytes or more each, they are on that Redis
-//! server.
+//! The keys are in memory and end with the process. `help` lists the commands. To store the keys on
+//! Redis, build with `--features redis` and set `REDIS_URL`, `STORE_SECRET` and `PEPPER` (at least
+//! 32 bytes each).
 
 use std::{
     convert::Infallible,
@@ -22,16 +22,15 @@ use http::{Request, Response};
 use portcullis::{
     AuditEvent, Auditor, ResponseBody,
     api_key::{
-        ApiKeyLayer, ApiKeyStore, GeneratedKey, KeyManager, KeyQuery, KeyRing, KeyUpdate, NewKey,
-        Pepper,
-        record::{KeyState, ListedKey},
+        ApiKeyLayer, ApiKeyStore, GeneratedKey, KeyManager, KeyQuery, KeyRing, KeyUpdate,
+        ListedKey, NewKey, Pepper, record::KeyState,
     },
     outcome::AuthOutcome,
     store::MemoryStore,
 };
 use tower::{Layer, ServiceExt, service_fn};
 
-/// Writes what happens to keys to the terminal. A service names its log's queue.
+/// Writes audit events to the terminal. A service passes its log queue instead.
 #[derive(Debug)]
 struct Stderr;
 
@@ -42,19 +41,20 @@ impl Auditor for Stderr {
 }
 
 const HELP: &str = "\
-create OWNER [TIER] [SCOPE,SCOPE..]   make a key, and show it once
+create OWNER [TIER] [SCOPE,SCOPE..]   create a key and show it once
 list [OWNER]                          list keys
-tier ID TIER                          change a key's tier
-rotate ID [HOURS]                     replace a key; the old one is good for so long
-disable ID | enable ID                switch a key off and on
-revoke ID [REASON]                    switch a key off for good
-leaked KEY                            switch off a key that was found where it should not be
-check KEY                             say what the layer says of a key
-quit                                  end";
+tier ID TIER                          change the tier of a key
+rotate ID [HOURS]                     replace a key; the previous one is valid for HOURS (default 0)
+disable ID | enable ID                disable or enable a key
+revoke ID [REASON]                    revoke a key permanently
+leaked KEY                            revoke a key that was leaked
+check KEY                             authenticate a request with a key
+quit                                  exit";
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> Result<(), Box<dyn Error>> {
-    // With another pepper no key is good: a service reads its own from a secret manager.
+    // In production, read the pepper from a secret manager. With another pepper all keys are
+    // invalid.
     let (store, pepper) = match env::var("REDIS_URL") {
         Ok(url) => on_redis(url)?,
         Err(_) => (Arc::new(MemoryStore::new()) as _, Pepper::random(1)),
@@ -76,19 +76,21 @@ async fn main() -> Result<(), Box<dyn Error>> {
             println!("error: {error}");
         }
     }
-    // What was counted and not told yet.
+    // Flush the use counts.
     ring.flush().await?;
     Ok(())
 }
 
-type Kept = (Arc<dyn ApiKeyStore>, Pepper);
+type StoreAndPepper = (Arc<dyn ApiKeyStore>, Pepper);
 
-/// Returns the store on Redis, and the pepper of the keys that are there.
+/// Returns the store on Redis and the pepper of its keys.
 #[cfg(feature = "redis")]
-fn on_redis(url: String) -> Result<Kept, Box<dyn Error>> {
+fn on_redis(url: String) -> Result<StoreAndPepper, Box<dyn Error>> {
     use portcullis::store::{RedisConfig, RedisStore, StoreKeys};
 
-    let secret = |name: &str| env::var(name).map_err(|_| format!("REDIS_URL needs a {name} too"));
+    let secret = |name: &str| {
+        env::var(name).map_err(|_| format!("{name} is not set; REDIS_URL requires it"))
+    };
     let keys = StoreKeys::from_secret(secret("STORE_SECRET")?.as_bytes())?;
     let config = RedisConfig::single(url).api_key_timeout(Duration::from_secs(2));
     let store = RedisStore::new(config, keys)?;
@@ -96,11 +98,11 @@ fn on_redis(url: String) -> Result<Kept, Box<dyn Error>> {
 }
 
 #[cfg(not(feature = "redis"))]
-fn on_redis(_: String) -> Result<Kept, Box<dyn Error>> {
-    Err("REDIS_URL is set: build with `--features redis`, or unset it".into())
+fn on_redis(_: String) -> Result<StoreAndPepper, Box<dyn Error>> {
+    Err("REDIS_URL requires the feature `redis`; build with `--features redis`, or unset it".into())
 }
 
-/// Returns the lines that are typed, each behind a prompt.
+/// Returns the lines of stdin, with a prompt before each.
 fn prompted() -> impl Iterator<Item = io::Result<String>> {
     let mut lines = io::stdin().lock().lines();
     std::iter::from_fn(move || {
@@ -122,7 +124,7 @@ async fn run(ring: &KeyRing, manager: &KeyManager, words: &[&str]) -> Result<(),
         ["tier", id, tier] => {
             let update = KeyUpdate::new().tier(*tier);
             let key = manager.update(id.parse()?, update).await?;
-            println!("{} has tier {tier} from now on", key.display());
+            println!("{} has tier {tier}", key.display());
         }
         ["rotate", id, hours @ ..] => {
             let hours: u64 = hours.first().map_or(Ok(0), |hours| hours.parse())?;
@@ -139,8 +141,8 @@ async fn run(ring: &KeyRing, manager: &KeyManager, words: &[&str]) -> Result<(),
             manager.revoke(id.parse()?, &reason.join(" ")).await?;
         }
         ["leaked", key] => match manager.report_leaked(key).await? {
-            Some(key) => println!("{} is off for good", key.display()),
-            None => println!("this is none of ours"),
+            Some(key) => println!("{} is revoked", key.display()),
+            None => println!("no such key"),
         },
         ["check", key] => println!("{}", check(ring, key).await?),
         _ => println!("{HELP}"),
@@ -162,7 +164,7 @@ fn new_key(owner: &str, rest: &[&str]) -> NewKey {
 fn show(key: &GeneratedKey) {
     println!("id:  {}", key.id());
     println!("key: {}", key.expose_secret());
-    println!("This is the only time that the key is shown.");
+    println!("The key is shown only once.");
 }
 
 async fn list(
@@ -201,10 +203,10 @@ fn print_listed(listed: &ListedKey) {
     );
 }
 
-/// Sends a request with this key through the layer, and returns what it said.
+/// Sends a request with this key through the layer, and returns its decision.
 async fn check(ring: &KeyRing, key: &str) -> Result<String, Box<dyn Error>> {
     let layer = ApiKeyLayer::builder(ring).build()?;
-    let service = layer.layer(service_fn(answer));
+    let service = layer.layer(service_fn(respond));
     let request = Request::builder().header("x-api-key", key).body(())?;
     let response: Response<ResponseBody<String>> = service.oneshot(request).await?;
     Ok(match response.extensions().get::<AuthOutcome>() {
@@ -212,10 +214,10 @@ async fn check(ring: &KeyRing, key: &str) -> Result<String, Box<dyn Error>> {
             format!("{}: {}", response.status(), reason.as_str())
         }
         Some(other) => format!("{}: {}", response.status(), other.as_str()),
-        None => format!("{}: welcome", response.status()),
+        None => format!("{}: accepted", response.status()),
     })
 }
 
-async fn answer(_: Request<()>) -> Result<Response<String>, Infallible> {
+async fn respond(_: Request<()>) -> Result<Response<String>, Infallible> {
     Ok(Response::new(String::new()))
 }

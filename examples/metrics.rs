@@ -1,4 +1,4 @@
-//! Metrics for Prometheus beside the access log.
+//! Prometheus metrics in addition to the access log.
 //!
 //! ```text
 //! cargo run --example metrics --features axum,metrics
@@ -6,9 +6,9 @@
 //! curl http://127.0.0.1:3001/metrics
 //! ```
 //!
-//! It listens on 127.0.0.1:3001 (`PORTCULLIS_ADDR` changes it). A dashboard for Grafana and alerts
-//! for Prometheus are in `examples/dashboards`. SIGINT (Ctrl-C) and SIGTERM end it after the requests that
-//! are running, within 10 s.
+//! The service listens on 127.0.0.1:3001, or on `PORTCULLIS_ADDR`. `examples/dashboards` has a
+//! Grafana dashboard and Prometheus alerts. On SIGINT (Ctrl-C) and SIGTERM it finishes running
+//! requests, within 10 s.
 
 use std::{env, error::Error, net::SocketAddr};
 
@@ -23,7 +23,7 @@ use portcullis::{
 };
 use tokio::net::TcpListener;
 
-/// The bounds that OpenTelemetry advises for the duration of requests, in seconds.
+/// The bucket bounds that OpenTelemetry recommends for request durations, in seconds.
 const SECONDS: [f64; 14] = [
     0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0,
 ];
@@ -41,7 +41,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let app = Router::new()
         .route("/hello/{name}", get(hello))
         .layer(access_log)
-        // Routed outside of the access log: a scrape is neither recorded nor counted.
+        // Outside the access log, so that scrapes are neither recorded nor counted.
         .route(
             "/metrics",
             get(async move || {

@@ -6,12 +6,13 @@
 //!     cargo run --features redis --example redis_cluster
 //! ```
 //!
-//! Run it in two terminals: both take from the same limit of 20 requests per 10 seconds. One node is
-//! enough to find the others. For a single server, use `RedisConfig::single`.
+//! Run it in two terminals: both share a limit of 20 requests per 10 seconds. One node is
+//! sufficient to discover the others. For a single server, use `RedisConfig::single`.
 //!
-//! With `REDIS_PASSWORD_FILE`, each connection authenticates as `REDIS_USER` (`default` if it is not
-//! set) with the current content of that file, and so may the password rotate. Append `?protocol=2`
-//! to the URLs to speak RESP2; by default connections speak RESP3 where the nodes do.
+//! If `REDIS_PASSWORD_FILE` is set, each connection authenticates as `REDIS_USER` (by default
+//! `default`) with the current content of that file, so that the password can rotate. Append
+//! `?protocol=2` to the URLs to use RESP2. By default connections use RESP3 if the nodes support
+//! it.
 
 use std::{env, error::Error, fs, io, time::Duration};
 
@@ -20,7 +21,7 @@ use portcullis::{
     store::{RedisConfig, RedisCredentials, RedisStore, StoreKeys, backend::Charge},
 };
 
-/// Reads the current credentials, each time that a connection is opened.
+/// Returns the current credentials. Called for each connection.
 async fn credentials(file: String) -> io::Result<RedisCredentials> {
     let user = env::var("REDIS_USER").unwrap_or_else(|_| "default".to_owned());
     Ok(RedisCredentials::new(
@@ -31,9 +32,11 @@ async fn credentials(file: String) -> io::Result<RedisCredentials> {
 
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn Error>> {
-    let nodes = env::var("REDIS_NODES").map_err(|_| "set REDIS_NODES to URLs of some nodes")?;
-    // The same for all instances: it keys the digests that name partitions.
-    let secret = env::var("STORE_SECRET").map_err(|_| "set STORE_SECRET to 32 bytes or more")?;
+    let nodes = env::var("REDIS_NODES")
+        .map_err(|_| "REDIS_NODES is not set; set it to comma-separated URLs of some nodes")?;
+    // Shared by all instances: keys the digests that name partitions.
+    let secret = env::var("STORE_SECRET")
+        .map_err(|_| "STORE_SECRET is not set; set it to at least 32 bytes")?;
     let keys = StoreKeys::from_secret(secret.as_bytes())?;
     let mut config = RedisConfig::cluster(nodes.split(','));
     if let Ok(file) = env::var("REDIS_PASSWORD_FILE") {
@@ -42,22 +45,19 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let store = RedisStore::new(config, keys)?;
 
     let policy = Policy::fixed_window("demo", Quota::new(20, Duration::from_secs(10)))?;
-    let caller = store
-        .keys()
-        .space("demo")
-        .short_key(b"one and the same caller");
+    let caller = store.keys().space("demo").short_key(b"demo caller");
     for _ in 0..30 {
         match store.take(&caller, &[Charge::new(&policy, 1)]).await {
-            Ok(said) => {
-                let left = said.each()[0].remaining();
-                let verdict = if said.is_admitted() {
+            Ok(decisions) => {
+                let remaining = decisions.each()[0].remaining();
+                let decision = if decisions.is_admitted() {
                     "admitted"
                 } else {
                     "denied"
                 };
-                println!("{verdict}, {left} left");
+                println!("{decision}, {remaining} remaining");
             }
-            // A layer applies its `OnStoreError` here.
+            // A layer applies its `OnStoreError`.
             Err(error) => println!("no decision: {error}"),
         }
     }

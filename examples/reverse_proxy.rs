@@ -1,17 +1,20 @@
-//! A caching reverse proxy before one origin, over HTTP/1.1.
+//! A caching reverse proxy for one origin, over HTTP/1.1.
 //!
 //! ```sh
 //! cargo run --example reverse_proxy -- --origin http://127.0.0.1:8000
 //! ```
 //!
-//! `--listen` is the address to listen on (127.0.0.1:3000 by default). `--profile` is `secure` (the
-//! default), which separates callers, or `rfc`, which does all that RFC 9111 allows. `--targeted NAME`
-//! adds a field to the target list (RFC 9213), such as `CDN-Cache-Control`: repeat it for several, the
-//! most applicable first. `--list-field NAME`
-//! names a request field that is a comma-separated list, for origins that vary by one that HTTP does not
-//! define. A response is fresh only as long as it states. SIGINT (Ctrl-C) and SIGTERM end the proxy after
-//! the requests that are running, within 10 s.
-#![allow(clippy::disallowed_methods, reason = "a server spawns its connections")]
+//! | option | default | meaning |
+//! |---|---|---|
+//! | `--origin URL` | required | the origin |
+//! | `--listen ADDR` | 127.0.0.1:3000 | the address to listen on |
+//! | `--profile NAME` | `secure` | `secure` separates callers; `rfc` does all that RFC 9111 allows |
+//! | `--targeted NAME` | none | appends a target field (RFC 9213); repeatable |
+//! | `--list-field NAME` | none | declares a request field as a list for `Vary`; repeatable |
+//!
+//! A response is fresh only for the lifetime that it states. On SIGINT (Ctrl-C) and SIGTERM the
+//! proxy finishes running requests, within 10 s.
+#![allow(clippy::disallowed_methods, reason = "a server spawns connections")]
 
 use std::{
     convert::Infallible, env, error::Error, io, net::SocketAddr, pin::pin, process::ExitCode,
@@ -55,7 +58,7 @@ async fn run() -> Result<(), Box<dyn Error>> {
         true => CacheLayer::secure(store),
         false => CacheLayer::rfc(store).cache_posts(true),
     };
-    // Revalidation may send a GET a second time, which needs an empty body.
+    // A revalidation can send a GET again, which needs an empty body.
     let mut cache = cache.request_body::<RequestBody>();
     for name in options.list_fields {
         cache = cache.list_header(name);
@@ -84,13 +87,13 @@ async fn run() -> Result<(), Box<dyn Error>> {
             let serve = hyper::service::service_fn(move |request: Request<Incoming>| {
                 let proxy = proxy.clone();
                 let request = request.map(BodyExt::boxed_unsync);
-                async move { Ok::<_, Infallible>(answered(proxy.oneshot(request).await)) }
+                async move { Ok::<_, Infallible>(or_bad_gateway(proxy.oneshot(request).await)) }
             });
             let mut connection = hyper::server::conn::http1::Builder::new();
             let connection = connection
                 .timer(TokioTimer::new())
                 .serve_connection(TokioIo::new(stream), serve);
-            // An error concerns one client, such as one that went away.
+            // An error affects one client, for example one that disconnected.
             tokio::spawn(connections.watch(connection));
         }
         drop(listener);
@@ -101,10 +104,10 @@ async fn run() -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-/// The body of a request, or none.
+/// A request body, possibly empty.
 type RequestBody = UnsyncBoxBody<Bytes, hyper::Error>;
 
-/// Asks the origin, over a connection of this request's own: it is asked once, whatever comes.
+/// Forwards a request to the origin, once, over a new connection.
 async fn forward(
     origin: Authority,
     mut request: Request<RequestBody>,
@@ -114,7 +117,7 @@ async fn forward(
     let (mut sender, connection) = handshake.await?;
     tokio::spawn(connection);
     remove_hop_by_hop(request.headers_mut());
-    // The authority of the target goes before `Host` (RFC 9112 section 3.2.2), as it does in the key.
+    // The authority of the target replaces `Host` (RFC 9112 section 3.2.2), as in the cache key.
     if let Some(named) = request.uri().authority() {
         let host = named.as_str().rsplit('@').next().unwrap_or_default();
         let host = HeaderValue::try_from(host)?;
@@ -130,10 +133,11 @@ async fn forward(
     Ok(response)
 }
 
-fn answered(
-    answer: Result<Response<CacheBody<Incoming>>, BoxError>,
+/// Replaces an error of the origin with `502 Bad Gateway`.
+fn or_bad_gateway(
+    result: Result<Response<CacheBody<Incoming>>, BoxError>,
 ) -> Response<Either<CacheBody<Incoming>, Empty<Bytes>>> {
-    match answer {
+    match result {
         Ok(response) => response.map(Either::Left),
         Err(_) => {
             let mut response = Response::new(Either::Right(Empty::new()));
@@ -143,8 +147,8 @@ fn answered(
     }
 }
 
-/// Removes the fields of one connection, and those that its peer lists in `Connection`, except for
-/// `Host`: without it the origin would answer for another site.
+/// Removes hop-by-hop fields and the fields that `Connection` lists, except `Host`, which selects
+/// the site.
 fn remove_hop_by_hop(headers: &mut HeaderMap) {
     let listed: Vec<HeaderName> = headers
         .get_all(header::CONNECTION)
@@ -186,7 +190,7 @@ impl Options {
         let mut list_fields = Vec::new();
         let mut targeted = Vec::new();
         while let Some(name) = args.next() {
-            let value = args.next().ok_or_else(|| format!("{name} wants a value"))?;
+            let value = args.next().ok_or_else(|| format!("{name} has no value"))?;
             match name.as_str() {
                 "--listen" => listen = value.parse()?,
                 "--origin" => origin = value.parse::<Uri>()?.into_parts().authority,
@@ -194,12 +198,12 @@ impl Options {
                 "--profile" if value == "secure" => secure = true,
                 "--profile" if value == "rfc" => secure = false,
                 "--targeted" => targeted.push(value),
-                _ => return Err(format!("{name} {value} is no option").into()),
+                _ => return Err(format!("unknown option: {name} {value}").into()),
             }
         }
         Ok(Self {
             listen,
-            origin: origin.ok_or("--origin http://HOST:PORT says where to ask")?,
+            origin: origin.ok_or("--origin is missing; pass --origin http://HOST:PORT")?,
             secure,
             list_fields,
             targeted,

@@ -1,5 +1,5 @@
-// Starts the suite's origin, the proxy and the suite's client for each profile, and scores what
-// comes out by the suite's own rules. Called by scripts/cache-conformance.
+// Runs the suite's origin, the proxy and the suite's client for each profile, and scores the
+// results by the suite's rules. Called by scripts/cache-conformance.
 import { spawn } from 'node:child_process'
 import { existsSync, readFileSync, writeFileSync } from 'node:fs'
 import net from 'node:net'
@@ -8,66 +8,66 @@ import path from 'node:path'
 const [suite, option] = process.argv.slice(2)
 const listed = 'tests/cache_conformance.txt'
 const kinds = ['required', 'optimal', 'check']
-// A checkout of the suite's repository has another layout than the package, and another list of
-// tests: it is scored, and compared with nothing.
+// A checkout of the suite's repository has a different layout and different tests than the package.
+// It is scored without a comparison.
 const isCheckout = existsSync(path.join(suite, 'test-engine'))
 const [serverFile, clientFile] = isCheckout
   ? ['test-engine/server/server.mjs', 'test-engine/cli.mjs']
   : ['server/server.mjs', 'cli.mjs']
 
-// Why a test is not passed, by the beginning of its id. A required test without a reason fails the
-// run.
+// The reasons for failing tests, by prefix of the test id. A required test that fails without a
+// reason fails the run.
 const reasons = {
   both: {
-    'age-parse-': 'RFC 9111 section 5.1: an Age that is no number is ignored, and of several the ' +
-      'first one counts. This edition wants either to be stale; the newer one wants the RFC.',
-    'stale-close-': 'What is not served here is answered 502 by the proxy. The test looks for ' +
-      'fields that only the origin can set, and it has closed the connection.',
+    'age-parse-': 'RFC 9111 section 5.1: an invalid Age is ignored, and the first of several is ' +
+      'used. This version of the suite expects a stale response; the newer one follows the RFC.',
+    'stale-close-': 'The proxy responds with 502 if it serves no stale response. The test ' +
+      'expects fields that only the origin can set, but the origin has closed the connection.',
     'conditional-lm-fresh-no-lm': 'RFC 9111 section 4.3.2: If-Modified-Since is before the Date ' +
-      'of what is stored, so that the client does not have it.',
-    'vary-normalize-lang-select': 'RFC 9111 section 4.1: the two fields do not mean the same, and ' +
-      'what is stored was chosen by the first.',
-    'partial-store-partial-complete': 'RFC 9111 section 3.4: parts are combined by a strong ' +
-      'validator, and the stored one has none. To ask for the rest is to ask twice.',
-    'conditional-etag-forward': 'A conditional request fills a cold cache: the handler is asked for ' +
-      'the whole response, without conditions.',
-    'head-200-': 'A response to a HEAD refreshes the stored one only by a matching validator. The ' +
-      'test sends none.',
-    'interim-': 'hyper sends no interim response that a service hands it.'
+      'of the stored response, so that the client does not have it.',
+    'vary-normalize-lang-select': 'RFC 9111 section 4.1: the two fields are not equivalent, and ' +
+      'the stored response was selected by the first.',
+    'partial-store-partial-complete': 'RFC 9111 section 3.4: combining partial responses needs a ' +
+      'strong validator, and the stored one has none. Completing it would take two requests.',
+    'conditional-etag-forward': 'A conditional request fills a cold cache: the handler is called ' +
+      'for the whole response, without conditions.',
+    'head-200-': 'A response to HEAD refreshes a stored response only with a matching validator. ' +
+      'The test sends none.',
+    'interim-': 'hyper does not send interim responses of a service.'
   },
   rfc: {},
   secure: {
-    'heuristic-': 'Nothing is kept that does not say for how long it is fresh.',
-    'status-': 'Of the statuses that the handler marks as fresh, only those are kept that are no ' +
-      'error, and not for one client.',
-    'vary-normalize-': 'Preferences count as they are written.',
-    'headers-store-': 'What does something to one client alone is not kept.',
-    '304-etag-update-response-': 'What does something to one client alone is not kept.',
-    'partial-store-partial-': 'Parts are not kept.',
-    'other-authorization': 'An answer to a credential is not shared unless the route says so.',
-    'other-set-cookie': 'What sets a cookie is not kept.',
+    'heuristic-': 'A response without a freshness lifetime is not stored.',
+    'status-': 'Of the statuses with a freshness lifetime, errors and responses for one client ' +
+      'are not stored.',
+    'vary-normalize-': 'Preferences are compared byte by byte.',
+    'headers-store-': 'A response with an effect on one client is not stored.',
+    '304-etag-update-response-': 'A response with an effect on one client is not stored.',
+    'partial-store-partial-': 'Partial responses are not stored.',
+    'other-authorization': 'A response to a credential is shared only if the route allows it.',
+    'other-set-cookie': 'A response that sets a cookie is not stored.',
     'other-cookie': 'A cookie is a credential.',
-    'method-POST': 'An answer to a POST is not kept.'
+    'method-POST': 'A response to POST is not stored.'
   }
 }
 
-// The target list (RFC 9213) of the proxy in each profile. It is empty unless it is given.
+// The target list (RFC 9213) of the proxy in each profile. The default list is empty.
 const targeted = {
   rfc: ['CDN-Cache-Control', 'Surrogate-Control'],
   secure: ['CDN-Cache-Control']
 }
 
 const { default: suites } = await import(path.resolve(suite, 'tests/index.mjs'))
-// The suite for surrogates is appended to this list by the client; its tests are not counted.
+// The client appends the surrogate suite to this list. Its tests are not counted.
 const tests = new Map(
   suites.flatMap(({ id: group, tests }) => tests.map((test) => [test.id, { ...test, group }]))
 )
 
 const passed = []
 for (const profile of ['rfc', 'secure']) {
-  // A busy machine stretches the suite's pauses: a test counts if it passes in one of two runs.
+  // Load distorts the suite's delays: a test passes if it passes in one of two runs.
   const runs = [await run(profile)]
-  const again = isCheckout || option === '--accept' ? [] : lost(profile, verdicts(runs))
+  const again = isCheckout || option === '--accept' ? [] : failingListed(profile, verdicts(runs))
   if (again.length > 0) runs.push(await run(profile))
   const found = verdicts(runs)
   report(profile, found)
@@ -78,12 +78,12 @@ if (option === '--accept') {
   writeFileSync(listed, passed.sort().join('\n') + '\n')
   process.exit(0)
 }
-const gone = readList().filter((line) => !passed.includes(line))
+const failing = readList().filter((line) => !passed.includes(line))
 const gained = passed.filter((line) => !readList().includes(line))
-for (const line of gained) console.log(`new: ${line}`)
-for (const line of gone) console.error(`lost: ${line}`)
-console.log(gone.length === 0 ? 'no test that passed is lost' : `${gone.length} tests are lost`)
-process.exit(gone.length === 0 ? process.exitCode ?? 0 : 1)
+for (const line of gained) console.log(`newly passed: ${line}`)
+for (const line of failing) console.error(`failed: ${line}`)
+console.log(failing.length === 0 ? 'all listed tests pass' : `${failing.length} listed tests fail`)
+process.exit(failing.length === 0 ? process.exitCode ?? 0 : 1)
 
 /** Runs the suite once and returns its raw result. */
 async function run (profile) {
@@ -100,7 +100,7 @@ async function run (profile) {
     '--listen', `127.0.0.1:${proxy}`,
     '--origin', `http://127.0.0.1:${origin}`,
     '--profile', profile,
-    // The suite takes the field `Foo` for a list, of which no cache can know by itself.
+    // The suite uses the field `Foo` as a list, which a cache cannot know.
     '--list-field', 'Foo',
     ...targeted[profile].flatMap((name) => ['--targeted', name])
   ], {})
@@ -144,18 +144,18 @@ function freePort () {
 
 async function listening (port) {
   for (let left = 100; left > 0; left--) {
-    const there = await new Promise((resolve) => {
+    const isOpen = await new Promise((resolve) => {
       const socket = net.connect(port, '127.0.0.1')
       socket.once('connect', () => { socket.destroy(); resolve(true) })
       socket.once('error', () => resolve(false))
     })
-    if (there) return
+    if (isOpen) return
     await new Promise((resolve) => setTimeout(resolve, 100))
   }
-  throw new Error(`nobody listens on port ${port}`)
+  throw new Error(`no listener on port ${port}`)
 }
 
-/** Judges each test by the suite's rules; the best of several runs counts. */
+/** Returns the verdict of each test by the suite's rules, the best of several runs. */
 function verdicts (runs) {
   const judged = runs.map((result) => {
     const found = new Map()
@@ -203,9 +203,9 @@ function report (profile, found) {
     const { kind = 'required' } = tests.get(id)
     if (verdict === 'pass' || kind === 'check') continue
     const reason = reasonFor(profile, id)
-    console.log(`${kind} ${id}: ${verdict}. ${reason ?? 'Nobody has said why.'}`)
+    console.log(`${kind} ${id}: ${verdict}. ${reason ?? 'No documented reason.'}`)
     if (kind === 'required' && reason === undefined) {
-      console.error(`${profile} ${id} is required, fails, and nobody has said why`)
+      console.error(`${profile} ${id} is required and fails without a documented reason`)
       process.exitCode = 1
     }
   }
@@ -222,7 +222,7 @@ function tally () {
   return Object.fromEntries(kinds.map((kind) => [kind, { pass: 0, of: 0 }]))
 }
 
-function lost (profile, found) {
+function failingListed (profile, found) {
   return readList().filter((line) => {
     const [of, id] = line.split(' ')
     return of === profile && found.get(id) !== 'pass'

@@ -1,18 +1,25 @@
-//! Tower middleware that protects and speeds up an HTTP API: four layers that know one another.
+//! Tower middleware for HTTP APIs: API keys, rate limits, a private cache and an access log.
 //!
-//! | layer | says | module |
+//! | layer | purpose | module |
 //! |---|---|---|
-//! | API keys | who calls | [`api_key`] |
-//! | rate limits | how often | [`rate_limit`] |
-//! | secure cache | what was answered before, to the same caller | [`cache`] |
-//! | access log | what became of each request | [`access_log`] |
+//! | API keys | authenticates the caller | [`api_key`] |
+//! | rate limits | limits the requests of a client or caller | [`rate_limit`] |
+//! | cache | serves stored responses, separately for each caller | [`cache`] |
+//! | access log | writes one record per request | [`access_log`] |
 //!
-//! Each works alone. Together they share three words: the [`Identity`] that authentication puts
-//! into a request's extensions, by which limits are chosen and answers kept apart; the
-//! [`RecordHandle`](outcome::RecordHandle) through which each layer writes what it did; and the outcome types, which stand
-//! in the response's extensions too. [`Gate`] stacks them in the only safe order.
+//! Each layer works alone. Together they share three types, all in the extensions of the request or
+//! response:
+//!
+//! - [`Identity`]: inserted by authentication; selects limits and partitions the cache.
+//! - [`RecordHandle`](outcome::RecordHandle): collects the decisions of the layers for the access
+//!   log.
+//! - The types of [`outcome`]: the decision of one layer.
+//!
+//! [`Gate`] stacks the layers in the only safe order. The [`guide`] covers the order of layers,
+//! caching, Redis and observability.
 //!
 //! ```
+//! use http::{Request, Response, StatusCode};
 //! use portcullis::{
 //!     Gate,
 //!     access_log::AccessLogLayer,
@@ -21,12 +28,12 @@
 //!     store::MemoryStore,
 //! };
 //! use tower::{Layer, ServiceExt, service_fn};
-//! # use http::{Request, Response, StatusCode};
+//!
+//! type Body = http_body_util::Full<bytes::Bytes>;
+//!
 //! # #[tokio::main(flavor = "current_thread")]
 //! # async fn main() -> Result<(), Box<dyn std::error::Error>> {
-//! # type Body = http_body_util::Full<bytes::Bytes>;
-//!
-//! // One store for all layers: here in memory, which needs no server.
+//! // One store for all layers, in memory.
 //! let store = MemoryStore::new();
 //! let ring = KeyRing::builder("acmepay", store.clone())
 //!     .pepper(Pepper::random(1))
@@ -55,31 +62,31 @@
 //!
 //! # Features
 //!
-//! | feature | default | what it does |
+//! | feature | default | enables |
 //! |---|---|---|
 //! | `api-key`, `rate-limit`, `cache`, `access-log` | yes | the four layers |
 //! | `memory` | yes | [`store::MemoryStore`] |
-//! | `tokio` | yes | [`TokioRuntime`]: spawning and sleeping on Tokio |
-//! | `shutdown` | yes | [`shutdown`]: SIGINT and SIGTERM, and a bounded drain |
-//! | `argon2` | no | keys that were made elsewhere and hashed by argon2 |
-//! | `admin` | no | `api_key::admin`: keys managed over HTTP, as a router for axum |
-//! | `redis` | no | `store::RedisStore`: a Redis server that many instances share |
-//! | `redis-tls` | no | the same over TLS, by rustls |
-//! | `axum` | no | `ConnectInfo`, `MatchedPath` and `OriginalUri` are understood, [`Identity`] is an extractor |
+//! | `tokio` | yes | [`TokioRuntime`]: tasks and timers on Tokio |
+//! | `shutdown` | yes | [`shutdown`]: graceful shutdown on SIGINT and SIGTERM, with a time limit |
+//! | `argon2` | no | import of keys that another system hashed with argon2 |
+//! | `admin` | no | `api_key::admin`: key management over HTTP, as an axum router |
+//! | `redis` | no | `store::RedisStore`: a Redis server that instances share |
+//! | `redis-tls` | no | `rediss://` URLs through rustls |
+//! | `axum` | no | reads `ConnectInfo`, `MatchedPath`, `OriginalUri`; [`Identity`] is an extractor |
 //! | `tracing` | no | records and notices as `tracing` events |
 //! | `metrics` | no | requests and decisions of all layers through the `metrics` facade |
 //! | `serde` | no | quotas in configuration files |
-//! | `compression` | no | answers of the cache kept compressed, by gzip |
-//! | `encryption` | no | a store of any kind whose answers are encrypted |
-//! | `governor` | no | governor's limiters and quotas beside ours |
-//! | `test-util` | no | suites that prove a store of your own; with `redis`, servers and faults for tests |
-//! | `full` | no | all of these but `test-util` |
+//! | `compression` | no | gzip compression of cached responses |
+//! | `encryption` | no | `store::EncryptedStore`: encryption of cached responses in any store |
+//! | `governor` | no | limiters and quotas of governor |
+//! | `test-util` | no | test suites for custom stores; with `redis`, test servers and faults |
+//! | `full` | no | all of these except `test-util` |
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
 // Types that all layers share.
 mod core;
 
-// Four layers: each imports `core` alone.
+// The four layers. Each imports only `core`.
 #[cfg(feature = "access-log")]
 pub mod access_log;
 #[cfg(feature = "api-key")]
@@ -89,7 +96,7 @@ pub mod cache;
 #[cfg(feature = "rate-limit")]
 pub mod rate_limit;
 
-// Stores, and what is built on the layers.
+// Stores, and modules that depend on several layers.
 #[cfg(feature = "test-util")]
 pub mod conformance;
 #[cfg(all(
@@ -120,9 +127,10 @@ pub use crate::core::audit::{AuditEvent, Auditor};
 pub use crate::core::error::{BoxError, ConfigError, StoreError, StoreErrorKind};
 pub use crate::core::http::body::ResponseBody;
 pub use crate::core::http::client_uri::ClientUri;
-pub use crate::core::http::rejection::{Dialect, Rejection, Responder};
+pub use crate::core::http::rejection::{Dialect, Rejection, RejectionKind};
 pub use crate::core::http::request_head::RequestHead;
 pub use crate::core::http::request_id::RequestId;
+pub use crate::core::http::responder::{RejectionContext, Responder};
 pub use crate::core::identity::{Identity, IdentityBuilder};
 pub use crate::core::net::client_addr::{ClientAddr, ClientAddrResolver, PeerAddr, TrustedProxies};
 pub use crate::core::net::ip_network::IpNetwork;
@@ -132,7 +140,7 @@ pub use crate::core::runtime::{Runtime, Task};
 pub use crate::core::store_api::store_future::{Pending, StoreFuture};
 pub use crate::core::time::{Clock, ManualClock, SystemClock, Timestamp};
 
-// The README's code compiles, or the tests fail.
+// Compiles the examples in the README as doctests.
 #[cfg(doctest)]
 #[doc = include_str!("../README.md")]
 struct Readme;

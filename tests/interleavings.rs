@@ -3,13 +3,13 @@
 //! The table is the library's own file. Only what it is built on is loom's instead of the standard
 //! library's, and its groups are smaller, so that there are fewer orders to try.
 #![allow(dead_code, unused_imports, reason = "the table has more than is tried")]
-#![allow(clippy::disallowed_methods, reason = "says how long each proof took")]
+#![allow(clippy::disallowed_methods, reason = "prints how long each proof took")]
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 #[path = "../src/store/memory/rate_limit/table.rs"]
 mod table;
 
-/// What the table is built on, as loom has it.
+/// The loom types that the table is built on.
 mod seam {
     pub(super) use loom::{
         hint::spin_loop,
@@ -24,7 +24,7 @@ mod seam {
     pub(super) const COMPACT_GROUPS: usize = 1;
 }
 
-/// What the table knows of the crate.
+/// The parts of the crate that the table uses.
 mod rate_limit {
     pub(crate) mod backend {
         pub(crate) use portcullis::store::backend::{Charge, State, decide_all};
@@ -287,7 +287,7 @@ fn count(table: &Table, key: Key) -> u64 {
 }
 
 fn key(id: u64) -> Key {
-    // All begin at the same slot, and have tags that differ. Even ones move when the group is split.
+    // All start at the same slot with different tags. Even ones move when the group is split.
     let digest = u128::from((id + 1) << 8 | (id + 1) << 16) << 64;
     Key::new(&StoreKey::from_bytes(digest.to_le_bytes()), POLICY)
 }

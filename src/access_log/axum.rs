@@ -1,4 +1,4 @@
-//! axum: a handler asks for its record as for anything else.
+//! axum extractor for the request's record.
 
 use std::convert::Infallible;
 
@@ -8,7 +8,7 @@ use http::request::Parts;
 use super::record::request_log::RequestLog;
 use crate::core::framework;
 
-/// Extracts what writes into the request's record, and tells the record the route. It never fails.
+/// Extracts the handle of the request's record and records the matched route. Never fails.
 impl<S: Send + Sync> FromRequestParts<S> for RequestLog {
     type Rejection = Infallible;
 

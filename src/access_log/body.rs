@@ -1,4 +1,4 @@
-//! The response's body, counted to its end.
+//! The response body, counted until its end.
 
 pub use super::inside::CountedBody;
 use std::{
@@ -14,10 +14,10 @@ use pin_project_lite::pin_project;
 use super::record::{guard::Guard, record::RequestOutcome};
 
 pin_project! {
-    /// A response body whose end completes the record of its request.
+    /// A response body that completes the record of its request when it ends.
     ///
     /// Frames, trailers, size hints and errors pass through unchanged. The default is an empty body
-    /// that belongs to no record.
+    /// without a record.
     pub struct AccessLogBody<B> {
         // The inner body is dropped first: its drop may still write to the record.
         // `None` is an empty body, so that `Default` requires nothing of `B`.
@@ -56,7 +56,7 @@ impl<B: Body> Body for AccessLogBody<B> {
         this.guard.iter_mut().for_each(Guard::enter);
         let polled = body.as_mut().poll_frame(cx);
         this.guard.iter_mut().for_each(Guard::leave);
-        // Also of a body that is never pending.
+        // Also polled if the body is never pending.
         this.guard.iter_mut().for_each(|guard| guard.poll_start(cx));
         let frame = ready!(polled);
         if let Some(Ok(frame)) = &frame {
@@ -72,9 +72,9 @@ impl<B: Body> Body for AccessLogBody<B> {
         }
         let end = match &frame {
             Some(Err(_)) => Some(RequestOutcome::BodyError),
-            // Nothing comes after trailers.
+            // Trailers are the last frame.
             Some(Ok(_)) if trailers.is_some() => Some(RequestOutcome::Completed),
-            // A server that sees the end does not ask again.
+            // A server that learns the end from `is_end_stream` does not poll again.
             Some(Ok(_)) => body.is_end_stream().then_some(RequestOutcome::Completed),
             None => Some(RequestOutcome::Completed),
         };

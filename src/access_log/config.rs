@@ -1,4 +1,4 @@
-//! Everything that the layer was told, once.
+//! The configuration of the access log.
 
 use std::{
     num::NonZeroU32,
@@ -17,28 +17,29 @@ use super::{
 use crate::core::{
     audit::Audit,
     error::ConfigError,
+    inherited::Inherited,
     net::client_addr::ClientAddrResolver,
     runtime::{self, Runtime, Task},
     time::{Clock, SystemClock},
 };
 
-/// What a user's function says of a record.
+/// A function of the application that returns the level of a record.
 pub(super) type LevelFn = dyn Fn(&Record<'_>) -> LogLevel + Send + Sync;
 
-/// A predicate of the application on the head of a request.
+/// A predicate of the application on a request head.
 pub(super) type HeadFn = dyn Fn(&Parts) -> bool + Send + Sync;
 
-/// The records that a request has.
+/// The records to write for a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum WantedRecords {
     Nothing,
-    /// The record of its end.
+    /// Only the record of the end.
     End,
-    /// A start record too.
+    /// A start record and the record of the end.
     StartAndEnd,
 }
 
-/// Everything that the layer was told.
+/// The options of the access log.
 #[derive(Clone)]
 pub(crate) struct AccessLogConfig {
     pub(super) sinks: Vec<Arc<dyn Sink>>,
@@ -50,15 +51,15 @@ pub(crate) struct AccessLogConfig {
     pub(super) one_in: NonZeroU32,
     pub(super) fold_window: Option<Duration>,
     pub(super) skip: Vec<Arc<HeadFn>>,
-    /// The predicate that selects the requests with a start record at their arrival.
+    /// Predicates that select requests with a start record on arrival.
     pub(super) start: Vec<Arc<HeadFn>>,
-    /// Whether streams have a start record when their response begins.
+    /// `true` if streams have a start record when their response begins.
     pub(super) start_streams: bool,
-    /// After how long a request that is still running has a start record.
+    /// The running time after which a request has a start record.
     pub(super) start_after: Option<Duration>,
     pub(super) runtime: Option<Arc<dyn Runtime>>,
     pub(super) redaction: Redaction,
-    pub(super) client_addr: ClientAddrResolver,
+    pub(super) client_addr: Inherited<ClientAddrResolver>,
     pub(super) mask_client_addr: bool,
     pub(super) trust_request_id: Trust,
     pub(super) trust_traceparent: Trust,
@@ -70,7 +71,7 @@ pub(crate) struct AccessLogConfig {
 }
 
 impl AccessLogConfig {
-    /// Returns which records the request has, and the request.
+    /// Returns the records to write, and the request.
     pub(super) fn wanted<B>(&self, request: Request<B>) -> (WantedRecords, Request<B>) {
         if self.skip.is_empty() && self.start.is_empty() {
             return (WantedRecords::End, request);
@@ -84,25 +85,26 @@ impl AccessLogConfig {
         (wanted, Request::from_parts(parts, body))
     }
 
-    /// Checks that start records can be timed if they are to be.
+    /// Returns an error if start records need a timer and no runtime is set.
     pub(super) fn check_start_timer(&self) -> Result<(), ConfigError> {
         match (self.start_after, &self.runtime) {
             (Some(after), None) => Err(ConfigError::new(
                 "start_records_after",
                 format!("{after:?}"),
-                "no runtime tells the time",
+                "it needs a runtime, and none is set",
             )
-            .fix("set a `runtime`, or enable the feature `tokio`")),
+            .fix("set `runtime`, or enable the feature `tokio`")),
             (Some(_), Some(_)) | (None, _) => Ok(()),
         }
     }
 
-    /// Returns the timer of a start record. Without one, such as outside of a runtime, there is none.
+    /// Returns the timer of a start record, or `None` if it is off or unavailable, such as outside
+    /// of a runtime.
     pub(super) fn start_timer(&self) -> Option<Task> {
         self.runtime.as_ref()?.try_sleep(self.start_after?)
     }
 
-    /// Returns whether any predicate holds. One that panics holds for nothing.
+    /// Returns `true` if any predicate matches. If one panics, none match.
     fn any(&self, predicates: &[Arc<HeadFn>], head: &Parts) -> bool {
         let any = || predicates.iter().any(|holds| holds(head));
         catch_unwind(AssertUnwindSafe(any)).unwrap_or_else(|_| {
@@ -129,7 +131,7 @@ impl Default for AccessLogConfig {
             start_after: None,
             runtime: runtime::ambient(),
             redaction: Redaction::default(),
-            client_addr: ClientAddrResolver::default(),
+            client_addr: Inherited::default(),
             mask_client_addr: false,
             trust_request_id: Trust::Nobody,
             trust_traceparent: Trust::Everybody,

@@ -1,4 +1,4 @@
-//! The response's head in the making.
+//! The response future of the access log.
 
 use std::{
     fmt,
@@ -17,11 +17,11 @@ use super::{
 };
 
 pin_project! {
-    /// The future of [`AccessLog`](super::AccessLog): the inner service's, under watch.
+    /// Response future of [`AccessLog`](super::AccessLog).
     ///
-    /// Dropped before it is ready, it leaves a record that says so.
+    /// If it is dropped before it is ready, the record has the outcome `dropped`.
     pub struct ResponseFuture<F> {
-        // The inner future goes first: what its drop still writes stands in the record.
+        // The inner future is dropped first: its drop can still write to the record.
         #[pin]
         response: F,
         guard: Option<Guard>,
@@ -49,9 +49,9 @@ where
         if polled.is_pending() {
             this.guard.iter_mut().for_each(|guard| guard.poll_start(cx));
         }
-        let answer = ready!(polled);
+        let result = ready!(polled);
         let guard = this.guard.take();
-        Poll::Ready(match answer {
+        Poll::Ready(match result {
             Ok(mut response) => {
                 let guard = guard.and_then(|guard| guard.respond(&mut response));
                 Ok(response.map(|body| AccessLogBody::new(body, guard)))

@@ -1,4 +1,4 @@
-//! What has to stand inside of the router, or next to the handler, to know more for the record.
+//! Layers inside of the access log that add the route and the request bytes to the record.
 
 use std::{
     fmt,
@@ -13,9 +13,9 @@ use pin_project_lite::pin_project;
 use tower::Service;
 use tower_layer::Layer;
 
-use crate::core::{framework, record::RecordHandle};
+use crate::core::{framework, record::RecordHandle, service_accessors::service_accessors};
 
-/// Makes a layer of a type that was told nothing: its service is around the inner one.
+/// Implements `Layer` for a unit type whose service wraps the inner one.
 macro_rules! plain_layer {
     ($layer:ident => $service:ident) => {
         impl<S> Layer<S> for $layer {
@@ -28,21 +28,22 @@ macro_rules! plain_layer {
     };
 }
 
-/// Tells the record which route was matched, where the access log stands outside of the router.
+/// Adds the matched route to the record if the access log is outside of the router.
 ///
-/// With axum: `router.route_layer(RecordRouteLayer)`, feature `axum`. An access log that is itself
-/// applied by `Router::layer` knows the route without it. A path that matched no route has none in
-/// its record.
+/// With axum (feature `axum`), apply it by `router.route_layer(RecordRouteLayer)`. An access log
+/// that `Router::layer` applies does not need it. If no route matches, the record has no route.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct RecordRouteLayer;
 
 plain_layer!(RecordRouteLayer => RecordRoute);
 
-/// Tells the record which route was matched; made by [`RecordRouteLayer`].
+/// Service that adds the matched route to the record; created by [`RecordRouteLayer`].
 #[derive(Clone, Copy, Debug)]
 pub struct RecordRoute<S> {
     inner: S,
 }
+
+service_accessors!(RecordRoute<S>);
 
 impl<S, B> Service<Request<B>> for RecordRoute<S>
 where
@@ -66,20 +67,22 @@ where
     }
 }
 
-/// Counts the bytes of the request's body that are really read, for the record.
+/// Counts the request body bytes that the inner service reads, for the record.
 ///
-/// The body that the inner service gets is wrapped, and so of another type: that is why the access
-/// log does not do this by itself. axum's `Router` takes a body of any type.
+/// The inner service receives a body of another type, [`CountedBody`], so the access log does not
+/// apply this layer itself. axum's `Router` accepts any body type.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct CountRequestBodyLayer;
 
 plain_layer!(CountRequestBodyLayer => CountRequestBody);
 
-/// Counts the bytes of the request's body; made by [`CountRequestBodyLayer`].
+/// Service that counts request body bytes; created by [`CountRequestBodyLayer`].
 #[derive(Clone, Copy, Debug)]
 pub struct CountRequestBody<S> {
     inner: S,
 }
+
+service_accessors!(CountRequestBody<S>);
 
 impl<S, B> Service<Request<B>> for CountRequestBody<S>
 where
@@ -96,7 +99,7 @@ where
     fn call(&mut self, request: Request<B>) -> Self::Future {
         let record = RecordHandle::from_extensions(request.extensions()).cloned();
         if let Some(record) = &record {
-            // A body that nobody reads has zero bytes in the record, not an unknown number.
+            // The record of an unread body has 0 bytes, not an unknown number.
             record.add_request_bytes(0);
         }
         let wrap = |body| CountedBody { body, record };
@@ -105,10 +108,9 @@ where
 }
 
 pin_project! {
-    /// A request body whose bytes are counted in the record as they are read.
+    /// A request body that adds the bytes that are read to the record.
     ///
-    /// Frames, trailers, size hints and errors pass through unchanged. The default belongs to no
-    /// record.
+    /// Frames, trailers, size hints and errors pass through unchanged. The default has no record.
     #[derive(Default)]
     pub struct CountedBody<B> {
         #[pin]

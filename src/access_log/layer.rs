@@ -1,4 +1,4 @@
-//! The layer, and what it can be told.
+//! The access log layer and its builder.
 
 use std::{fmt, io::Write, num::NonZeroU32, sync::Arc, time::Duration};
 
@@ -19,20 +19,21 @@ use super::{
 use crate::core::{
     audit::{Audit, Auditor},
     error::ConfigError,
+    inherited::Inherited,
     net::client_addr::ClientAddrResolver,
     time::Clock,
 };
 
-/// Keeps exactly one record of each request, and hands it to its sinks when the request has ended.
+/// Writes exactly one record per request to its sinks when the request ends.
 ///
-/// It belongs outside of all layers whose answers are to be recorded, and is cheap to clone.
+/// Apply it outside of all layers whose responses are recorded. It is cheap to clone.
 #[derive(Clone)]
 pub struct AccessLogLayer {
     pub(super) emitter: Arc<Emitter>,
 }
 
 impl AccessLogLayer {
-    /// Creates a layer that hands its records to this sink, all else by default.
+    /// Creates a layer that writes to this sink, with default options.
     pub fn new(sink: impl Sink) -> Self {
         Self::assemble(AccessLogConfig {
             sinks: vec![Arc::new(sink)],
@@ -40,23 +41,23 @@ impl AccessLogLayer {
         })
     }
 
-    /// Creates a layer that writes lines of JSON to stderr.
+    /// Creates a layer that writes JSON lines to stderr.
     pub fn stderr() -> Self {
         Self::new(JsonLines::stderr())
     }
 
-    /// Creates a layer that writes lines of JSON to stdout.
+    /// Creates a layer that writes JSON lines to stdout.
     pub fn stdout() -> Self {
         Self::new(JsonLines::stdout())
     }
 
-    /// Creates a layer that writes lines of JSON to this writer, on a thread of its own: no request
-    /// waits for it.
+    /// Creates a layer that writes JSON lines to this writer on a dedicated thread. Requests do not
+    /// wait for the writer.
     pub fn json_lines(writer: impl Write + Send + 'static) -> Self {
         Self::new(JsonLines::writer(writer))
     }
 
-    /// Creates a layer, and what shows its records: for tests.
+    /// Creates a layer and a handle that returns its latest records, for tests.
     ///
     /// ```
     /// # use std::convert::Infallible;
@@ -82,7 +83,7 @@ impl AccessLogLayer {
         (Self::new(recent.clone()), recent)
     }
 
-    /// Begins a layer that is told more.
+    /// Creates a builder with default options.
     pub fn builder() -> AccessLogLayerBuilder {
         AccessLogLayerBuilder {
             config: AccessLogConfig::default(),
@@ -91,7 +92,7 @@ impl AccessLogLayer {
         }
     }
 
-    /// Returns the counts of requests under way and of records.
+    /// Returns the counters of active requests and of records.
     pub fn stats(&self) -> LogStats {
         self.emitter.config.stats.clone()
     }
@@ -143,25 +144,27 @@ pub struct AccessLogLayerBuilder {
 }
 
 impl AccessLogLayerBuilder {
-    /// Adds a sink. Each takes every record; without one, records go to stderr as lines of JSON.
+    /// Adds a sink, which receives every record. Defaults to JSON lines on stderr if no sink is
+    /// added.
     pub fn sink(mut self, sink: impl Sink) -> Self {
         self.config.sinks.push(Arc::new(sink));
         self
     }
 
-    /// Adds who sees every request, whether or not its record is written: for counting.
+    /// Adds an observer, which receives every request, including those whose record is not written.
+    /// Defaults to none.
     pub fn observer(mut self, observer: impl Observer) -> Self {
         self.config.observers.push(Arc::new(observer));
         self
     }
 
-    /// Sets who is told of each caller that authentication turned away, whether or not its record is
-    /// written, and of each notice of this process that something is configured in a way that cannot
-    /// be meant.
+    /// Sets the auditor, which receives each request that authentication rejects, including those
+    /// whose record is not written, and each configuration warning of this process. Defaults to
+    /// none.
     ///
-    /// It is called where the request ends: it must not block. A [`LogQueue`](super::sinks::LogQueue) is one,
-    /// and so is [`JsonLines`](super::sinks::JsonLines). [`Gate::auditor`](crate::Gate::auditor) gives one to
-    /// all layers.
+    /// The auditor is called on the thread that serves the request and must not block.
+    /// [`LogQueue`](super::sinks::LogQueue) and [`JsonLines`](super::sinks::JsonLines) are
+    /// auditors. [`Gate::auditor`](crate::Gate::auditor) sets one for all layers.
     pub fn auditor(mut self, auditor: impl Auditor) -> Self {
         self.config.audit = Audit::to(auditor);
         self.config.audit.tell_notices();
@@ -170,18 +173,19 @@ impl AccessLogLayerBuilder {
 
     /// Exempts requests that match the predicate: they have no record. Defaults to none.
     ///
-    /// Given more than once, each predicate may exempt. One that panics exempts nothing.
+    /// Repeated calls add predicates; a request is exempt if any of them matches. A predicate that
+    /// panics matches nothing.
     pub fn skip(mut self, skip: impl Fn(&Parts) -> bool + Send + Sync + 'static) -> Self {
         self.config.skip.push(Arc::new(skip));
         self
     }
 
-    /// Says how much a record matters. What it matters by default stands in [`Record::level`], and
-    /// counts where this panics.
+    /// Sets the function that returns the level of a record. It can start from the default,
+    /// [`Record::level`]; if it panics, the default is used.
     ///
-    /// By default the server's failures (5xx, a panic, a body that failed) are errors, a caller
-    /// that authentication turned away is a warning, `OPTIONS` is for debugging, and all else,
-    /// `429` and clients that left included, is information.
+    /// By default, server failures (5xx, a panic, a failed body) are `Error`, requests that
+    /// authentication rejects are `Warn`, `OPTIONS` requests are `Debug`, and all others, including
+    /// `429` and disconnected clients, are `Info`.
     pub fn level(
         mut self,
         level: impl Fn(&Record<'_>) -> LogLevel + Send + Sync + 'static,
@@ -190,62 +194,69 @@ impl AccessLogLayerBuilder {
         self
     }
 
-    /// Emits only records that matter at least this much. All by default.
+    /// Sets the minimum level of emitted records. Defaults to [`LogLevel::Debug`], which emits all
+    /// records.
     pub fn min_level(mut self, level: LogLevel) -> Self {
         self.config.min_level = level;
         self
     }
 
-    /// Marks requests that take this long as slow. None are by default.
+    /// Marks requests that take at least this long as slow. Defaults to never.
     pub fn slow_after(mut self, slow: Duration) -> Self {
         self.config.slow_after = Some(slow);
         self
     }
 
-    /// Keeps the records of one in so many requests that are like most. All by default.
+    /// Emits the record of one in `requests` routine requests. Defaults to 1, which emits all
+    /// records. [`build`](Self::build) returns an error for 0.
     ///
-    /// A request that failed, was dropped, denied or slow, or whose level is a warning or more, is
-    /// always kept. Which of the others are is a digest of the request's name, the same in each
-    /// process, and `portcullis.sample_rate` says for how many a record stands.
+    /// Records of requests that failed or were dropped, rejected or slow, and records of level
+    /// `Warn` or higher, are always emitted. A digest of the request id selects the others, with
+    /// the same result in every process. `portcullis.sample_rate` is the number of requests that a
+    /// record represents.
     pub fn sample_one_in(mut self, requests: u32) -> Self {
         self.one_in = requests;
         self
     }
 
-    /// Folds denials that repeat one another within this time: the same caller or client, route
-    /// and reason. None are by default.
+    /// Combines repeated denials within this window into one record. A denial repeats another if
+    /// the caller or client, the route and the reason are equal. Defaults to off.
     ///
-    /// The first denial is recorded at once. The last of the others stands for all of them, with
-    /// `portcullis.repeat_count`; it is recorded with the first request that ends after the window,
-    /// or when the layer and all its services are gone.
+    /// The first denial is recorded immediately. The last of the following ones represents all of
+    /// them, with `portcullis.repeat_count`. It is recorded with the first request that ends after
+    /// the window, or when the layer and all its services are dropped.
     pub fn aggregate_denials(mut self, window: Duration) -> Self {
         self.config.fold_window = Some(window);
         self
     }
 
-    /// Writes down these headers of requests. None by default, `User-Agent` included.
+    /// Adds request headers to the record. Defaults to none, not even `User-Agent`.
     ///
-    /// A value that is marked as sensitive is not written even so.
+    /// A value that is marked as sensitive is recorded as `REDACTED`. [`build`](Self::build)
+    /// returns an error for a header that carries credentials.
     pub fn request_headers(mut self, names: impl IntoIterator<Item = HeaderName>) -> Self {
         self.config.redaction.request_headers.extend(names);
         self
     }
 
-    /// Writes down these headers of responses. None by default.
+    /// Adds response headers to the record. Defaults to none. The rules of
+    /// [`request_headers`](Self::request_headers) apply.
     pub fn response_headers(mut self, names: impl IntoIterator<Item = HeaderName>) -> Self {
         self.config.redaction.response_headers.extend(names);
         self
     }
 
-    /// Says that these headers bear credentials, as `Authorization` and `Cookie` do: building a
-    /// layer that writes one down fails.
+    /// Marks headers as credentials, like `Authorization` and `Cookie`: [`build`](Self::build)
+    /// returns an error if a record would contain one. Defaults to a fixed list of common
+    /// credential headers, which this call extends.
     pub fn redact_headers(mut self, names: impl IntoIterator<Item = HeaderName>) -> Self {
         self.config.redaction.redact_headers.extend(names);
         self
     }
 
-    /// Writes down the values of these parameters of the query, as they are spelled. None by
-    /// default: their names are written, and `REDACTED` for each value.
+    /// Records the values of these query parameters. Names are case-sensitive and compared as
+    /// spelled in the query. Defaults to none: only names are recorded, with `REDACTED` for each
+    /// value.
     pub fn query_values<I>(mut self, names: I) -> Self
     where
         I: IntoIterator,
@@ -256,53 +267,55 @@ impl AccessLogLayerBuilder {
         self
     }
 
-    /// Hides segments of a path: of `/reset/{token}` and every path below it, the segment in braces is
-    /// written as `REDACTED`. If several patterns match a path, all of them apply.
+    /// Redacts path segments: for `/reset/{token}` and all paths below it, the segment in braces is
+    /// recorded as `REDACTED`. If several patterns match a path, all of them apply. Defaults to
+    /// none. [`build`](Self::build) returns an error for a pattern that redacts nothing.
     ///
-    /// The secrets of API keys are hidden without it, wherever they stand in a path, a query, a header or
-    /// a field, percent-encoded or not.
+    /// Secrets of API keys are always redacted in paths, queries, headers and fields,
+    /// percent-encoded or not.
     pub fn redact_path(mut self, pattern: impl Into<String>) -> Self {
         self.secret_paths.push(pattern.into());
         self
     }
 
-    /// Writes down who owns the caller's key, as `user.id`. Nothing by default.
+    /// Records the owner of the caller's key as `user.id`. Defaults to off.
     pub fn include_user_id(mut self) -> Self {
         self.config.redaction.users = Users::Id;
         self
     }
 
-    /// Writes down a digest of who owns the caller's key, as `user.hash`: HMAC-SHA-256 under this
-    /// secret, its first 16 bytes. The same owner has the same digest as long as the secret is the
-    /// same, and who has the log alone cannot guess owners.
+    /// Records a keyed digest of the owner of the caller's key as `user.hash`: the first 16 bytes
+    /// of HMAC-SHA-256 under this secret. Defaults to off. The digest of an owner is stable while
+    /// the secret is, and owners cannot be guessed from the log alone.
     pub fn include_user_hash(mut self, secret: impl AsRef<[u8]>) -> Self {
         self.config.redaction.users = Users::hashed(secret.as_ref());
         self
     }
 
-    /// Writes down a part of the digest under which the cache looks for an answer: requests that may
-    /// have the same answer have the same one.
+    /// Records a part of the digest that the cache uses as its key. Requests that can share a
+    /// cached response have the same value. Defaults to off.
     pub fn include_cache_key_hash(mut self) -> Self {
         self.config.redaction.cache_key = true;
         self
     }
 
-    /// Sets how the client's address is found. The peer's by default.
-    pub fn client_addr(mut self, resolver: ClientAddrResolver) -> Self {
-        self.config.client_addr = resolver;
+    /// Sets the resolver of the client address. Defaults to the peer address.
+    pub fn client_addr(mut self, resolver: impl Into<ClientAddrResolver>) -> Self {
+        self.config.client_addr = Inherited::set(resolver.into());
         self
     }
 
-    /// Writes down only the network of the client's and the peer's address, /24 or /48.
+    /// Records only the network of the client and peer addresses: /24 for IPv4, /48 for IPv6.
+    /// Defaults to off.
     pub fn mask_client_addr(mut self) -> Self {
         self.config.mask_client_addr = true;
         self
     }
 
-    /// Sets whose `x-request-id` is used as the id of the request. Nobody's by default.
+    /// Sets the peers whose `x-request-id` becomes the request id. Defaults to no peer.
     ///
-    /// An id is 1 to 128 of `A-Z a-z 0-9 . _ -` and holds no API key; anything else is replaced by a
-    /// generated id.
+    /// An id has 1 to 128 characters of `A-Z a-z 0-9 . _ -` and contains no API key. Any other
+    /// value is replaced by a generated id.
     pub fn trust_request_id(mut self, trust: Trust) -> Self {
         self.config.trust_request_id = trust;
         self
@@ -310,37 +323,38 @@ impl AccessLogLayerBuilder {
 
     /// Sets the peers whose `traceparent` is trusted. Defaults to all peers.
     ///
-    /// A trusted and valid `traceparent` gives the record `trace_id`, `trace_flags`, and the id of the
-    /// caller's span as `parent_id`. A client may send the id of a trace that is not its own. An invalid
-    /// `traceparent`, and one that is sent twice, is ignored.
+    /// A trusted, valid `traceparent` sets `trace_id`, `trace_flags` and the caller's span as
+    /// `parent_id`. A client can send the trace id of another client. An invalid or repeated
+    /// `traceparent` is ignored.
     pub fn trust_traceparent(mut self, trust: Trust) -> Self {
         self.config.trust_traceparent = trust;
         self
     }
 
-    /// Leaves `x-request-id` out of responses.
+    /// Omits `x-request-id` from responses. By default, each response carries it.
     pub fn without_request_id_header(mut self) -> Self {
         self.config.echo_request_id = false;
         self
     }
 
-    /// Sets the clock that requests are timed and dated by. The machine's by default.
+    /// Sets the clock that measures durations and sets timestamps. Defaults to the system clock.
     pub fn clock(mut self, clock: impl Clock) -> Self {
         self.config.clock = Arc::new(clock);
         self
     }
 
-    /// Returns the layer.
+    /// Builds the layer.
     ///
     /// # Errors
     ///
-    /// Returns an error if a header that bears credentials is to be written, if a secret path names no
-    /// secret, if one in zero requests is to be kept, and if start records are to be timed without a
-    /// runtime.
+    /// Returns a [`ConfigError`] if a recorded header carries credentials, if a pattern of
+    /// [`redact_path`](Self::redact_path) redacts nothing, if
+    /// [`sample_one_in`](Self::sample_one_in) is 0, or if
+    /// [`start_records_after`](Self::start_records_after) has no runtime.
     pub fn build(mut self) -> Result<AccessLogLayer, ConfigError> {
         self.config.one_in = NonZeroU32::new(self.one_in).ok_or_else(|| {
-            ConfigError::new("sample_one_in", 0, "one in zero requests is not a share")
-                .fix("give 1 to keep all, or raise `min_level` to keep fewer")
+            ConfigError::new("sample_one_in", 0, "it must be at least 1")
+                .fix("set 1 to emit all records, or raise `min_level` to emit fewer")
         })?;
         self.config.check_start_timer()?;
         self.config.redaction.check()?;

@@ -1,7 +1,7 @@
-//! Middleware that keeps exactly one record of each request.
+//! Access log middleware that writes exactly one record per request.
 //!
-//! The record is emitted once, when the response's body has ended, when the client has left, or
-//! when the handler has panicked, and holds what every layer of this crate did with the request.
+//! The record is emitted once: when the response body ends, the client disconnects, or the handler
+//! panics. It contains the decisions of every layer of this crate.
 //!
 //! ```
 //! # use std::convert::Infallible;
@@ -11,7 +11,7 @@
 //!
 //! # #[tokio::main(flavor = "current_thread")]
 //! # async fn main() {
-//! // `AccessLogLayer::stderr()` is all that a server needs.
+//! // A server only needs `AccessLogLayer::stderr()`.
 //! let (layer, log) = AccessLogLayer::test();
 //! let app = ServiceBuilder::new()
 //!     .layer(layer)
@@ -31,56 +31,66 @@
 //! # }
 //! ```
 //!
-//! # How a request ends
+//! # Outcomes
 //!
-//! | `portcullis.outcome` | when | `error.type` |
+//! | `portcullis.outcome` | meaning | `error.type` |
 //! |---|---|---|
-//! | `running` | the request has not ended: in a start record alone | |
-//! | `completed` | the whole response was handed to the server | the status, from 500 on |
-//! | `dropped` | the request was given up before a head was made | `dropped` |
-//! | `body_dropped` | the response was given up before its body had ended | `body_dropped` |
-//! | `body_error` | the response's body failed | `body_error` |
+//! | `running` | the request is in progress; start records only | |
+//! | `completed` | the whole response was handed to the server | the status code, if 500 or higher |
+//! | `dropped` | the request was dropped before the response head was ready | `dropped` |
+//! | `body_dropped` | the response was dropped before its body ended | `body_dropped` |
+//! | `body_error` | the response body returned an error | `body_error` |
 //! | `panicked` | the handler or the body panicked | `panic` |
 //! | `failed` | the inner service returned an error | `service_error` |
 //!
-//! A timeout outside of the access log drops the request as a client does that leaves: put the
-//! access log outside of the timeout, and the record has the timeout's response.
+//! A timeout layer outside of the access log drops the request, exactly like a client that
+//! disconnects. Place the access log outside of the timeout layer to record the timeout response.
 //!
-//! # What is not written
+//! # Redaction
 //!
-//! No header, `User-Agent` included, unless [it is asked for](AccessLogLayerBuilder::request_headers);
-//! one that bears credentials cannot be. No value of the query unless [its parameter is
-//! named](AccessLogLayerBuilder::query_values). No key but its public id, and who owns it only [by
-//! choice](AccessLogLayerBuilder::include_user_id). Of `Host` the name and the port, if they are well formed. Control characters and those
-//! that turn the direction of text are escaped, and every text has a bounded length.
+//! A record contains:
+//!
+//! - no header, including `User-Agent`, unless
+//!   [`request_headers`](AccessLogLayerBuilder::request_headers) or
+//!   [`response_headers`](AccessLogLayerBuilder::response_headers) names it; credential headers are
+//!   never recorded;
+//! - no query value, unless [`query_values`](AccessLogLayerBuilder::query_values) names its
+//!   parameter;
+//! - no API key except its public id, and no owner unless
+//!   [`include_user_id`](AccessLogLayerBuilder::include_user_id) is called;
+//! - only the name and port of `Host`, if they are well formed.
+//!
+//! Control characters and bidirectional formatting characters are escaped. Every text has a maximum
+//! length.
 //!
 //! # Start records
 //!
-//! A record is written when its request has ended, so a process that is killed leaves none of the requests
-//! that were running. Start records remain: of requests that
-//! [a predicate chooses](AccessLogLayerBuilder::start_records), of
-//! [streams](AccessLogLayerBuilder::start_records_for_streams), or of requests that
-//! [run for long](AccessLogLayerBuilder::start_records_after). Off by default.
+//! A record is written when its request ends, so a killed process leaves no record of requests in
+//! progress. Start records, which are off by default, remain. Enable them for requests that [match
+//! a predicate](AccessLogLayerBuilder::start_records), for
+//! [streams](AccessLogLayerBuilder::start_records_for_streams), or for [long-running
+//! requests](AccessLogLayerBuilder::start_records_after).
 //!
 //! # Trace ids
 //!
-//! A valid `traceparent` gives the record `trace_id`, `parent_id` (the caller's span) and `trace_flags`. The
-//! request's own `span_id` comes [from the tracing of the application](AccessLogLayerBuilder::trace_ids), or it
-//! is [created](AccessLogLayerBuilder::create_trace_ids). Without either there is none.
+//! A valid `traceparent` sets `trace_id`, `parent_id` (the caller's span) and `trace_flags`. The
+//! request's own `span_id` comes [from the application's tracing](AccessLogLayerBuilder::trace_ids)
+//! or is [created](AccessLogLayerBuilder::create_trace_ids). Otherwise, the record has no
+//! `span_id`.
 //!
 //! # Bodies
 //!
-//! The response's bytes are counted as the server takes them, and gRPC's status is read from its
-//! trailers. A request's body keeps its type, so that any inner service can take it, and its length
-//! is written as the request declares it; a [`CountRequestBodyLayer`] inside counts what is really
-//! read, and [`Gate::count_request_bodies`](crate::Gate::count_request_bodies) adds one.
+//! Response bytes are counted as the server reads them. The gRPC status is read from the trailers.
+//! The request body keeps its type, so any inner service accepts it; the record contains the
+//! declared length. An inner [`CountRequestBodyLayer`] counts the bytes that are read;
+//! [`Gate::count_request_bodies`](crate::Gate::count_request_bodies) adds one.
 //!
 //! # Routes
 //!
-//! `http.route` is the route's template, `/users/{id}`, and absent where none matched: never the
-//! path. Applied by axum's `Router::layer` (feature `axum`) the access log finds it; standing
-//! outside of the router it needs a [`RecordRouteLayer`] inside, or a handler that asks for its
-//! [`RequestLog`].
+//! `http.route` is the route template, such as `/users/{id}`. It is absent if no route matched and
+//! is never the path. The access log reads it if axum's `Router::layer` applies it (feature
+//! `axum`). Outside of the router, add an inner [`RecordRouteLayer`] or extract [`RequestLog`] in
+//! the handler.
 
 #[cfg(feature = "axum")]
 mod axum;

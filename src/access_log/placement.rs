@@ -1,4 +1,4 @@
-//! Checks an access log against the layers outside of it.
+//! Detection of an access log inside of other layers.
 
 use std::sync::Arc;
 
@@ -16,7 +16,7 @@ impl Placed for Emitter {
     }
 }
 
-/// Checks one of the first requests, and marks it for the layers further inside.
+/// Checks one of the first requests and marks it for the inner layers.
 #[cold]
 pub(super) fn check(emitter: &Arc<Emitter>, extensions: &mut Extensions) {
     if let Some(outer) = layer_order::passed(extensions).last() {
@@ -29,14 +29,14 @@ fn inside(outer: &PassedLayer) -> ConfigError {
     let (value, problem) = match outer.kind() {
         LayerKind::AccessLog => (
             "inside of another `AccessLogLayer`",
-            "each request has two records, and the outer one lacks what the layers inside write",
+            "each request has two records, and the outer one lacks the decisions of inner layers",
         ),
         LayerKind::ApiKey => ("inside of `ApiKeyLayer`", UNRECORDED),
         LayerKind::RateLimit => ("inside of `RateLimitLayer`", UNRECORDED),
         LayerKind::Cache => ("inside of `CacheLayer`", UNRECORDED),
     };
     ConfigError::new("AccessLogLayer", value, problem)
-        .fix("apply one access log as the outermost layer, or stack the layers by `Gate`")
+        .fix("apply one access log as the outermost layer, or use `Gate`")
 }
 
-const UNRECORDED: &str = "requests that the outer layer answers have no record";
+const UNRECORDED: &str = "responses of the outer layer have no record";

@@ -1,4 +1,4 @@
-//! The service that keeps the records.
+//! The access log service.
 
 use std::{
     fmt,
@@ -13,13 +13,17 @@ use tower::Service;
 use super::{
     body::AccessLogBody, emit::emit::Emitter, future::ResponseFuture, record::guard::Guard,
 };
+use crate::core::service_accessors::service_accessors;
 
-/// Keeps one record of each request; made by [`AccessLogLayer`](super::AccessLogLayer).
+/// Service that writes one record per request; created by
+/// [`AccessLogLayer`](super::AccessLogLayer).
 #[derive(Clone)]
 pub struct AccessLog<S> {
     inner: S,
     emitter: Arc<Emitter>,
 }
+
+service_accessors!(AccessLog<S>);
 
 impl<S> AccessLog<S> {
     pub(super) fn new(inner: S, emitter: Arc<Emitter>) -> Self {

@@ -1,4 +1,4 @@
-//! Options of start records.
+//! Builder options for start records.
 
 use std::{sync::Arc, time::Duration};
 
@@ -8,27 +8,27 @@ use super::layer::AccessLogLayerBuilder;
 use crate::core::runtime::Runtime;
 
 impl AccessLogLayerBuilder {
-    /// Also writes a start record of requests that match the predicate, before the inner service is
-    /// called. Defaults to none.
+    /// Writes an additional start record for requests that match the predicate, before the inner
+    /// service is called. Defaults to none.
     ///
-    /// The record of a request is written when it has ended, so a process that is killed leaves none of
-    /// the requests that were running. A start record remains. Its `event.name` is
-    /// `http.server.request.start`, its `portcullis.outcome` is `running`, and it has the request id, the
-    /// trace ids and the timestamp of the record that follows when the request ends, but a
-    /// `log.record.uid` of its own. It is redacted by the same rules. What the response and the inner
-    /// layers add is missing.
+    /// The record of a request is written when the request ends, so a killed process leaves no
+    /// record of requests in progress. A start record remains. Its `event.name` is
+    /// `http.server.request.start` and its `portcullis.outcome` is `running`. It has the same
+    /// request id, trace ids and timestamp as the record of the end, but its own `log.record.uid`.
+    /// The same redaction applies. It lacks the fields that the response and the inner layers add.
     ///
     /// The level function and [`min_level`](Self::min_level) apply. With
-    /// [`sample_one_in`](Self::sample_one_in), the same digest of the request id selects both records: each
-    /// start record is followed by the record of the end. Observers and auditors are not told, and
-    /// [`LogStats::started`](super::LogStats::started) counts start records. Given more than once, any predicate may match. One that
-    /// panics matches nothing.
+    /// [`sample_one_in`](Self::sample_one_in), the same digest of the request id selects both
+    /// records, so each start record is followed by the record of the end. Observers and auditors
+    /// do not receive start records; [`LogStats::started`](super::LogStats::started) counts them.
+    /// Repeated calls add predicates; any of them can match. A predicate that panics matches
+    /// nothing.
     ///
     /// ```
     /// use http::header::UPGRADE;
     /// use portcullis::access_log::AccessLogLayer;
     ///
-    /// // All requests, or chosen ones such as upgrades. See also `start_records_for_streams` and
+    /// // All requests, or selected ones such as upgrades. See also `start_records_for_streams` and
     /// // `start_records_after`.
     /// let all = AccessLogLayer::builder().start_records(|_| true).build()?;
     /// let upgrades = AccessLogLayer::builder()
@@ -45,30 +45,31 @@ impl AccessLogLayerBuilder {
         self
     }
 
-    /// Also writes a [start record](Self::start_records) of each stream, as soon as the head of its
-    /// response is ready: an upgrade (`101`), a tunnel (`2xx` to `CONNECT`), and server-sent events
-    /// (`text/event-stream`). Defaults to none.
+    /// Writes a [start record](Self::start_records) for each stream when its response head is
+    /// ready. Streams are upgrades (`101`), tunnels (`2xx` to `CONNECT`) and server-sent events
+    /// (`text/event-stream`). Defaults to off.
     ///
-    /// It has the status, the response fields that are written, and what the inner layers decided. A
-    /// request that already has a start record has no second one.
+    /// The record contains the status, the recorded response headers, and the decisions of the
+    /// inner layers. A request has at most one start record.
     pub fn start_records_for_streams(mut self) -> Self {
         self.config.start_streams = true;
         self
     }
 
-    /// Also writes a [start record](Self::start_records) of each request that is still running after this
-    /// time. Defaults to none.
+    /// Writes a [start record](Self::start_records) for each request that is still running after
+    /// this time. Defaults to off.
     ///
-    /// It has what the inner layers have decided by then. A response whose client does not read it, and a
-    /// handler that blocks its thread, are not polled: their start record is late or missing. The time is
-    /// told by [`runtime`](Self::runtime).
+    /// The record contains the decisions that the inner layers have made by then. The timer of
+    /// [`runtime`](Self::runtime) is polled with the response, so the start record is late or
+    /// missing if the client does not read the response or the handler blocks its thread.
+    /// [`build`](Self::build) returns an error if there is no runtime.
     pub fn start_records_after(mut self, running: Duration) -> Self {
         self.config.start_after = Some(running);
         self
     }
 
-    /// Sets the runtime whose timer [`start_records_after`](Self::start_records_after) uses. Defaults to the
-    /// Tokio runtime that serves the request.
+    /// Sets the runtime whose timer [`start_records_after`](Self::start_records_after) uses.
+    /// Defaults to the Tokio runtime that serves the request (feature `tokio`).
     pub fn runtime(mut self, runtime: impl Runtime) -> Self {
         self.config.runtime = Some(Arc::new(runtime));
         self

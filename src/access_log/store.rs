@@ -1,44 +1,45 @@
-//! The port: where records are kept, to be read again.
+//! The storage interface for records and audit events.
 
 use bytes::Bytes;
 
 use crate::core::{store_api::store_future::StoreFuture, time::Timestamp};
 
-/// Keeps records, and shows the latest again.
+/// Stores records and returns the latest.
 ///
-/// It stands behind a queue, so no request waits for it, and what it does not take is counted as
-/// lost. A store may forget the oldest entries to stay within its bounds; one that loses the latest
-/// on a crash is a convenience, not evidence.
+/// A [`LogQueue`](crate::access_log::sinks::LogQueue) calls it in the background, so requests do
+/// not wait for it. Entries that it does not accept are counted as lost. A store can evict the
+/// oldest entries to stay within its bounds. A store that loses the latest entries in a crash is a
+/// convenience, not evidence.
 ///
-/// On a Redis server `append` is one `EVALSHA` of a script that does `XADD key MAXLEN ~ n * v 1 t at d json`
-/// for each entry, one stream a trail, ids by the server, because entries do not come in the order of
-/// their times; `recent` is one `XREVRANGE key + - COUNT limit`, or, where a span of time is asked for,
-/// one `EVALSHA` of a script that walks the stream from its end. `conformance::log_store` (feature
-/// `test-util`) checks a store.
+/// On Redis, `append` is one `EVALSHA` of a script that runs `XADD key MAXLEN ~ n * v 1 t at d
+/// json` for each entry, with one stream per [`LogStream`]. The server assigns the ids because
+/// entries do not arrive in order of their timestamps. `recent` is one `XREVRANGE key + - COUNT
+/// limit`, or, for a time range, one `EVALSHA` of a script that reads the stream backward.
+/// `conformance::log_store` (feature `test-util`) checks a store.
 pub trait LogStore: Send + Sync + 'static {
-    /// Keeps these entries, the oldest first: all of them, or it fails and kept none.
+    /// Appends these entries, oldest first. On an error, none of them is stored.
     fn append(&self, trail: LogStream, batch: &[LogEntry]) -> StoreFuture<()>;
 
-    /// Returns the latest entries that the query asks for, the latest first.
+    /// Returns the latest entries that match the query, latest first.
     fn recent(&self, trail: LogStream, query: &LogQuery) -> StoreFuture<Vec<LogEntry>>;
 }
 
-/// What kind of entries are kept together.
+/// A stream of log entries.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum LogStream {
-    /// One record for each request.
+    /// One record per request.
     Access,
-    /// What an auditor asks for: denials, bans, changes of keys. Kept apart, so that a flood of
-    /// requests does not push it out.
+    /// Audit events: denials, bans, and changes to keys. They have a separate stream, so that a
+    /// flood of requests does not evict them.
     Audit,
 }
 
-/// One record, encoded.
+/// One encoded record or event.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct LogEntry {
-    /// The time of what it tells of.
+    /// The time of the request or event.
     pub at: Timestamp,
     /// A JSON object on one line, without a line feed.
     pub json: Bytes,
@@ -54,20 +55,20 @@ impl LogEntry {
     }
 }
 
-/// Which entries are asked for: the latest 100, unless it is said otherwise.
+/// A query for the latest entries. Defaults to 100 entries of any time.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct LogQuery {
-    /// How many at most.
+    /// The maximum number of entries.
     pub limit: usize,
-    /// Only those from this moment on.
+    /// The earliest time, inclusive. `None` is no limit.
     pub since: Option<Timestamp>,
-    /// Only those up to this moment, itself included.
+    /// The latest time, inclusive. `None` is no limit.
     pub until: Option<Timestamp>,
 }
 
 impl LogQuery {
-    /// Asks for the latest entries, this many at most.
+    /// Creates a query for at most `limit` entries.
     pub fn latest(limit: usize) -> Self {
         Self {
             limit,
@@ -76,21 +77,21 @@ impl LogQuery {
         }
     }
 
-    /// Asks only for entries from this moment on.
+    /// Restricts the query to entries at or after this time.
     #[must_use]
     pub fn since(mut self, since: Timestamp) -> Self {
         self.since = Some(since);
         self
     }
 
-    /// Asks only for entries up to this moment, itself included.
+    /// Restricts the query to entries at or before this time.
     #[must_use]
     pub fn until(mut self, until: Timestamp) -> Self {
         self.until = Some(until);
         self
     }
 
-    /// Returns whether an entry of this time is asked for.
+    /// Returns `true` if an entry of this time matches.
     pub fn covers(&self, at: Timestamp) -> bool {
         self.since.is_none_or(|since| at >= since) && self.until.is_none_or(|until| at <= until)
     }

@@ -1,24 +1,25 @@
-//! Options of trace ids.
+//! Builder options for trace ids.
 
 use std::sync::Arc;
 
 use super::{layer::AccessLogLayerBuilder, record::trace_context::TraceContext};
 
 impl AccessLogLayerBuilder {
-    /// Sets the function that returns the ids of the current span: the record then has the `span_id` and
-    /// `trace_id` of the request's own span. Defaults to none, and the record has no `span_id`.
+    /// Sets the function that returns the ids of the current span. The record then has the
+    /// `span_id` and `trace_id` of the request's own span. Defaults to none: the record has no
+    /// `span_id`.
     ///
     /// It is called on the thread that serves the request, at most twice:
     ///
-    /// - before the inner service is called, inside of the [`span`](#method.span) that this layer opens,
-    ///   or else inside of the span of a layer outside of this one, such as tower-http's `TraceLayer`;
-    /// - when the request has ended, if there was no span before. Inside of a span that this layer
-    ///   opened, it is called again in any case, so that a remote parent that was set meanwhile counts.
+    /// - before the inner service is called: inside the [`span`](#method.span) that this layer
+    ///   opens, or else inside the span of an outer layer, such as tower-http's `TraceLayer`;
+    /// - when the request ends, if there was no span before. Inside a span that this layer opened,
+    ///   it is always called again, so that a remote parent that was set in the meantime is used.
     ///
-    /// A layer that opens its span inside of this one is not seen: a service inside of that layer passes
-    /// the ids to [`RequestLog::set_span`](super::RequestLog::set_span). A function that returns the caller's
-    /// span, or panics, returns no ids. The extensions of the request hold the [`TraceContext`] that the
-    /// first call returned.
+    /// Spans of inner layers are not visible to it: a service inside such a layer calls
+    /// [`RequestLog::set_span`](super::RequestLog::set_span). The ids are ignored if the function
+    /// returns the caller's span or panics. The request's extensions contain the [`TraceContext`]
+    /// that the first call returned.
     ///
     /// With `tracing-opentelemetry`:
     ///
@@ -47,9 +48,10 @@ impl AccessLogLayerBuilder {
     /// #     impl TraceFlags { pub fn to_u8(self) -> u8 { 1 } }
     /// # } }
     /// # mod tracing_opentelemetry {
-    /// #     pub trait OpenTelemetrySpanExt { fn context(&self) -> super::opentelemetry::trace::Context; }
+    /// #     use super::opentelemetry::trace::Context;
+    /// #     pub trait OpenTelemetrySpanExt { fn context(&self) -> Context; }
     /// #     impl OpenTelemetrySpanExt for super::tracing::Span {
-    /// #         fn context(&self) -> super::opentelemetry::trace::Context { super::opentelemetry::trace::Context }
+    /// #         fn context(&self) -> Context { Context }
     /// #     }
     /// # }
     /// # fn main() -> Result<(), portcullis::ConfigError> {
@@ -62,7 +64,7 @@ impl AccessLogLayerBuilder {
     ///     let context = tracing::Span::current().context();
     ///     let span = context.span();
     ///     let span = span.span_context();
-    ///     // Ids that are all zero, as without a span, are `None`.
+    ///     // All-zero ids, as without a span, are `None`.
     ///     TraceContext::new(
     ///         span.trace_id().to_bytes(),
     ///         span.span_id().to_bytes(),
@@ -70,7 +72,8 @@ impl AccessLogLayerBuilder {
     ///     )
     /// }
     ///
-    /// // Inside of the layer that opens the span, or with `.span(LogLevel::Info)` (feature `tracing`).
+    /// // Apply it inside the layer that opens the span, or add `.span(LogLevel::Info)` (feature
+    /// // `tracing`).
     /// let layer = AccessLogLayer::builder().trace_ids(current_span).build()?;
     /// # let _ = layer;
     /// # Ok(())
@@ -84,18 +87,17 @@ impl AccessLogLayerBuilder {
         self
     }
 
-    /// Creates ids for requests whose span is not known: a random `span_id`, in the trace of a
-    /// [trusted](Self::trust_traceparent) `traceparent` or else in a new one. Defaults to off.
+    /// Creates ids for requests without a known span: a random `span_id` in the trace of a
+    /// [trusted](Self::trust_traceparent) `traceparent`, or in a new trace. Defaults to off.
     ///
-    /// The inner service continues the trace without further setup: the request carries the created ids as
-    /// its `traceparent`, in place of the one that the caller sent, and its extensions hold them as
-    /// [`TraceContext`], whose [`traceparent`](TraceContext::traceparent) belongs into outgoing requests.
-    /// A new trace removes `tracestate`.
+    /// The inner service continues the trace without further setup. The request carries the created
+    /// ids as its `traceparent`, which replaces the caller's, and as a [`TraceContext`] extension.
+    /// Send [`TraceContext::traceparent`] with outgoing requests. A new trace removes `tracestate`.
     ///
-    /// The caller's flag "sampled" is kept. That of a new trace is set if the record is written, however
-    /// the request ends: always, or for one in as many requests as
-    /// [`sample_one_in`](Self::sample_one_in) says. With [`trace_ids`](Self::trace_ids), ids are created
-    /// for requests for which that function returns `None` before the inner service is called.
+    /// The caller's "sampled" flag is preserved. In a new trace, the flag is set if the record will
+    /// be written regardless of the outcome: always, or for one in
+    /// [`sample_one_in`](Self::sample_one_in) requests. With [`trace_ids`](Self::trace_ids), ids
+    /// are created only if that function returns `None` before the inner service is called.
     pub fn create_trace_ids(mut self) -> Self {
         self.config.spans.creates = true;
         self

@@ -1,4 +1,4 @@
-//! The parts of keys that only the author of a store needs.
+//! Types for authors of key stores.
 
 pub use super::{
     ring::change_feed::{ChangeNotifications, KeyChangeFeed},

@@ -1,4 +1,4 @@
-//! What an API-key layer was told, once.
+//! The validated options of an API-key layer, and its decisions.
 
 use std::{net::IpAddr, sync::Arc};
 
@@ -28,9 +28,10 @@ use crate::core::{
     error::{StoreError, StoreErrorKind},
     http::{
         body::ResponseBody,
-        rejection::{Dialect, Responder},
+        responder::{RejectionTarget, Responder},
     },
     identity::Identity,
+    inherited::Inherited,
     layer_order::{self, Placement},
     net::client_addr::ClientAddrResolver,
     record::{AuthDenial, AuthOutcome, RecordHandle},
@@ -45,33 +46,33 @@ pub(crate) struct ApiKeyConfig {
     pub(super) allows_preflight: bool,
     pub(super) requirement: Requirement,
     pub(super) challenges: Challenges,
-    pub(super) responder: Responder,
+    pub(super) responder: Inherited<Responder>,
     pub(super) vary: Option<HeaderValue>,
     pub(super) failures: Option<Failures>,
-    /// The number of this layer in the process.
+    /// The number of this layer, unique in the process.
     pub(super) number: u64,
-    pub(super) client_addr: ClientAddrResolver,
+    pub(super) client_addr: Inherited<ClientAddrResolver>,
     pub(super) verifiers: Vec<Arc<dyn Verifier>>,
     pub(super) audit: KeyAudit,
     pub(super) placement: Placement,
 }
 
-/// An attempt with a credential that somebody is asked about.
+/// An attempt to authenticate with a credential.
 #[derive(Clone, Debug)]
 pub(super) struct Attempt {
     fingerprint: Fingerprint,
-    /// Held while somebody is asked about a credential that is not known to be good.
+    /// Held while a credential that is not known to be good is checked.
     _asking: Option<Arc<CredentialCheck>>,
-    /// Whether another request with the same credential was counted for this one too.
+    /// `true` if a concurrent request with the same credential was counted for this one too.
     is_joined: bool,
     /// The failure that was counted in advance.
     counted: Option<FailureCell>,
-    /// Whether it is to be remembered if the credential is good.
+    /// `true` if the credential is to be remembered as good once it is accepted.
     renews: bool,
 }
 
 impl Attempt {
-    /// Begins an attempt that is counted only once it has failed.
+    /// Creates an attempt that is counted only after it has failed.
     pub(super) fn uncounted(fingerprint: Fingerprint) -> Self {
         Self {
             fingerprint,
@@ -83,7 +84,7 @@ impl Attempt {
     }
 }
 
-/// Who calls, and whether they should take another key.
+/// The identity of a caller, and the rotation overlap of its key.
 #[derive(Debug)]
 pub(super) struct AdmittedCaller {
     identity: Identity,
@@ -99,7 +100,7 @@ impl From<Identity> for AdmittedCaller {
     }
 }
 
-/// What is to be said on the response of a request that was let through.
+/// The effects of an admitted request on its response.
 #[derive(Debug)]
 pub(super) struct Admission {
     known: bool,
@@ -110,7 +111,8 @@ pub(super) struct Admission {
 impl ApiKeyConfig {
     /// Decides on a key by its record, and settles the attempt.
     ///
-    /// There is no attempt where the record was at hand. `proved` is the result of a slow hash.
+    /// There is no attempt if the record was available immediately. `proved` is the result of a
+    /// slow hash.
     pub(super) fn settle<B>(
         &self,
         request: &Request<B>,
@@ -141,11 +143,11 @@ impl ApiKeyConfig {
         }
     }
 
-    /// Begins an attempt with a credential that somebody must be asked about: counts it as a failure
-    /// until it turns out to be none.
+    /// Starts an attempt with a credential, and counts it as a failure in advance. The failure is
+    /// reverted if the credential is accepted.
     ///
-    /// A credential that was wrong a moment ago is rejected; one that was good within the last hour is
-    /// not counted.
+    /// A recently rejected credential is rejected again. A credential that was accepted within the
+    /// last hour is not counted.
     pub(super) fn begin_attempt<B>(
         &self,
         request: &Request<B>,
@@ -179,8 +181,8 @@ impl ApiKeyConfig {
         })
     }
 
-    /// Begins an attempt with a credential that is none of the ring's own form: this layer alone can
-    /// judge it.
+    /// Starts an attempt with a credential that does not have the ring's format, scoped to this
+    /// layer and its verifiers.
     pub(super) fn begin_guess<B>(
         &self,
         request: &Request<B>,
@@ -190,7 +192,7 @@ impl ApiKeyConfig {
         self.begin_attempt(request, scoped(fingerprint, self.number))
     }
 
-    /// Takes a failure back that was none.
+    /// Reverts the failure that was counted in advance.
     pub(super) fn release(&self, attempt: &Attempt) {
         if let (Some(failures), Some(counted)) = (&self.failures, attempt.counted) {
             failures.take_back(counted);
@@ -206,8 +208,8 @@ impl ApiKeyConfig {
         }
     }
 
-    /// Counts a wrong credential unless it was counted before, and remembers it: a client that repeats
-    /// one dead key has one failure.
+    /// Counts a wrong credential once, and remembers it, so that a client that repeats one wrong
+    /// key has one failure.
     pub(super) fn settle_wrong<B>(
         &self,
         request: &Request<B>,
@@ -232,14 +234,15 @@ impl ApiKeyConfig {
         Denied::new(reason, None)
     }
 
-    /// Counts a failure of the client's address, or turns it away because of those before. A client
-    /// without an address is not counted.
+    /// Counts a failure of the client's address, or rejects the request if there are too many.
+    /// Clients without an address are not counted.
     fn count_failure<B>(&self, request: &Request<B>) -> Result<Option<FailureCell>, Denied> {
         let Some(failures) = &self.failures else {
             return Ok(None);
         };
         let address = self
             .client_addr
+            .get()
             .resolve(request.extensions(), request.headers());
         let Ok(address) = address else {
             return Ok(None);
@@ -258,7 +261,7 @@ impl ApiKeyConfig {
         answer: Result<Option<StoredKey>, StoreError>,
         proved: Option<bool>,
     ) -> Result<AdmittedCaller, Denied> {
-        // Read where it matters: a key without an end needs no clock.
+        // Read lazily: a key without an expiry requires no clock.
         let now = || self.ring.shared.clock.wall();
         let record = answer.map_err(|error| Denied::store_failed(&error, now()))?;
         let ring = &self.ring.shared;
@@ -284,7 +287,7 @@ impl ApiKeyConfig {
         if !may_use_it {
             return Err(Denied::new(AuthDenial::Restricted, Some(key.id())));
         }
-        // A key that was replaced has an end.
+        // A replaced key has an expiry.
         let overlap = match key.brief().is_active_at_any_time {
             true => None,
             false => key.overlap(),
@@ -297,7 +300,7 @@ impl ApiKeyConfig {
         Ok(AdmittedCaller { identity, overlap })
     }
 
-    /// Returns a caller who has the scopes that the layer asks for.
+    /// Returns the caller if it has the scopes that the layer requires.
     pub(super) fn admit_scopes(&self, caller: Identity) -> Result<Identity, Denied> {
         if self.requirement.is_met_by(&caller) {
             Ok(caller)
@@ -307,7 +310,7 @@ impl ApiKeyConfig {
         }
     }
 
-    /// Prepares the request of a known caller for the inner service.
+    /// Prepares the request of an authenticated caller for the inner service.
     pub(super) fn admit<B>(&self, request: &mut Request<B>, caller: AdmittedCaller) -> Admission {
         let AdmittedCaller { identity, overlap } = caller;
         if self.keeps_credential {
@@ -324,13 +327,13 @@ impl ApiKeyConfig {
         }
     }
 
-    /// Lets a caller through that presented nothing.
+    /// Admits a request without a credential.
     pub(super) fn admit_anonymous<B>(&self, request: &Request<B>) -> Admission {
         Admission::of(request, false, || AuthOutcome::Anonymous)
     }
 
-    /// Says on the response for whom it is: for the caller alone, and by which headers that is
-    /// known. Neither our cache outside of this layer nor a CDN then hands it to another caller.
+    /// Marks the response as private, and adds `Vary`, so that neither a cache outside this layer
+    /// nor a CDN serves it to another caller.
     pub(super) fn mark<B>(&self, admission: Admission, response: &mut Response<B>) {
         let headers = response.headers_mut();
         if admission.known {
@@ -351,16 +354,16 @@ impl ApiKeyConfig {
         }
     }
 
-    /// Tells the auditor of a caller that is turned away, and keeps what the answer needs.
+    /// Audits a rejected request, and returns the state for its response.
     pub(super) fn refused<B>(&self, denied: Denied, request: &Request<B>) -> Refused {
         let record = RecordHandle::from_extensions(request.extensions());
         self.audit
             .tell_denied(&denied, record, || self.client_ip(request));
-        Refused::new(denied, self.named(request), request)
+        Refused::new(denied, self.named(request), request, self.responder.get())
     }
 
-    /// Returns what the credential of a request is called. A layer without verifiers takes API keys
-    /// alone.
+    /// Returns the name of the request's credential. A layer without verifiers accepts only API
+    /// keys.
     fn named<B>(&self, request: &Request<B>) -> Named {
         if self.verifiers.is_empty() {
             return Named::ApiKey;
@@ -377,7 +380,7 @@ impl ApiKeyConfig {
 
     fn client_ip<B>(&self, request: &Request<B>) -> Option<IpAddr> {
         let (extensions, headers) = (request.extensions(), request.headers());
-        let address = self.client_addr.resolve(extensions, headers).ok()?;
+        let address = self.client_addr.get().resolve(extensions, headers).ok()?;
         Some(address.ip())
     }
 }
@@ -396,50 +399,51 @@ impl Admission {
     }
 }
 
-/// A refusal on its way: what is needed to answer, without the request.
+/// A rejection with the state for its response, without the request.
 #[derive(Debug)]
 pub(super) struct Refused {
     denied: Denied,
     named: Named,
-    dialect: Dialect,
+    target: RejectionTarget,
     record: Option<RecordHandle>,
 }
 
 impl Refused {
-    pub(super) fn new<B>(denied: Denied, named: Named, request: &Request<B>) -> Self {
+    pub(super) fn new<B>(
+        denied: Denied,
+        named: Named,
+        request: &Request<B>,
+        responder: &Responder,
+    ) -> Self {
         Self {
             denied,
             named,
-            dialect: Dialect::from(request),
+            target: RejectionTarget::new(request, responder),
             record: RecordHandle::from_extensions(request.extensions()).cloned(),
         }
     }
 
     pub(super) fn respond<B>(self, config: &ApiKeyConfig) -> Response<ResponseBody<B>> {
-        self.respond_with(&config.challenges, &config.responder)
+        self.respond_with(&config.challenges)
     }
 
-    /// Responds, and tells the record why.
-    pub(super) fn respond_with<B>(
-        self,
-        challenges: &Challenges,
-        responder: &Responder,
-    ) -> Response<ResponseBody<B>> {
+    /// Creates the response, and records the outcome in the access log.
+    pub(super) fn respond_with<B>(self, challenges: &Challenges) -> Response<ResponseBody<B>> {
         let Denied { refusal, outcome } = self.denied;
         if let Some(record) = &self.record {
             record.set_auth(outcome.clone());
         }
         let rejection = challenges.rejection(refusal, self.named);
-        let mut response = rejection.into_response(self.dialect, responder);
+        let mut response = self.target.respond(&rejection, None);
         response.extensions_mut().insert(outcome);
         response
     }
 }
 
-/// The headers where a key is looked for unless the layer is told otherwise.
+/// The value of `Vary` for the default sources.
 const DEFAULT_VARY: &str = "authorization, x-api-key";
 
-/// Returns the value of `Vary` for the places where a key is looked for, if one is a header.
+/// Returns the value of `Vary` for the sources, if one of them is a header.
 pub(super) fn vary(sources: &[KeySource]) -> Option<HeaderValue> {
     let mut names: Vec<&str> = Vec::new();
     for name in sources.iter().filter_map(KeySource::header_name) {
@@ -449,14 +453,14 @@ pub(super) fn vary(sources: &[KeySource]) -> Option<HeaderValue> {
     }
     match &*names.join(", ") {
         "" => None,
-        // A copy of what is static counts no references.
+        // A static value needs no reference count.
         DEFAULT_VARY => Some(HeaderValue::from_static(DEFAULT_VARY)),
         joined => Some(HeaderValue::try_from(joined).expect("names of headers are a value")),
     }
 }
 
-/// Says that the key was replaced, and when it ends, unless the service says such a thing of its own
-/// resource (RFC 9745, RFC 8594).
+/// Adds the times of the replacement and of the expiry (RFC 9745, RFC 8594), unless the service has
+/// set these headers itself.
 fn mark_replaced(headers: &mut HeaderMap, overlap: Overlap) {
     let since = format!("@{}", overlap.replaced_at.as_secs());
     let until = httpdate::fmt_http_date(overlap.ends_at.min(LAST_HTTP_DATE).into());
@@ -468,10 +472,10 @@ fn mark_replaced(headers: &mut HeaderMap, overlap: Overlap) {
 
 const DEPRECATION: HeaderName = HeaderName::from_static("deprecation");
 const SUNSET: HeaderName = HeaderName::from_static("sunset");
-/// The last second of the year 9999: there are no later ones in HTTP.
+/// The last second of the year 9999, the maximum of HTTP dates.
 const LAST_HTTP_DATE: Timestamp = Timestamp::from_secs(253_402_300_799);
 
-/// Adds `private` where nobody has said for whom a response is.
+/// Adds `private` unless the response states which caches can store it.
 fn mark_private(headers: &mut HeaderMap) {
     if let Entry::Vacant(place) = headers.entry(CACHE_CONTROL) {
         place.insert(HeaderValue::from_static("private"));
@@ -504,7 +508,7 @@ fn says_for_whom(line: &HeaderValue) -> bool {
         })
 }
 
-/// A config behind an `Arc`, as service and future hold it.
+/// A shared config.
 pub(super) type SharedConfig = Arc<ApiKeyConfig>;
 
 #[cfg(test)]
@@ -523,7 +527,7 @@ mod tests {
             .collect()
     }
 
-    /// Threat C3: a shared cache outside does not keep what a key was answered with.
+    /// Threat C3: an outer shared cache does not store responses to authenticated requests.
     #[test]
     fn private_is_said_where_nobody_has_said_for_whom() {
         assert_eq!(marked(&[]), ["private"]);

@@ -1,4 +1,4 @@
-//! The future of a request whose key is being checked.
+//! The response future of the API-key service.
 
 pub use super::authenticate::require_scopes::RequireScopesFuture;
 use std::{
@@ -22,13 +22,13 @@ use super::{
 use crate::core::http::body::ResponseBody;
 
 pin_project! {
-    /// The future of [`ApiKey`](super::ApiKey).
+    /// The response future of [`ApiKey`](super::ApiKey).
     pub struct ResponseFuture<S, B>
     where
         S: Service<Request<B>>,
     {
         config: SharedConfig,
-        // Beside the admission: a variant with one field is built in its place.
+        // Next to the admission: a variant with one field is built in place.
         #[pin]
         state: AuthCallState<S, S::Future, B>,
         // Of a request that was let through, until its response.
@@ -39,8 +39,8 @@ pin_project! {
 pin_project! {
     #[project = StateProj]
     enum AuthCallState<S, SFut, B> {
-        // Waiting => Waiting | Calling | Refused. The request and the ready service wait beside
-        // the question.
+        // Waiting => Waiting | Calling | Refused. Holds the request and the ready service during
+        // the lookup.
         Waiting {
             question: AuthWait,
             ready: S,
@@ -118,7 +118,7 @@ where
                     let reply = ready!(question.poll(cx));
                     let asked = request
                         .as_ref()
-                        .expect("a request waits until it is decided");
+                        .expect("a waiting future holds its request");
                     match pipeline::go_on(this.config, asked, reply) {
                         AuthStep::Wait(next) => {
                             *question = next;
@@ -137,7 +137,7 @@ where
                     return Poll::Ready(Ok(response));
                 }
                 StateProj::Refused { refused } => {
-                    let refused = refused.take().expect("polled after it was ready");
+                    let refused = refused.take().expect("polled after completion");
                     return Poll::Ready(Ok(refused.respond(this.config)));
                 }
             };

@@ -1,4 +1,4 @@
-//! What fuzzers drive: each function panics if what it reads breaks a promise.
+//! Fuzz targets. Each function panics if an invariant is violated.
 
 use http::{HeaderValue, Request, header};
 
@@ -9,7 +9,7 @@ use super::{
 
 pub fn key(data: &[u8]) {
     let format = KeyFormat::new("acmepay", &["live".to_owned(), "test".to_owned()], None)
-        .expect("these names are right");
+        .expect("the names are valid");
     if let Ok(parsed) = format.parse(data) {
         assert!(data.starts_with(b"acmepay_") && data.is_ascii());
         let id = parsed.id.as_str();
@@ -28,11 +28,11 @@ pub fn credentials(data: &[u8]) {
         KeySource::x_api_key(),
         KeySource::bearer(),
         KeySource::basic(),
-        KeySource::cookie("key").expect("this is a name"),
-        KeySource::insecure_query_parameter("key").expect("this is a name"),
+        KeySource::cookie("key").expect("the name is valid"),
+        KeySource::insecure_query_parameter("key").expect("the name is valid"),
     ];
     let mut request = Request::new(());
-    // Each line stands where its first byte says.
+    // The first byte of each line selects its place in the request.
     for line in data.split(|byte| *byte == b'\n').take(16) {
         let Some((place, value)) = line.split_first() else {
             continue;
@@ -63,7 +63,7 @@ pub fn credentials(data: &[u8]) {
     };
     extract::mark_sensitive(&sources, &mut request);
     extract::strip(&sources, &mut request);
-    // What was taken out is out.
+    // The extracted credentials are no longer in the request.
     let left = extract::extract(&sources, &request);
     assert!(found == Some(false) || left == Presented::Nothing);
 }

@@ -1,4 +1,4 @@
-//! The layer that checks API keys, and its setters.
+//! The API-key layer and its builder.
 
 use std::{fmt, sync::Arc, time::Duration};
 
@@ -11,27 +11,57 @@ use super::{
     config::{self, ApiKeyConfig},
     manage::audit::KeyAudit,
     record::scopes::Requirement,
-    ring::{builder::next_number, ring::KeyRing},
+    ring::{builder::next_number, no_store::NoStore, ring::KeyRing},
     service::ApiKey,
 };
 use crate::core::{
     audit::Auditor,
     error::ConfigError,
-    http::rejection::Responder,
+    http::responder::Responder,
+    inherited::Inherited,
     layer_order::{LayerKind, Placement},
     net::client_addr::ClientAddrResolver,
 };
 
-/// Lets a request through if it bears a key of the ring, and tells the inner service whose it is.
+/// Rejects requests without an accepted key and adds the caller's [`Identity`](crate::Identity) to
+/// the others.
 ///
-/// See the [module](super) for what a client sees.
+/// See the [module](super) for the responses.
 #[derive(Clone)]
 pub struct ApiKeyLayer {
     pub(super) config: Arc<ApiKeyConfig>,
 }
 
 impl ApiKeyLayer {
-    /// Begins a layer that demands a key in `Authorization: Bearer` or `x-api-key`.
+    /// Creates a layer with the defaults: each request needs a valid key in
+    /// `Authorization: Bearer` or `x-api-key`.
+    ///
+    /// # Errors
+    ///
+    /// Returns an error as [`ApiKeyLayerBuilder::build`] does.
+    pub fn new(ring: &KeyRing) -> Result<Self, ConfigError> {
+        Self::builder(ring).build()
+    }
+
+    /// Returns a builder for a layer that has no ring, no store and no pepper: a [`Verifier`], such
+    /// as [`StaticKeys`](super::StaticKeys), checks every credential.
+    ///
+    /// ```
+    /// use portcullis::{Identity, api_key::{ApiKeyLayer, StaticKeys}};
+    ///
+    /// let billing = Identity::builder("billing").build();
+    /// let keys = StaticKeys::new().key("c9wQkA0mD3vB7nXr5sLt2yHu8eGj4fPz", billing)?;
+    /// let layer = ApiKeyLayer::with_verifier(keys).build()?;
+    /// # let _ = layer;
+    /// # Ok::<(), portcullis::ConfigError>(())
+    /// ```
+    pub fn with_verifier(verifier: impl Verifier) -> ApiKeyLayerBuilder {
+        let ring = KeyRing::builder("none", NoStore).without_pepper().build();
+        let ring = ring.expect("the options of a ring without keys are valid");
+        Self::builder(&ring).verifier(verifier)
+    }
+
+    /// Creates a builder for a layer that requires a key in `Authorization: Bearer` or `x-api-key`.
     pub fn builder(ring: &KeyRing) -> ApiKeyLayerBuilder {
         ApiKeyLayerBuilder {
             ring: ring.clone(),
@@ -43,9 +73,9 @@ impl ApiKeyLayer {
             allows_preflight: false,
             requirement: Ok(Requirement::Nothing),
             realm: "api".to_owned(),
-            responder: Responder::default(),
+            responder: Inherited::default(),
             failure_limit: Some((60, Duration::from_secs(60))),
-            client_addr: ClientAddrResolver::default(),
+            client_addr: Inherited::default(),
             verifiers: Vec::new(),
             audit: KeyAudit::default(),
         }
@@ -81,35 +111,36 @@ pub struct ApiKeyLayerBuilder {
     allows_preflight: bool,
     requirement: Result<Requirement, ConfigError>,
     realm: String,
-    responder: Responder,
+    responder: Inherited<Responder>,
     failure_limit: Option<(u32, Duration)>,
-    client_addr: ClientAddrResolver,
+    client_addr: Inherited<ClientAddrResolver>,
     verifiers: Vec<Arc<dyn Verifier>>,
     audit: KeyAudit,
 }
 
 impl ApiKeyLayerBuilder {
-    /// Sets the places where a key is looked for. `Authorization: Bearer` and `x-api-key` by
-    /// default.
+    /// Sets the places in which a request can carry a key.
     ///
-    /// A request with a key in two of them is answered `400`.
+    /// Defaults to `Authorization: Bearer` and `x-api-key`. A request with keys in two of them
+    /// receives `400`.
     pub fn sources(mut self, sources: impl IntoIterator<Item = KeySource>) -> Self {
         self.sources = Some(sources.into_iter().collect());
         self
     }
 
-    /// Lets requests through that bear no key at all, without an identity. A key that is no good
-    /// is still turned away.
+    /// Admits requests without a key; they carry no identity. Off by default.
+    ///
+    /// A key that is presented must still be accepted: a wrong one is rejected.
     pub fn optional(mut self) -> Self {
         self.optional = true;
         self
     }
 
-    /// Requires each of these scopes of every key. For one route, use
-    /// [`RequireScopesLayer`](super::RequireScopesLayer).
+    /// Requires every one of these scopes of each key. None are required by default.
     ///
-    /// [`build`](Self::build) fails if scopes are required by two calls: the second one would replace the
-    /// first.
+    /// Use [`RequireScopesLayer`](super::RequireScopesLayer) for the scopes of a single route.
+    /// [`build`](Self::build) fails if two calls require scopes, because the second would replace
+    /// the first.
     pub fn require_all_scopes<I>(mut self, scopes: I) -> Self
     where
         I: IntoIterator,
@@ -121,8 +152,9 @@ impl ApiKeyLayerBuilder {
         self
     }
 
-    /// Requires at least one of these scopes of every key. [`build`](Self::build) fails if scopes are
-    /// required by two calls.
+    /// Requires at least one of these scopes of each key. None are required by default.
+    ///
+    /// [`build`](Self::build) fails if two calls require scopes.
     pub fn require_any_scope<I>(mut self, scopes: I) -> Self
     where
         I: IntoIterator,
@@ -134,112 +166,125 @@ impl ApiKeyLayerBuilder {
         self
     }
 
-    /// Leaves the key in the request, marked as sensitive. By default the inner service never sees
-    /// it: what it does not know it cannot log or forward.
+    /// Leaves the key in the request, marked as sensitive.
+    ///
+    /// By default the key is removed, so that the inner service cannot log or forward it.
     pub fn forward_credential(mut self) -> Self {
         self.keeps_credential = true;
         self
     }
 
-    /// Sets the realm that challenges name. `api` by default.
+    /// Sets the realm of the challenges. Defaults to `api`.
+    ///
+    /// [`build`](Self::build) fails unless it is one or more printable ASCII characters.
     pub fn realm(mut self, realm: impl Into<String>) -> Self {
         self.realm = realm.into();
         self
     }
 
-    /// Answers `404` where a known caller may not, so that it does not learn what there is.
+    /// Responds with `404` instead of `403`, so that callers cannot probe for resources that they
+    /// are not allowed to use. Off by default.
     pub fn hide_forbidden(mut self) -> Self {
         self.hides_forbidden = true;
         self
     }
 
-    /// Tells who presents a whole key that is expired, disabled, revoked or not valid yet which of
-    /// these it is, as `error_description` of the challenge (RFC 6750). By default nobody is told.
+    /// Discloses that a key is expired, disabled, revoked or not valid yet, in the
+    /// `error_description` of the challenge (RFC 6750). Off by default.
     ///
-    /// A wrong secret learns nothing by it. Who has found an old key learns that it was a real one.
+    /// Only a request with the whole key, secret included, receives it. It confirms to a finder of
+    /// an old key that the key was real.
     pub fn disclose_state(mut self) -> Self {
         self.discloses_state = true;
         self
     }
 
-    /// Lets a browser's question before a request from another origin through, without an
-    /// identity: it cannot bear a key. A CORS layer outside of this one answers it sooner.
+    /// Admits CORS preflight requests, without an identity: a browser sends them without a key. Off
+    /// by default.
+    ///
+    /// The option is unnecessary with a CORS layer outside this one, which handles them itself.
     pub fn allow_preflight(mut self) -> Self {
         self.allows_preflight = true;
         self
     }
 
-    /// Sets who writes the body of a rejection.
+    /// Sets the responder that writes the bodies of rejections. Defaults to
+    /// `application/problem+json`.
     pub fn responder(mut self, responder: Responder) -> Self {
-        self.responder = responder;
+        self.responder = Inherited::set(responder);
         self
     }
 
-    /// Sets how many different wrong credentials one address may present at once, and again in the
-    /// course of each window. Defaults to 60 per minute.
+    /// Sets the number of different wrong credentials that one address can present at once, and
+    /// again in the course of each window. Defaults to 60 per minute.
     ///
-    /// Beyond the limit, requests receive `429` before the store or a verifier is asked: a correct guess
-    /// is not let in either. Repeating one wrong credential counts once within 5 seconds.
+    /// Requests beyond the limit receive `429` without a store or verifier call, even if their
+    /// credential is correct. Repeating one wrong credential counts once within 5 seconds.
     ///
-    /// A credential that was good within the last hour is exempt, so a neighbor at the same address
-    /// cannot lock its owner out. Each ring remembers the fingerprints of up to 16 384 good credentials
-    /// in at most 2 MiB. A credential that a process sees for the first time is not exempt.
+    /// A credential that was accepted within the last hour is exempt, so a neighbor at the same
+    /// address cannot lock its owner out. Each ring remembers the fingerprints of up to 16 384
+    /// accepted credentials in at most 2 MiB. A credential that a process sees for the first time
+    /// is not exempt.
     ///
-    /// The count is kept in this process, by the address that [`client_addr`](Self::client_addr) finds.
-    /// Clients without an address are not counted.
+    /// Failures are counted in this process, by the address that [`client_addr`](Self::client_addr)
+    /// returns. Clients without an address are not counted.
+    ///
+    /// [`build`](Self::build) fails if `failures` is 0, if `window` is longer than a day, or if the
+    /// limit exceeds one failure per microsecond.
     pub fn failure_limit(mut self, failures: u32, window: Duration) -> Self {
         self.failure_limit = Some((failures, window));
         self
     }
 
-    /// Lets each address present as many wrong keys as it likes.
+    /// Removes the limit on wrong credentials per address.
     pub fn without_failure_limit(mut self) -> Self {
         self.failure_limit = None;
         self
     }
 
-    /// Sets how the address of a client is found. By default it is the peer's: behind a proxy, name
-    /// the proxy.
-    pub fn client_addr(mut self, resolver: ClientAddrResolver) -> Self {
-        self.client_addr = resolver;
+    /// Sets the resolver of client addresses. Defaults to the peer address; behind a proxy,
+    /// configure the proxy as trusted.
+    pub fn client_addr(mut self, resolver: impl Into<ClientAddrResolver>) -> Self {
+        self.client_addr = Inherited::set(resolver.into());
         self
     }
 
-    /// Adds somebody who knows callers by what is no key of the ring. They are asked in the order in
-    /// which they are added.
+    /// Adds a verifier of credentials that are not keys of the ring. None by default.
+    ///
+    /// Verifiers are called in the order in which they are added.
     pub fn verifier(mut self, verifier: impl Verifier) -> Self {
         self.verifiers.push(Arc::new(verifier));
         self
     }
 
-    /// Sets who is told of each caller that is turned away: why, its address as
-    /// [`client_addr`](Self::client_addr) finds it, unmasked, and the key where the whole key was
-    /// right.
+    /// Sets the auditor that receives an event for each rejected caller: the reason, the address
+    /// that [`client_addr`](Self::client_addr) returns (unmasked), and the key id if the whole key
+    /// was correct. None by default.
     ///
-    /// It is called while the request waits: it must not block. An auditor of the access log hears of
-    /// these callers by their records, with addresses masked as the log masks them; named here as
-    /// well, it hears of them twice.
+    /// The auditor is called while the request waits and must not block. An auditor of the access
+    /// log already receives these events from its records, with masked addresses; if it is also set
+    /// here, it receives each of them twice.
     pub fn auditor(mut self, auditor: impl Auditor) -> Self {
         self.audit = KeyAudit::new(auditor);
         self
     }
 
-    /// Returns the layer.
+    /// Builds the layer.
     ///
     /// # Errors
     ///
-    /// If there is no place to look for a key, or one twice; if scopes are demanded of callers who
-    /// need no key; if a scope or the realm cannot stand in a header; if the limit of failures
-    /// admits none.
+    /// Returns an error if there are no key sources or the same one twice, if scopes are required
+    /// while keys are [`optional`](Self::optional), if a scope or the realm is not valid in a
+    /// header, or if the failure limit is out of range.
     pub fn build(self) -> Result<ApiKeyLayer, ConfigError> {
         let requirement = self.requirement?;
         if self.optional && !matches!(requirement, Requirement::Nothing) {
             return Err(ConfigError::new(
                 "optional",
-                "set beside required scopes",
-                "who needs no key has no scope, and would be turned away",
+                "set together with required scopes",
+                "a request without a key has no scopes and would always be rejected",
             )
-            .fix("drop `optional`, or ask for scopes on routes by `RequireScopesLayer`"));
+            .fix("drop `optional`, or require scopes on routes with `RequireScopesLayer`"));
         }
         let sources = self
             .sources
@@ -286,27 +331,25 @@ impl fmt::Debug for ApiKeyLayerBuilder {
 
 fn check_sources(sources: &[KeySource]) -> Result<(), ConfigError> {
     if sources.is_empty() {
-        return Err(ConfigError::new(
-            "sources",
-            "empty",
-            "a key that is looked for nowhere is never found",
-        )
-        .fix("name a place, as `KeySource::bearer()`"));
+        return Err(
+            ConfigError::new("sources", "empty", "at least one key source is required")
+                .fix("add one, for example `KeySource::bearer()`"),
+        );
     }
     for (at, source) in sources.iter().enumerate() {
         if sources[..at].contains(source) {
             return Err(ConfigError::new(
                 "sources",
                 format_args!("{source:?}"),
-                "a place that is looked at twice holds two keys each time",
+                "each source must be listed once: a duplicate makes every key ambiguous",
             )
-            .fix("name each place once"));
+            .fix("drop the duplicate"));
         }
     }
     Ok(())
 }
 
-/// Returns each scheme once, `Bearer` first: clients know it best.
+/// Returns the challenge schemes without duplicates. `Bearer` is first: most clients support it.
 fn schemes(sources: &[KeySource]) -> Vec<&'static str> {
     let mut schemes: Vec<&str> = Vec::new();
     for scheme in sources.iter().map(KeySource::challenge_scheme) {

@@ -1,23 +1,24 @@
-//! Middleware that knows who calls, by an API key.
+//! Middleware that authenticates requests by API key.
 //!
-//! A request bears its key in `Authorization: Bearer` or `x-api-key`. Who bears a good one reaches
-//! the inner service with an [`Identity`](crate::Identity) in the request's extensions, and without
-//! the key. Who does not is turned away, and is not told why:
+//! A client sends its key in `Authorization: Bearer` or `x-api-key`. A request with an accepted key
+//! reaches the inner service with an [`Identity`](crate::Identity) in its extensions; the key
+//! itself is removed. Every other request is rejected, and a `401` does not disclose why:
 //!
-//! | the request bears | it is answered |
+//! | Request | Response |
 //! |---|---|
-//! | no key | `401`, `missing-credentials`, a challenge |
-//! | a key that is malformed, unknown, expired, revoked, disabled or not yet valid | `401`, `invalid-credentials`: the same bytes for each |
-//! | two keys, or one in two places | `400`, `ambiguous-credentials` |
-//! | a key without a scope that is asked for | `403`, `insufficient-scope` |
-//! | a key that may not be used from its address, for its method or by its page | `403`, `key-restricted` |
-//! | one more wrong key of too many from one address | `429`, `too-many-auth-failures`, `Retry-After` |
-//! | a key, while the store is away | `503`, `auth-unavailable`, `Retry-After` |
+//! | no key | `401`, `missing-credentials`, with a challenge |
+//! | a key that is malformed, unknown, expired, revoked, disabled or not yet valid | `401`, `invalid-credentials`, identical for all of these |
+//! | two keys, or one key in two places | `400`, `ambiguous-credentials` |
+//! | a key that lacks a required scope | `403`, `insufficient-scope` |
+//! | a key that is not allowed from its address, for its method or from its origin | `403`, `key-restricted` |
+//! | a key, after too many wrong keys from the same address | `429`, `too-many-auth-failures`, `Retry-After` |
+//! | a key, while the store is unavailable | `503`, `auth-unavailable`, `Retry-After` |
 //!
-//! In a layer with a [`Verifier`], the title of a problem names the credential that was presented: an API
-//! key, a bearer token, or a credential. A bearer token is challenged by `Bearer` alone.
+//! In a layer with a [`Verifier`], the title of a problem names the credential that was presented:
+//! an API key, a bearer token, or a credential. Only the `Bearer` challenge is sent for a bearer
+//! token.
 //!
-//! The bodies are `application/problem+json`, and no cache stores them.
+//! Response bodies are `application/problem+json` and are never cacheable.
 //!
 //! ```
 //! use http::{Request, Response};
@@ -28,7 +29,8 @@
 //! };
 //! use tower::{Layer, ServiceExt, service_fn};
 //!
-//! # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! # #[tokio::main(flavor = "current_thread")]
+//! # async fn main() -> Result<(), Box<dyn std::error::Error>> {
 //! # let secret = [0, 1, 2, 3, 4, 5, 6, 7].repeat(4);
 //! let ring = KeyRing::builder("acmepay", MemoryStore::new())
 //!     .pepper(Pepper::new(1, secret)?)
@@ -50,13 +52,13 @@
 //! # Ok(()) }
 //! ```
 //!
-//! A key reads `acmepay_live_1Zk3…_…`: the service's name, the environment, a public id by which it
-//! is looked up and logged, a secret of 256 bits, and a checksum that tells typing errors without
-//! asking the store. The store has the id and an HMAC-SHA-256 of the whole under a
-//! [`Pepper`]; the secret is in the hands of its owner alone.
+//! A key has the form `acmepay_live_1Zk3…_…`: the prefix of the service, the environment, a public
+//! id for lookups and logs, a secret of 256 bits, and a checksum that detects typing errors without
+//! a store request. The store holds the id and an HMAC-SHA-256 of the whole key under a [`Pepper`].
+//! Only the key's owner holds the secret.
 //!
-//! The checksum is public: it keeps typing errors from the store, not attackers. A [`KeyedTag`] in
-//! its place keeps those away, too.
+//! The checksum is public: it keeps typing errors away from the store, but not attackers. A
+//! [`KeyedTag`] replaces it with a check that only the service can compute.
 
 #[cfg(feature = "admin")]
 pub mod admin;
@@ -83,7 +85,7 @@ pub use self::authenticate::extract::KeySource;
 pub use self::authenticate::require_scopes::{RequireScopes, RequireScopesLayer};
 pub use self::authenticate::verifier::{Credential, StaticKeys, Verdict, Verifier};
 pub use self::key::checksum_tag::KeyedTag;
-pub use self::key::digest::Pepper;
+pub use self::key::digest::{DigestAlgorithm, ImportedAlgorithm, Pepper};
 pub use self::key::format::{KeyId, ParseKeyError, scan};
 pub use self::key::secret::SecretKey;
 pub use self::layer::{ApiKeyLayer, ApiKeyLayerBuilder};
@@ -97,4 +99,4 @@ pub use self::record::invalid::InvalidKeySpec;
 pub use self::ring::builder::KeyRingBuilder;
 pub use self::ring::ring::KeyRing;
 pub use self::service::ApiKey;
-pub use self::store::{ApiKeyStore, KeyQuery};
+pub use self::store::{ApiKeyStore, KeyCursor, KeyPage, KeyQuery, ListedKey};

@@ -1,4 +1,4 @@
-//! Checks an API-key layer against the layers outside of it.
+//! Checks of an API-key layer against the layers outside it.
 
 use std::sync::Arc;
 
@@ -31,7 +31,7 @@ pub(super) fn check(config: &Arc<ApiKeyConfig>, extensions: &mut Extensions) {
 }
 
 impl ApiKeyConfig {
-    /// Returns whether no key that another layer looks for is left in a request that this layer admits.
+    /// Returns `true` if a request that this layer admits no longer carries a key for `inner`.
     fn strips_all_of(&self, inner: &Self) -> bool {
         let strips = |source| self.sources.contains(source);
         !self.keeps_credential && inner.sources.iter().all(strips)
@@ -45,7 +45,7 @@ fn nested() -> ConfigError {
         "the outer layer removes the key from the request, so this one never finds a key",
     )
     .fix(
-        "remove one of them, or call `forward_credential` on the outer one; for scopes of a route, use \
-         `RequireScopesLayer`",
+        "remove one of them, or call `forward_credential` on the outer one; for the scopes of a \
+         route, use `RequireScopesLayer`",
     )
 }

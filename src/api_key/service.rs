@@ -1,4 +1,4 @@
-//! The service that checks API keys.
+//! The API-key service.
 
 use std::{
     fmt, mem,
@@ -14,14 +14,16 @@ use super::{
     future::ResponseFuture,
     placement,
 };
-use crate::core::http::body::ResponseBody;
+use crate::core::{http::body::ResponseBody, service_accessors::service_accessors};
 
-/// Checks the key of each request before the inner service sees it.
+/// Authenticates each request before the inner service is called.
 #[derive(Clone)]
 pub struct ApiKey<S> {
     inner: S,
     config: SharedConfig,
 }
+
+service_accessors!(ApiKey<S>);
 
 impl<S> ApiKey<S> {
     pub(super) fn new(inner: S, config: SharedConfig) -> Self {
@@ -52,7 +54,8 @@ where
             AuthStep::Decided(Decision::Refuse(denied)) => {
                 return ResponseFuture::refused(config.clone(), denied, &request);
             }
-            // The future calls the service that was polled ready; the clone left behind was not.
+            // The future calls the service that was polled ready. The clone that replaces it was
+            // not.
             AuthStep::Wait(question) => {
                 let clone = self.inner.clone();
                 let ready = mem::replace(&mut self.inner, clone);

@@ -1,4 +1,4 @@
-//! Where records are kept: the port.
+//! The store interface of API keys.
 
 use std::sync::Arc;
 
@@ -9,36 +9,39 @@ use super::{
 };
 use crate::core::{store_api::store_future::StoreFuture, time::Timestamp};
 
-/// Where the service keeps what it knows of its keys.
+/// A store of API key records.
 ///
-/// A store never sees a secret: it gets a public id and a record with a digest. Each method is one
-/// step for any two callers, and one command of a server: on Redis a hash of records and one of uses,
-/// one sorted set of ids for each owner and one of all, and one of ends, under one hash tag, changed
-/// by one script; in SQL one table with a unique id, and one statement each.
+/// A store never receives a secret: only a public id and a record with a digest. Each method is
+/// atomic with respect to concurrent callers, and is one server command. On Redis that is a hash of
+/// records, a hash of uses, a sorted set of ids for each owner, one of all ids and one of ends,
+/// under one hash tag and changed by one script. In SQL it is one table with a unique id and one
+/// statement per method.
 ///
-/// A store that loses a record denies a key that was good. One that brings back an old record
-/// brings a revoked key back to life. One whose `update` is not atomic lets a change of scopes undo
-/// a revocation that happened meanwhile.
+/// A store that loses a record denies a valid key. A store that restores an old record reactivates
+/// a revoked key. A store whose `update` is not atomic lets a change of scopes undo a concurrent
+/// revocation.
 pub trait ApiKeyStore: Send + Sync + 'static {
-    /// Finds a record by the public id. This is what each request asks: one
-    /// field of a hash, or a primary key.
+    /// Returns the record with this public id. Called for each request: it should be one field of a
+    /// hash, or a primary key lookup.
     fn find(&self, id: KeyId) -> StoreFuture<Option<StoredKey>>;
 
-    /// Keeps a new record.
+    /// Stores a new record.
     ///
     /// Fails with [`Conflict`](crate::StoreErrorKind::Conflict) if the id exists, and with
-    /// [`Full`](crate::StoreErrorKind::Full) where nothing can be kept without forgetting.
+    /// [`Full`](crate::StoreErrorKind::Full) if the record could only be stored by evicting
+    /// another.
     fn create(&self, record: StoredKey) -> StoreFuture<()>;
 
-    /// Creates a record unless its owner has too many, in one step: concurrent calls never exceed the
-    /// maximum.
+    /// Creates a record unless its owner has the maximum number of keys, in one step: concurrent
+    /// calls never exceed the maximum.
     ///
-    /// [`KeyCount`] decides: feed it the owner's records. Fails as [`create`](Self::create) does.
+    /// Count the owner's records with [`KeyCount`], which decides. Fails as
+    /// [`create`](Self::create) does.
     ///
-    /// The default returns `None`: the store cannot do this in one step. The managers of a ring then list
-    /// the owner's records before they create one. Together they never exceed the maximum, but concurrent
-    /// calls may be refused a few keys below it, and calls of several processes can exceed it by as many
-    /// keys as there are calls.
+    /// The default returns `None`: the store cannot do this in one step. The managers of a ring
+    /// then list the owner's records before they create one. Within one process they never exceed
+    /// the maximum, but concurrent calls can be rejected a few keys below it. Calls from several
+    /// processes can exceed the maximum by as many keys as there are concurrent calls.
     fn create_within(
         &self,
         record: StoredKey,
@@ -48,33 +51,35 @@ pub trait ApiKeyStore: Send + Sync + 'static {
         None
     }
 
-    /// Puts a record in the place of the one of the same id, if that has the version `expected`.
+    /// Replaces the record with the same id if its version is `expected`.
     ///
-    /// Fails with [`NotFound`](crate::StoreErrorKind::NotFound) if there is none, and with
-    /// [`Conflict`](crate::StoreErrorKind::Conflict) if its version is another.
+    /// Fails with [`NotFound`](crate::StoreErrorKind::NotFound) if there is no such record, and
+    /// with [`Conflict`](crate::StoreErrorKind::Conflict) if its version differs.
     fn update(&self, record: StoredKey, expected: u64) -> StoreFuture<()>;
 
     /// Returns a page of records in the order of their creation.
     ///
-    /// A record that stands throughout is on exactly one page, whatever is created meanwhile.
+    /// A record that exists throughout the listing is on exactly one page, even if others are
+    /// created concurrently.
     fn list(&self, query: KeyQuery) -> StoreFuture<KeyPage>;
 
-    /// Adds up uses: the latest moment stays, counts are added. An id that is gone is skipped.
+    /// Adds uses to the totals: the latest instant wins, counts are added. Unknown ids are skipped.
     fn record_uses(&self, uses: Vec<KeyUse>) -> StoreFuture<()>;
 
-    /// Removes at most `max` records that ended before a moment (see [`KeyRecord::ended_at`]) and
-    /// what is known of their use, and returns how many.
+    /// Removes at most `max` records that ended before the given instant (see
+    /// [`KeyRecord::ended_at`]), together with their usage, and returns the number removed.
     fn purge(&self, before: Timestamp, max: usize) -> StoreFuture<usize>;
 
-    /// Returns how a change that another process made is heard of, and with it whether answers may
-    /// be remembered. A ring asks once, when it is built. By default nobody hears of changes, and
-    /// nothing is remembered.
+    /// Returns the source of notifications about changes by other processes. It determines whether
+    /// records can be cached. A ring calls this once, when it is built.
+    ///
+    /// The default returns [`ChangeNotifications::None`]: no notifications, and no caching.
     fn changes(&self) -> ChangeNotifications {
         ChangeNotifications::None
     }
 
-    /// Returns whether each answer comes within a time that the store sees to itself. A layer waits
-    /// no longer than a deadline of its own if not, and so it is by default.
+    /// Returns `true` if the store limits the time of each call itself. The layer applies its own
+    /// timeout otherwise. The default returns `false`.
     fn has_timeout(&self) -> bool {
         false
     }
@@ -128,14 +133,14 @@ impl<S: ApiKeyStore + ?Sized> ApiKeyStore for Arc<S> {
 pub enum KeyCreation {
     /// The record was created.
     Created,
-    /// The owner has as many keys as it may have. Nothing was created.
+    /// The owner has the maximum number of keys. Nothing was created.
     OwnerLimitReached,
 }
 
 /// Counts the keys of an owner against a maximum.
 ///
-/// Keys that have ended do not count, but an owner has at most
-/// [ten](Self::RECORDS_PER_KEY) times as many records.
+/// Ended keys do not count, but the number of records is limited to
+/// [ten](Self::RECORDS_PER_KEY) times the maximum.
 #[derive(Clone, Debug)]
 pub struct KeyCount {
     now: Timestamp,
@@ -145,10 +150,10 @@ pub struct KeyCount {
 }
 
 impl KeyCount {
-    /// The number of records, those of ended keys included, that an owner may have for each key.
+    /// The maximum number of records, including those of ended keys, per allowed key.
     pub const RECORDS_PER_KEY: usize = 10;
 
-    /// Begins a count at the moment at which the new key is created.
+    /// Creates an empty count. `now` is the creation time of the new key.
     pub fn new(now: Timestamp, max_keys: usize) -> Self {
         Self {
             now,
@@ -158,14 +163,14 @@ impl KeyCount {
         }
     }
 
-    /// Counts keys that are being created.
+    /// Adds keys that are being created concurrently.
     pub(super) fn ahead(mut self, keys: usize) -> Self {
         self.keys += keys;
         self.records += keys;
         self
     }
 
-    /// Counts a record of the owner, and returns whether there is no room for another.
+    /// Counts a record of the owner and returns `true` if another key would exceed the maximum.
     pub fn is_full_with(&mut self, record: &KeyRecord) -> bool {
         self.records += 1;
         let has_ended = record.ended_at().is_some_and(|end| end <= self.now);
@@ -173,30 +178,30 @@ impl KeyCount {
         self.is_full()
     }
 
-    /// Returns whether there is no room for another key.
+    /// Returns `true` if another key would exceed the maximum.
     pub fn is_full(&self) -> bool {
         let max_records = self.max_keys.saturating_mul(Self::RECORDS_PER_KEY);
         self.keys >= self.max_keys || self.records >= max_records
     }
 }
 
-/// Which records to list.
+/// A query for a page of records.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct KeyQuery {
-    /// Whose keys; everybody's, if `None`.
+    /// The owner of the keys, or `None` for all owners.
     pub owner: Option<String>,
-    /// Where the former page ended.
+    /// The end of the previous page.
     pub after: Option<KeyCursor>,
-    /// The number of records that a page has at most: from 1 to [`KeyQuery::MAX_LIMIT`].
+    /// The maximum number of records on a page, from 1 to [`KeyQuery::MAX_LIMIT`].
     pub limit: usize,
 }
 
 impl KeyQuery {
-    /// The most records that a page has.
+    /// The maximum value of [`limit`](Self::limit()).
     pub const MAX_LIMIT: usize = 1_000;
 
-    /// Asks for the first page of everybody's keys.
+    /// Creates a query for the first page of the keys of all owners.
     pub fn all() -> Self {
         Self {
             owner: None,
@@ -205,7 +210,7 @@ impl KeyQuery {
         }
     }
 
-    /// Asks for the first page of an owner's keys.
+    /// Creates a query for the first page of an owner's keys.
     pub fn for_owner(owner: impl Into<String>) -> Self {
         Self {
             owner: Some(owner.into()),
@@ -213,14 +218,15 @@ impl KeyQuery {
         }
     }
 
-    /// Asks for what stands behind a page.
+    /// Continues after the end of the previous page.
     #[must_use]
     pub fn after(mut self, cursor: KeyCursor) -> Self {
         self.after = Some(cursor);
         self
     }
 
-    /// Sets how many records a page has at most. 100 by default, [`KeyQuery::MAX_LIMIT`] at most.
+    /// Sets the maximum number of records on a page. Defaults to 100; larger values than
+    /// [`KeyQuery::MAX_LIMIT`] are reduced to it.
     #[must_use]
     pub fn limit(mut self, records: usize) -> Self {
         self.limit = records.clamp(1, Self::MAX_LIMIT);
@@ -228,16 +234,16 @@ impl KeyQuery {
     }
 }
 
-/// Where a page ends: the place of its last record in the order of creation.
+/// The end of a page: the position of its last record in the order of creation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct KeyCursor {
-    /// When the record was created.
+    /// The creation time of the record.
     pub created_at: Timestamp,
-    /// The record's id.
+    /// The id of the record.
     pub id: KeyId,
 }
 
-/// Returns the position of a record: the page after the cursor starts behind it.
+/// Returns the position of the record. The page after this cursor starts with the next record.
 impl From<&KeyRecord> for KeyCursor {
     fn from(record: &KeyRecord) -> Self {
         Self {
@@ -260,31 +266,31 @@ impl From<&StoredKey> for KeyCursor {
 pub struct KeyPage {
     /// The records, oldest first.
     pub keys: Vec<ListedKey>,
-    /// Where to go on, if there is more.
+    /// The position from which to continue, or `None` on the last page.
     pub next: Option<KeyCursor>,
 }
 
 impl KeyPage {
-    /// Creates a page.
+    /// Creates a page of records.
     pub fn new(keys: Vec<ListedKey>, next: Option<KeyCursor>) -> Self {
         Self { keys, next }
     }
 }
 
-/// A record in a list, with what is known of its use.
+/// A listed record and its usage.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct ListedKey {
     /// The record.
     pub record: StoredKey,
-    /// When it was last used, if it ever was.
+    /// The time of the last use, or `None` if the key was never used.
     pub last_used_at: Option<Timestamp>,
-    /// How often it was used.
+    /// The number of uses.
     pub uses: u64,
 }
 
 impl ListedKey {
-    /// Creates an entry of a list.
+    /// Creates a list entry.
     pub fn new(record: StoredKey, last_used_at: Option<Timestamp>, uses: u64) -> Self {
         Self {
             record,
@@ -294,20 +300,20 @@ impl ListedKey {
     }
 }
 
-/// How a key was used since it was last told.
+/// The uses of a key since the previous report.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct KeyUse {
-    /// Which key.
+    /// The id of the key.
     pub id: KeyId,
-    /// When it was last used.
+    /// The time of the last use.
     pub at: Timestamp,
-    /// How often.
+    /// The number of uses.
     pub uses: u64,
 }
 
 impl KeyUse {
-    /// Creates a report of uses.
+    /// Creates a usage report.
     pub fn new(id: KeyId, at: Timestamp, uses: u64) -> Self {
         Self { id, at, uses }
     }

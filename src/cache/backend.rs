@@ -1,4 +1,4 @@
-//! The parts of the cache that only the author of a store needs.
+//! The cache types that only store implementations need.
 
 pub use super::{
     entry::{entry::StoredResponse, key::CacheKey},

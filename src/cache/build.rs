@@ -1,4 +1,4 @@
-//! The layer that a builder describes, or the option that is wrong.
+//! Construction of the layer: checks the options and builds the configuration.
 
 use std::{
     fmt,
@@ -35,10 +35,10 @@ use crate::core::{
     time::SystemClock,
 };
 
-/// How long a request waits for the store, unless the layer is told otherwise.
+/// The default store timeout of a request.
 const DEADLINE: Duration = Duration::from_millis(25);
-/// How long an answer may take on its way into the store. No request waits for it for longer than it
-/// is [told](CacheLayerBuilder::max_wait).
+/// The timeout of store writes. No request waits for one for longer than
+/// [`max_wait`](CacheLayerBuilder::max_wait).
 const KEPT_WITHIN: Duration = Duration::from_secs(10);
 
 impl CacheLayerBuilder {
@@ -73,11 +73,13 @@ impl CacheLayerBuilder {
         }
     }
 
-    /// Returns the layer.
+    /// Builds the layer.
     ///
     /// # Errors
     ///
-    /// If a name is not one, or a bound is zero.
+    /// Returns a [`ConfigError`] if a field name, the name for `Cache-Status` or a targeted field
+    /// is invalid, if a limit or timeout that must be positive is zero, if `jitter_percent` exceeds
+    /// 50, or if the first pause of `failure_backoff` exceeds the second.
     pub fn build(mut self) -> Result<CacheLayer, ConfigError> {
         if let Some(name) = &self.name {
             checked_name(name)?;
@@ -91,7 +93,7 @@ impl CacheLayerBuilder {
         })
     }
 
-    /// Adds the fields that are named. Returns those whose value is a list.
+    /// Parses the field names of the options. Returns those whose value is a list.
     fn read_field_names(&mut self) -> Result<FieldNames, ConfigError> {
         for name in &self.credential_headers {
             let name = field_name("credential_header", name)?;
@@ -106,10 +108,10 @@ impl CacheLayerBuilder {
 
     fn check_bounds(&self) -> Result<(), ConfigError> {
         if self.jitter.percent > jitter::PERCENT_MAX {
-            let problem = "answers would lose more than half of their time";
+            let problem = "freshness lifetimes would be shortened by more than half";
             return Err(
                 ConfigError::new("jitter_percent", self.jitter.percent, problem)
-                    .fix("give at most 50; 10 spreads a herd well"),
+                    .fix("set at most 50; 10 is enough to spread expirations"),
             );
         }
         let zero = [
@@ -121,10 +123,8 @@ impl CacheLayerBuilder {
             ("store_timeout", self.deadline.is_zero()),
         ];
         if let Some((option, _)) = zero.into_iter().find(|(_, zero)| *zero) {
-            return Err(
-                ConfigError::new(option, 0, "a cache of no room keeps nothing")
-                    .fix("give a bound of at least 1, or leave the layer out"),
-            );
+            return Err(ConfigError::new(option, 0, "it must be greater than zero")
+                .fix("set a positive value, or drop the call to use the default"));
         }
         Ok(())
     }
@@ -132,13 +132,13 @@ impl CacheLayerBuilder {
     fn check_backoff(&self) -> Result<(), ConfigError> {
         if self.failure_backoff.0 > self.failure_backoff.1 {
             let (initial, max) = self.failure_backoff;
-            let problem = "the first pause is longer than the maximum";
+            let problem = "the initial pause exceeds the maximum";
             return Err(ConfigError::new(
                 "failure_backoff",
                 format_args!("{initial:?}, {max:?}"),
                 problem,
             )
-            .fix("give the shorter one first; zero as the first switches it off"));
+            .fix("pass the shorter one first; an initial pause of zero disables it"));
         }
         Ok(())
     }
@@ -188,11 +188,11 @@ impl CacheLayerBuilder {
         }
     }
 
-    /// Reports a default policy that lists a status which is never stored.
+    /// Reports a default policy that lists a status that is never stored.
     fn report_policy(&self) {
         let mut statuses = self.policy.iter().flat_map(CachePolicy::statuses);
         if let Some(status) = statuses.find(|status| is_never_stored(*status)) {
-            let problem = "a response of this status answers the fields of one request, and is never \
+            let problem = "a response with this status depends on the fields of one request and is never \
                  stored";
             notice::built_wrong(
                 &ConfigError::new("cache_status_code", status.as_u16(), problem)
@@ -202,27 +202,27 @@ impl CacheLayerBuilder {
     }
 }
 
-/// Reads the name of a field that an option gives.
+/// Parses the field name that an option received.
 fn field_name(option: &'static str, name: &str) -> Result<HeaderName, ConfigError> {
     HeaderName::from_bytes(name.as_bytes()).map_err(|_| {
-        ConfigError::new(option, name, "this is no field name")
-            .fix("give a name of letters, digits and dashes")
+        ConfigError::new(option, name, "it is not a valid field name")
+            .fix("use letters, digits and dashes")
     })
 }
 
-/// Returns the target list of these field names.
+/// Parses the target list.
 fn target_list(names: &[String]) -> Result<Vec<Targeted>, ConfigError> {
     let mut list: Vec<Targeted> = Vec::with_capacity(names.len());
     for name in names {
         let refused = |problem: &str| {
             ConfigError::new("targeted_field", name, problem)
-                .fix("give the name of a targeted field, such as `CDN-Cache-Control`")
+                .fix("use the name of a targeted field, such as `CDN-Cache-Control`")
         };
         let field = HeaderName::from_bytes(name.as_bytes())
-            .map_err(|_| refused("this is not a field name"))?;
+            .map_err(|_| refused("it is not a valid field name"))?;
         if field == CACHE_CONTROL {
             return Err(refused(
-                "the cache reads this field if no targeted field applies",
+                "the cache reads this field whenever no targeted field applies",
             ));
         }
         let field = Targeted::of(field);
@@ -233,18 +233,19 @@ fn target_list(names: &[String]) -> Result<Vec<Targeted>, ConfigError> {
     Ok(list)
 }
 
-/// Checks that a name is a token by RFC 9110, and short enough for a field.
+/// Checks that a name is a valid token (RFC 9110) of at most 64 bytes.
 fn checked_name(name: &str) -> Result<(), ConfigError> {
     let letter = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte);
-    let begins_well = name.as_bytes().first().is_some_and(u8::is_ascii_alphabetic);
-    if begins_well && name.len() <= 64 && name.bytes().all(letter) {
+    let has_letter_first = name.as_bytes().first().is_some_and(u8::is_ascii_alphabetic);
+    if has_letter_first && name.len() <= 64 && name.bytes().all(letter) {
         return Ok(());
     }
-    Err(
-        ConfigError::new("name", name, "this is no name for `Cache-Status`").fix(
-            "give a letter, and up to 63 letters, digits, dashes, dots or underscores after it",
-        ),
+    Err(ConfigError::new(
+        "name",
+        name,
+        "it is not a valid cache name for `Cache-Status`",
     )
+    .fix("use a letter, followed by up to 63 letters, digits, dashes, dots or underscores"))
 }
 
 impl fmt::Debug for CacheLayerBuilder {

@@ -1,4 +1,4 @@
-//! Everything that the layer was told, once.
+//! The configuration and shared state of a cache.
 
 use std::{
     fmt,
@@ -32,58 +32,57 @@ use crate::core::{
     time::Clock,
 };
 
-/// Everything that the layer was told.
+/// The configuration and shared state of a cache.
 pub(crate) struct Config {
     pub(super) store: Arc<dyn CacheStore>,
     pub(super) keys: KeyMaker,
     pub(super) rules: Rules,
-    /// The policy of requests without one of their own.
+    /// The policy of requests that have none in their extensions.
     pub(super) policy: Option<CachePolicy>,
-    /// Chooses the policy of such a request before the default applies.
+    /// Selects the policy of such a request, with priority over `policy`.
     pub(super) policy_with: Option<Arc<PolicyBy>>,
     pub(super) clock: Arc<dyn Clock>,
     pub(super) runtime: Option<Arc<dyn Runtime>>,
-    /// The cache's name in `Cache-Status`; no such field without one.
+    /// The name in `Cache-Status`. If `None`, the field is omitted.
     pub(super) name: Option<CacheName>,
-    /// How many variants of one URL a partition keeps at most.
+    /// The maximum number of variants of one URL per partition.
     pub(super) max_variants: usize,
-    /// For how long an answer that can be validated is kept after it went stale.
+    /// The time for which a stale entry with a validator is retained.
     pub(super) retain_stale_for: Duration,
     pub(super) jitter: Jitter,
     pub(super) filling: Arc<Budget>,
     pub(super) purges: PurgeCounts,
     pub(super) reloads: Reloads,
-    /// The number of bytes that may be left of an answer that is finished without its client.
+    /// The maximum number of bytes left of a response that is read to its end without its client.
     pub(super) max_finish_bytes: u64,
-    /// How many are being finished.
+    /// The number of responses that are being read without their clients.
     pub(super) finishing: AtomicUsize,
-    /// Whether `Cache-Status` bears a digest of the key.
+    /// `true` if `Cache-Status` has a digest of the key.
     pub(super) shows_key: bool,
     pub(super) flights: Arc<Flights>,
     pub(super) storable: StorableMemory,
     pub(super) backoffs: Backoffs,
     pub(super) order: Order,
-    /// For a GET that the handler is sent again.
+    /// Bodies for a GET that is sent to the handler again.
     pub(super) empty_bodies: EmptyBodies,
-    /// The timeout of a refresh in the background.
+    /// The timeout of a background refresh.
     pub(super) refresh_timeout: Duration,
-    /// For how long a request waits for another one's answer.
+    /// The maximum time that a request waits for the response to another one.
     pub(super) max_wait: Duration,
     pub(super) placement: Placement,
     pub(super) probes: Arc<Probes>,
     pub(super) audit: Audit,
     pub(super) watch: StoreWatch,
-    /// How long a request waits for the store.
+    /// The maximum time that a request waits for the store.
     pub(super) deadline: Deadline,
-    /// How long an answer may take on its way into the store: nobody waits for that but who wants the
-    /// same one.
+    /// The timeout of a store write. Only requests for the same response wait for it.
     pub(super) keeping: Deadline,
 }
 
 pub(super) type PolicyBy = dyn Fn(&RequestHead<'_>) -> Option<CachePolicy> + Send + Sync;
 
 impl Config {
-    /// Returns the policy of a request: its own, the one that the function chooses, or the default.
+    /// Returns the policy of a request: from its extensions, from the function, or the default.
     #[inline]
     pub(super) fn policy_of<B>(&self, request: &Request<B>) -> Option<CachePolicy> {
         let own = request.extensions().get::<CachePolicy>();
@@ -95,28 +94,28 @@ impl Config {
         chosen.or_else(|| self.policy.clone())
     }
 
-    /// Runs a task beside the requests, if that can be done from here.
+    /// Runs a task in the background, if a runtime is available.
     pub(super) fn spawn(&self, task: Task) {
         if let Some(runtime) = self.runtime.as_ref().filter(|runtime| runtime.can_spawn()) {
             runtime.spawn(task);
         }
     }
 
-    /// Returns what is ready after this much time, if anything here tells the time.
+    /// Returns a task that completes after this time, if a timer is available.
     pub(super) fn sleep(&self, duration: Duration) -> Option<Task> {
         self.runtime.as_ref()?.try_sleep(duration)
     }
 
-    /// Returns whether a task can be run beside the requests from here.
+    /// Returns `true` if background tasks can be spawned here.
     pub(super) fn can_spawn(&self) -> bool {
         let runtime = self.runtime.as_ref();
         runtime.is_some_and(|runtime| runtime.can_spawn())
     }
 
-    /// Lets go of all that the targets name.
+    /// Purges all matching entries.
     pub(super) fn purge(&self, targets: &[PurgeTarget], mode: PurgeMode) -> StoreFuture<()> {
-        // Counted before it is done: who sees the same count after it has asked the store has
-        // missed none.
+        // Counted before the purge: if the count is unchanged after a lookup, the lookup missed no
+        // purge.
         self.purges.count(targets);
         self.store.purge(targets, mode)
     }
@@ -134,7 +133,7 @@ impl fmt::Debug for Config {
     }
 }
 
-/// Counts what this cache has purged: by URL, in a fixed table in which some URLs share a place.
+/// Counts the purges of this cache by URL, in a table of fixed size whose slots URLs share.
 pub(super) struct PurgeCounts {
     by_uri: Box<[AtomicU64]>,
     others: AtomicU64,
@@ -152,7 +151,7 @@ impl Default for PurgeCounts {
 const PURGE_PLACES: usize = 256;
 
 impl PurgeCounts {
-    /// Counts one purge, once for each URL that it names.
+    /// Counts one purge, once per slot of its URLs.
     fn count(&self, targets: &[PurgeTarget]) {
         let mut counted = [false; PURGE_PLACES];
         for target in targets {
@@ -167,7 +166,7 @@ impl PurgeCounts {
         }
     }
 
-    /// Returns how many purges have begun that may have been of a URL.
+    /// Returns the number of purges begun that may have included a URL.
     pub(super) fn of(&self, uri: &StoreKey) -> u64 {
         let at = usize::from(uri.as_bytes()[0]);
         let by_uri = self.by_uri[at].load(Ordering::SeqCst);

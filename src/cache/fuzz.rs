@@ -1,4 +1,4 @@
-//! What fuzzers drive: each function panics if what it reads breaks a promise.
+//! Fuzz targets: each function panics if the parsed input violates an invariant.
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, header};
@@ -30,7 +30,7 @@ pub fn cache_control(data: &[u8]) {
     let read = ResponseDirectives::of(&headers, &targeted);
     seconds(&read);
     RequestDirectives::of(&headers);
-    // Whatever stands on other lines, what is forbidden stays forbidden.
+    // Prohibitions apply regardless of the content of other lines.
     headers.append(
         header::CACHE_CONTROL,
         HeaderValue::from_static("No-Store, PRIVATE, max-age=0"),
@@ -77,7 +77,7 @@ pub fn vary(data: &[u8]) {
         let variant = |request: &HeaderMap| Selection::new(request, &variants).variant(&spec);
         assert_eq!(variant(&request), variant(&request.clone()));
         if let Some(name) = spec.names().first() {
-            // A value more is another request.
+            // An additional value is another request.
             let before = variant(&request);
             request.append(name, HeaderValue::from_static("one-more"));
             assert_ne!(variant(&request), before);
@@ -89,13 +89,13 @@ pub fn range(data: &[u8]) {
     let (asked, stored) = halves(data);
     let len = data.len() * data.len();
     let mut request = lines(asked, &header::RANGE);
-    let mut answer = lines(stored, &header::ETAG);
+    let mut response = lines(stored, &header::ETAG);
     for with_condition in [false, true] {
         if with_condition {
             request.extend(lines(stored, &header::IF_RANGE));
-            answer.extend(lines(stored, &header::LAST_MODIFIED));
+            response.extend(lines(stored, &header::LAST_MODIFIED));
         }
-        match range::part(&request, &answer, len) {
+        match range::part(&request, &response, len) {
             SelectedRange::Whole | SelectedRange::Unsatisfiable => {}
             SelectedRange::Bytes(bytes) => assert!(bytes.start < bytes.end && bytes.end <= len),
         }
@@ -129,7 +129,7 @@ pub fn structured(data: &[u8]) {
 pub fn stored_entry(data: &[u8]) {
     let _ = VarySpec::from_bytes(data);
     let _ = StoredResponse::from_bytes(Bytes::copy_from_slice(data));
-    // Past the checksum, which no fuzzer guesses. The first byte says how long the body is.
+    // Beyond the checksum, which a fuzzer cannot guess. The first byte is the length of the body.
     let Some((len, rest)) = data.split_first() else {
         return;
     };
@@ -142,7 +142,7 @@ pub fn stored_entry(data: &[u8]) {
     }
 }
 
-/// Returns a head whose sums are right, and whose rest is anything.
+/// Returns a head with valid checksums and arbitrary content.
 fn summed(rest: &[u8], body: &[u8]) -> Vec<u8> {
     let mut inside = (body.len() as u32).to_le_bytes().to_vec();
     inside.extend_from_slice(&codec::checksum(body).to_le_bytes());
@@ -153,7 +153,7 @@ fn summed(rest: &[u8], body: &[u8]) -> Vec<u8> {
     head
 }
 
-/// Reads lines as those of a field; what cannot stand in one is left out.
+/// Parses lines as values of a field. Invalid values are skipped.
 fn lines(data: &[u8], name: &HeaderName) -> HeaderMap {
     let lines = data.split(|byte| *byte == b'\n').take(64);
     lines
@@ -162,7 +162,7 @@ fn lines(data: &[u8], name: &HeaderName) -> HeaderMap {
         .collect()
 }
 
-/// Cuts in two at the first zero.
+/// Splits at the first zero byte.
 fn halves(data: &[u8]) -> (&[u8], &[u8]) {
     let at = data.iter().position(|byte| *byte == 0);
     data.split_at(at.unwrap_or(data.len()))

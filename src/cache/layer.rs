@@ -1,4 +1,4 @@
-//! The layer.
+//! The cache layer.
 
 use std::sync::Arc;
 
@@ -9,38 +9,41 @@ use super::{
     service::Cache, store::CacheStore,
 };
 
-/// Answers from a store what has been answered before.
+/// A layer that serves responses from a store.
 ///
-/// [`CacheLayer::new`] is safe where callers are told apart: see [`cache`](super) for what it does
-/// by default. A clone is the same cache.
+/// [`CacheLayer::new`] uses the secure profile: see [`cache`](super) for its defaults. Clones share
+/// one configuration and its state.
 #[derive(Clone, Debug)]
 pub struct CacheLayer {
     pub(super) config: Arc<Config>,
 }
 
 impl CacheLayer {
-    /// Creates a cache of the secure profile, with defaults throughout.
+    /// Creates a layer with the secure profile and default options.
     pub fn new(store: impl CacheStore) -> Self {
-        Self::secure(store).build().expect("the defaults are right")
+        Self::secure(store).build().expect("the defaults are valid")
     }
 
-    /// Begins a cache that keeps callers apart: what is not surely for all is kept for its caller
-    /// alone, or not at all.
+    /// Returns a builder with the secure profile, which separates callers. A response that is not
+    /// explicitly shared is stored for its caller alone, or not stored.
     pub fn secure(store: impl CacheStore) -> CacheLayerBuilder {
         CacheLayerBuilder::new(store, Rules::secure())
     }
 
-    /// Begins a shared cache by RFC 9111 that takes the freedoms which that gives: it keeps every
-    /// status (but 412, 416 and 417, which answer one request's own fields), guesses freshness,
-    /// heeds requests, and takes `Authorization` alone for a credential. For what stands before an
-    /// origin that knows of caches.
+    /// Returns a builder with the RFC 9111 profile, for use in front of an origin that controls
+    /// caches.
+    ///
+    /// The cache acts as a shared cache and uses the options that the RFC permits. It stores every
+    /// final status except 412, 416 and 417, which depend on the fields of one request. It uses
+    /// heuristic freshness, honors request directives, and treats only `Authorization` as a
+    /// credential.
     pub fn rfc(store: impl CacheStore) -> CacheLayerBuilder {
         CacheLayerBuilder::new(store, Rules::rfc())
     }
 }
 
 impl CacheLayer {
-    /// Returns what lets go of what this cache has stored.
+    /// Returns a handle that purges entries of this cache.
     pub fn purger(&self) -> CachePurger {
         CachePurger {
             config: Arc::clone(&self.config),

@@ -1,38 +1,39 @@
-//! HTTP caching (RFC 9111) that keeps callers apart.
+//! HTTP caching (RFC 9111) that separates callers.
 //!
-//! A request with a fresh entry in the store is answered from it, with `Age` and `Cache-Status`, and
-//! does not reach the inner service. Any other response streams to the client while it is stored, if
-//! it may be. The guide [`caching`](crate::guide::caching) describes the whole.
+//! A request with a fresh cache entry is served from the store, with `Age` and `Cache-Status`, and
+//! does not reach the inner service. Any other response is streamed to the client and, if
+//! permitted, stored at the same time. See the guide [`caching`](crate::guide::caching).
 //!
 //! # Callers
 //!
-//! The cache follows RFC 9111 as a shared cache, and adds what the RFC does not know: callers. A
-//! response to a request with an [`Identity`](crate::Identity) in its extensions is stored for that
-//! caller alone. If the request has a further credential, such as a cookie beside an API key, the
-//! entry is for the caller with that credential. A request that has a credential (`Authorization`,
-//! `Cookie`, `X-API-Key`) and no `Identity` bypasses the cache. The layer therefore belongs inside the
-//! one that authenticates.
+//! The cache implements RFC 9111 as a shared cache and adds callers, which the RFC does not define.
+//! A response to a request with an [`Identity`](crate::Identity) in its extensions is stored for
+//! that caller alone. If the request has a further credential, such as a cookie in addition to an
+//! API key, the entry is stored for the caller with that credential. A request with a credential
+//! (`Authorization`, `Cookie`, `X-API-Key`) and no `Identity` bypasses the cache. Apply the layer
+//! inside of the one that authenticates.
 //!
-//! # What is stored
+//! # Storage
 //!
-//! By default, a response is stored if its status is 200, 203, 300, 301, 308, 404 or 410 and it states
-//! a freshness lifetime, unless it has `no-store`, a `Set-Cookie` or `Vary: *`, or does not end as it
-//! should. [`CachePolicy`] adds lifetimes and statuses for a route or a response;
-//! [`CacheLayer::rfc`] stores what RFC 9111 allows. A successful unsafe request invalidates its target
-//! URI for every caller; [`CacheTags`] and [`CachePurger`] remove everything else.
+//! By default, a response is stored if its status is 200, 203, 300, 301, 308, 404 or 410 and it has
+//! a freshness lifetime. A response is not stored if it has `no-store`, a `Set-Cookie` or
+//! `Vary: *`, or if it is incomplete. [`CachePolicy`] adds lifetimes and statuses for a route or a
+//! response. [`CacheLayer::rfc`] stores what RFC 9111 allows. A successful unsafe request
+//! invalidates its target URI for every caller; [`CacheTags`] and [`CachePurger`] remove other
+//! entries.
 //!
 //! # Keys
 //!
 //! A cache entry belongs to the URL that the client sent, also inside of a nested router: see
-//! [`ClientUri`](crate::ClientUri). Scheme, authority, path and query are part of the key as they were
-//! sent, except that a default port does not count where the scheme is known. So are all request
-//! fields by which a proxy or framework may choose another resource: `Forwarded` without its client
+//! [`ClientUri`](crate::ClientUri). Scheme, authority, path and query are part of the key as sent,
+//! except that a default port is ignored if the scheme is known. The key also includes all request
+//! fields by which a proxy or framework may select another resource: `Forwarded` without its client
 //! addresses, `X-Forwarded-*` other than `-For` and `-By`, `X-Original-*`, `X-Rewrite-*`, `X-Host`,
-//! and their like.
+//! and similar fields.
 //!
-//! A request bypasses the cache if it asks for another method (`X-HTTP-Method-Override` and its
-//! like), if its `Connection` field lists anything but `close`, `keep-alive`, `te`, `upgrade` and
-//! `http2-settings`, or if its target bears user information.
+//! A request bypasses the cache if it overrides its method (`X-HTTP-Method-Override` and similar
+//! fields), if its `Connection` field lists anything but `close`, `keep-alive`, `te`, `upgrade` and
+//! `http2-settings`, or if its target contains user information.
 //!
 //! # Example
 //!
@@ -53,8 +54,8 @@
 //!     .build()?;
 //! let service = ServiceBuilder::new().layer(cache).service(service_fn(
 //!     |_: Request<Full<Bytes>>| async {
-//!         let answer = Response::builder().header(CACHE_CONTROL, "max-age=60");
-//!         Ok::<_, Infallible>(answer.body(Full::from("hello")).unwrap())
+//!         let response = Response::builder().header(CACHE_CONTROL, "max-age=60");
+//!         Ok::<_, Infallible>(response.body(Full::from("hello")).unwrap())
 //!     },
 //! ));
 //!
@@ -74,6 +75,7 @@ pub(crate) mod backend;
 pub mod body;
 mod build;
 mod builder;
+mod collapse_options;
 mod config;
 mod entry;
 mod exchange;

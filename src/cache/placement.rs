@@ -1,4 +1,5 @@
-//! Checks a cache against the layers around it, by the first requests that reach the handler.
+//! Checks the position of a cache among the layers around it, on the first requests that reach the
+//! handler.
 
 use std::sync::Arc;
 
@@ -17,7 +18,7 @@ impl Placed for Config {
     }
 }
 
-/// Checks a request for which the handler is called, and marks it for the layers further inside.
+/// Checks a request that is forwarded to the handler, and marks it for the layers further inside.
 #[inline]
 pub(super) fn check<B>(config: &Arc<Config>, plan: &RequestPlan, request: &mut Request<B>) {
     if config.placement.is_open() {
@@ -50,7 +51,7 @@ fn check_identity(config: &Arc<Config>, extensions: &mut Extensions) {
     }
 }
 
-/// Leaves a policy in the extensions that notices if another one takes its place inside of the cache.
+/// Inserts a policy into the extensions that detects its replacement inside of the cache.
 #[cold]
 fn probe_policy(config: &Config, policy: Option<&CachePolicy>, extensions: &mut Extensions) {
     if extensions.get::<CachePolicy>().is_some() {
@@ -68,8 +69,8 @@ fn applied_twice() -> ConfigError {
     ConfigError::new(
         "CacheLayer",
         "applied twice",
-        "a request that misses in the outer one waits for itself in the inner one, for up to \
+        "a request that misses in the outer cache waits for itself in the inner one, for up to \
          `max_wait`",
     )
-    .fix("apply the layer once, around all that it caches")
+    .fix("apply the layer once, around everything that it caches")
 }

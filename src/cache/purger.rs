@@ -1,4 +1,4 @@
-//! Letting go of what is stored, on the application's own word.
+//! Purging of cache entries by the application.
 
 use std::{fmt, sync::Arc};
 
@@ -11,12 +11,12 @@ use super::{
 };
 use crate::core::{identity::Identity, store_api::store_future::StoreFuture};
 
-/// Lets go of what a cache has stored. Made by [`CacheLayer::purger`](super::CacheLayer::purger).
+/// A handle that purges cache entries. Created by
+/// [`CacheLayer::purger`](super::CacheLayer::purger).
 ///
-/// Once a [hard](PurgeMode::Hard) purge has answered, nothing that it names is shown again by any
-/// cache on the same store, also not what was being made while it came. After a
-/// [soft](PurgeMode::Soft) one it is shown again once the handler has said that it still holds, or
-/// where it may be shown stale.
+/// Once a [hard](PurgeMode::Hard) purge has completed, no cache on the same store serves a matching
+/// entry, including one that was being filled during the purge. After a [soft](PurgeMode::Soft)
+/// purge, an entry is served once it has been revalidated, or if it may be served stale.
 ///
 /// ```
 /// use portcullis::{cache::{CacheLayer, Purge, PurgeMode}, store::MemoryStore};
@@ -35,41 +35,42 @@ pub struct CachePurger {
     pub(super) config: Arc<Config>,
 }
 
-/// What is to be let go.
+/// A set of entries to purge.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub enum Purge {
-    /// All responses under this URL, for every caller.
+    /// All entries of this URL, for every caller.
     ///
-    /// The URL is the one that the client sent: see [`ClientUri`](crate::ClientUri). Its authority is
-    /// that of the requests, from their target or their `Host` field. Equivalent spellings are purged
-    /// too: with or without a default port, and with unreserved characters percent-encoded or not.
+    /// The URL is the one that the client sent: see [`ClientUri`](crate::ClientUri). Its authority
+    /// is that of the requests, from their target or their `Host` field. Equivalent spellings are
+    /// purged too: with or without a default port, and with unreserved characters percent-encoded
+    /// or not.
     Uri(Uri),
-    /// Every answer that bears this tag.
+    /// All entries with this tag.
     Tag(String),
-    /// All responses in this caller's own partition.
+    /// All entries in this caller's partition.
     ///
-    /// The partition belongs to the [digest](Identity::digest) of the identity, so the identity must
-    /// equal that of the requests in every part, including scopes and metadata.
+    /// The partition is derived from the [digest](Identity::digest) of the identity, so the
+    /// identity must equal that of the requests in every part, including scopes and metadata.
     Caller(Identity),
-    /// Everything in the store, of every cache.
+    /// All entries in the store, of every cache.
     All,
 }
 
 impl Purge {
-    /// Names all responses under the URL that clients send.
+    /// Selects all entries of the URL that clients send.
     pub fn uri(uri: Uri) -> Self {
         Self::Uri(uri)
     }
 
-    /// Names every answer that bears a tag.
+    /// Selects all entries with a tag.
     pub fn tag(tag: impl Into<String>) -> Self {
         Self::Tag(tag.into())
     }
 }
 
 impl CachePurger {
-    /// Lets go of all that is named: for good, or so that it is stale.
+    /// Purges all matching entries: removes them, or marks them as stale.
     pub fn purge(&self, what: impl IntoIterator<Item = Purge>, mode: PurgeMode) -> StoreFuture<()> {
         let keys = &self.config.keys;
         let targets: Vec<_> = what

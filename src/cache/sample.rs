@@ -1,4 +1,4 @@
-//! Answers made up for the suite that checks stores.
+//! Sample entries for the conformance suite of stores.
 
 use std::{sync::Arc, time::Duration};
 
@@ -18,14 +18,14 @@ use super::{
 };
 use crate::core::{store_api::store_key::StoreKeys, time::Timestamp};
 
-/// What an answer is made of.
+/// The parts of a sample entry.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Sample {
     pub(crate) path: String,
     pub(crate) query: Option<String>,
-    /// The one who may see it; everybody, if there is none.
+    /// The caller that the entry belongs to. `None` for a shared entry.
     pub(crate) caller: Option<u8>,
-    /// The request's fields.
+    /// The fields of the request.
     pub(crate) asked: HeaderMap,
     pub(crate) vary: Vec<HeaderName>,
     pub(crate) tags: Vec<&'static str>,
@@ -33,7 +33,7 @@ pub(crate) struct Sample {
     pub(crate) body: Bytes,
 }
 
-/// Makes keys and answers under a namespace.
+/// Creates keys and entries in a namespace.
 #[derive(Debug)]
 pub(crate) struct Samples(KeyMaker);
 
@@ -91,26 +91,26 @@ impl Samples {
         }
     }
 
-    /// Names the answers to a sample's URL.
+    /// Selects the entries of a sample's URL.
     pub(crate) fn uri(&self, sample: &Sample) -> PurgeTarget {
         PurgeTarget::Uri(self.0.uri(&target(sample)))
     }
 
-    /// Names the answers that bear a tag.
+    /// Selects the entries with a tag.
     pub(crate) fn tag(&self, tag: &str) -> PurgeTarget {
         PurgeTarget::Tag(self.0.tag(tag.as_bytes()))
     }
 
-    /// Names the answers that one caller got.
+    /// Selects the entries of one caller.
     pub(crate) fn caller(&self, caller: u8) -> PurgeTarget {
         PurgeTarget::Partition(self.0.partition(partition(Some(&[caller; 32]))))
     }
 }
 
 impl Sample {
-    /// Returns an answer with the head of one that came later.
-    pub(crate) fn later(answer: &StoredResponse, by: Duration) -> Arc<StoredResponse> {
-        let mut later = answer.clone();
+    /// Returns an entry whose head was received later by this duration.
+    pub(crate) fn later(entry: &StoredResponse, by: Duration) -> Arc<StoredResponse> {
+        let mut later = entry.clone();
         later.freshness.received_at = later.freshness.received_at + by;
         Arc::new(later)
     }

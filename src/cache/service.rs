@@ -1,4 +1,4 @@
-//! The service: asks the store, and calls the handler where the store has nothing.
+//! The cache service: looks up the response, and calls the handler on a miss.
 
 use std::{
     mem,
@@ -19,15 +19,16 @@ use super::{
     lookup::{plan::RequestPlan, search::Search, step::LookupOutcome},
     placement,
 };
-use crate::core::error::BoxError;
+use crate::core::{error::BoxError, service_accessors::service_accessors};
 
-/// Middleware that answers from a store what has been answered before. Made by
-/// [`CacheLayer`](super::CacheLayer).
+/// Middleware that serves responses from a store. Created by [`CacheLayer`](super::CacheLayer).
 #[derive(Clone, Debug)]
 pub struct Cache<S> {
     pub(super) inner: S,
     pub(super) config: Arc<Config>,
 }
+
+service_accessors!(Cache<S>);
 
 impl<S, ReqBody, ResBody> Service<Request<ReqBody>> for Cache<S>
 where
@@ -73,7 +74,8 @@ where
         if let LookupOutcome::Wait(waiting) = next {
             return ResponseFuture::waiting(exchange, waiting, self.take_ready(), request);
         }
-        // A store in memory answers at once: the readied service is called where it stands.
+        // An in-memory store replies immediately, so the service that was polled ready is called in
+        // place.
         exchange.prepare(&mut request);
         let service = exchange
             .may_ask_again()
@@ -83,7 +85,7 @@ where
 }
 
 impl<S: Clone> Cache<S> {
-    /// Takes the service that was polled ready; the clone left behind was not.
+    /// Takes the service that was polled ready, and leaves a clone that was not.
     fn take_ready(&mut self) -> S {
         let clone = self.inner.clone();
         mem::replace(&mut self.inner, clone)

@@ -1,10 +1,10 @@
-//! The audits of the layer, to which `Gate` gives an auditor.
+//! Access to the layer's auditor, for `Gate`.
 
 use super::layer::CacheLayer;
 use crate::core::audit::Audit;
 
 impl CacheLayer {
-    /// Returns what tells the layer's auditor.
+    /// Returns the layer's audit, to which `Gate` adds an auditor.
     pub(crate) fn audit(&self) -> &Audit {
         &self.config.audit
     }

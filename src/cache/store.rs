@@ -1,4 +1,4 @@
-//! The port: where the cache keeps answers.
+//! The store interface of the cache.
 
 use std::{sync::Arc, time::Duration};
 
@@ -13,77 +13,76 @@ use crate::core::store_api::{
 
 /// A store of cache entries.
 ///
-/// A store guarantees that a lookup returns only what was put under that very key, that nothing is
-/// returned after it was purged, also if it was being filled at the time, and that its memory is
-/// bounded. Freshness is the concern of the cache.
+/// A store guarantees that a lookup returns only an entry that was put under exactly that key, that
+/// it never returns a purged entry, even one that was being filled during the purge, and that its
+/// memory is bounded. The cache itself handles freshness.
 ///
-/// A store may evict an entry at any time: that costs a call of the handler. A store that returns an
-/// entry under another key discloses one caller's response to another, and a store that returns a
+/// A store can evict an entry at any time, which costs a call of the handler. A store that returns
+/// an entry under another key discloses one caller's response to another. A store that returns a
 /// purged entry serves outdated content.
 ///
 /// # Purges and fills
 ///
-/// A purge may arrive between the lookup that found nothing and the [`put`](CacheStore::put) of the
-/// response. So each lookup returns a [`Fence`], the time of the store at that moment, and the fill
-/// passes it back. An entry is dead if its fence is not later than a purge of its URL, of its
-/// partition, of one of its tags or of everything: its `put` is refused, and a lookup does not find
-/// it.
+/// A purge can arrive between the lookup that missed and the [`put`](CacheStore::put) of the
+/// response. Each lookup therefore returns a [`Fence`], the time of the store at that moment, and
+/// the fill passes it back. An entry is invalid if its fence is not later than a purge of its URL,
+/// its partition, one of its tags or everything: its `put` is rejected, and lookups do not find it.
 ///
 /// # Purges of other names
 ///
 /// Each unsafe request purges its URL, so any client can purge any number of names that no entry
-/// has. **Purges of other names never remove or expire a stored entry**, however many there are, and
-/// the cost of a purge does not depend on what is stored. The memory that a store spends on purges
-/// must be bounded nevertheless. A store that cannot record all recent purges may refuse a fill that
-/// one of them might concern ([`PutOutcome::Purged`]); the next fill of that URL is stored.
+/// has. **Purges of other names never remove or expire a stored entry**, regardless of their
+/// number, and the cost of a purge does not depend on the number of stored entries. The memory for
+/// purges must be bounded. A store that cannot record all recent purges may reject a fill that one
+/// of them might concern ([`PutOutcome::Purged`]); the next fill of that URL is stored.
 ///
 /// Two structures satisfy this. `MemoryStore` holds the exact time of the last purge for each name
 /// that a stored entry has, and records all other purges in a table of fixed size, with which only
 /// fills are compared. `RedisStore` has a token for each name that a stored entry has; a purge
-/// deletes it, and so deletes every entry that lists it. `conformance::cache` checks both promises.
+/// deletes the token and so every entry that lists it. `conformance::cache` checks both guarantees.
 ///
-/// # On a server
+/// # Server-based stores
 ///
-/// Each method is one command. In `RedisStore` the entries under [`CacheKey::full`] are one hash,
-/// with fields for each variant, and recent purges are a sorted set of names by the server's time,
-/// all in the slot of the tokens. `get` is a script that compares an entry with its tokens; `put`,
-/// `touch` and `purge` are a script each, and `lease` sets a key unless it exists. In a Cluster there
-/// are several such slots, chosen by [`CacheKey::uri`]; a purge by tag or partition goes to each.
+/// Each method is one command. In `RedisStore`, the entries under [`CacheKey::full`] are one hash
+/// with fields for each variant. Recent purges are a sorted set of names by the server's time. All
+/// are in the slot of the tokens. `get` is a script that compares an entry with its tokens; `put`,
+/// `touch` and `purge` are one script each, and `lease` sets a key unless it exists. A Cluster has
+/// several such slots, selected by [`CacheKey::uri`]; a purge by tag or partition is sent to each.
 ///
-/// An entry is stored as [`StoredResponse::encode_head`] and its body, the fields that it varies by as
-/// [`VarySpec::to_bytes`]. A value that cannot be decoded is [`Found::Nothing`] rather than an error:
-/// the next fill replaces it.
+/// An entry is stored as [`StoredResponse::encode_head`] and its body, and the fields that it
+/// varies by as [`VarySpec::to_bytes`]. A value that cannot be decoded is [`Found::Nothing`] rather
+/// than an error: the next fill replaces it.
 pub trait CacheStore: Send + Sync + 'static {
-    /// Returns the secret under which keys are digested: the same in each process that shares
-    /// this store.
+    /// Returns the secret keys for key digests. They must be equal in all processes that share the
+    /// store.
     fn keys(&self) -> &StoreKeys;
 
-    /// Returns the answer under a key that fits the request.
+    /// Looks up the entry under a key that matches the request.
     ///
-    /// A store that holds answers which vary asks [`Selection::variant`] for the one that fits.
-    /// One that had to guess what they vary by, and guessed wrong, returns [`Found::Varies`], and
-    /// is asked again with [`Selection::hint`].
+    /// A store with several variants under the key selects one by [`Selection::variant`]. A store
+    /// that does not know the fields that the entries vary by, and assumed others, returns
+    /// [`Found::Varies`]; the cache then repeats the lookup with [`Selection::hint`] set.
     fn get(&self, key: &CacheKey, selection: &Selection<'_>) -> StoreFuture<Lookup>;
 
-    /// Keeps an answer, in the place of one under the same key and variant.
+    /// Stores an entry. Replaces one with the same key and variant.
     fn put(&self, put: Put) -> StoreFuture<PutOutcome>;
 
-    /// Replaces the head of an answer, body untouched, if it is still the one with that stamp.
-    /// Returns whether it was.
+    /// Replaces the head of an entry and leaves its body unchanged, if the entry still has the
+    /// given stamp. Returns `true` if the head was replaced.
     fn touch(&self, touch: Touch) -> StoreFuture<bool>;
 
     /// Purges every entry that one of the targets names, and no other.
     ///
-    /// Once the future has completed, no lookup that begins later returns such an entry, nor does one
-    /// after a [`put`](CacheStore::put) whose lookup began before.
+    /// Once the future has completed, no later lookup returns such an entry, not even after a
+    /// [`put`](CacheStore::put) whose lookup preceded the purge.
     fn purge(&self, targets: &[PurgeTarget], mode: PurgeMode) -> StoreFuture<()>;
 
-    /// Returns whether an entry that is being filled has been purged, hard or softly, since the lookup
-    /// that returned the fence.
+    /// Returns `true` if an entry that is being filled has been purged, hard or soft, since the
+    /// lookup that returned the fence.
     ///
     /// The cache calls it before it streams a response to a further request while the response is
     /// still being stored. `entry` has the names by which it is purged, and no body. The default
-    /// returns true: such requests then wait until the entry is stored.
+    /// implementation returns `true`: such requests then wait until the entry is stored.
     fn is_purged_since(
         &self,
         key: &CacheKey,
@@ -94,22 +93,24 @@ pub trait CacheStore: Send + Sync + 'static {
         StoreFuture::ready(true)
     }
 
-    /// Tries to become the one that makes an answer, among all processes that share the store.
+    /// Tries to acquire the lease on filling an entry, among all processes that share the store.
     ///
-    /// A store of one process has nothing to say here: the cache sees to that itself.
+    /// The default implementation returns [`Lease::Unsupported`]. It suits a store that only one
+    /// process uses, because the cache collapses requests within a process.
     fn lease(&self, key: &CacheKey, at_most: Duration) -> StoreFuture<Lease> {
         let _ = (key, at_most);
         StoreFuture::ready(Lease::Unsupported)
     }
 
-    /// Gives a lease back before its time.
+    /// Releases a lease before it expires.
     fn release(&self, key: &CacheKey, token: LeaseToken) -> StoreFuture<()> {
         let _ = (key, token);
         StoreFuture::ready(())
     }
 
-    /// Returns whether each answer comes within a time that the store sees to itself. A layer waits
-    /// no longer than a deadline of its own if not, and so it is by default.
+    /// Returns `true` if the store applies a timeout to each call. The cache then applies its own
+    /// only if [`store_timeout`](crate::cache::CacheLayerBuilder::store_timeout) is set. The
+    /// default implementation returns `false`.
     fn has_timeout(&self) -> bool {
         false
     }
@@ -158,126 +159,127 @@ impl<S: CacheStore + ?Sized> CacheStore for Arc<S> {
     }
 }
 
-/// The store's own time at a lookup, against which purges are held.
+/// The time of the store at a lookup, to be compared with purges.
 ///
-/// Any number that grows with each purge will do: a count in one process, the server's time in
-/// microseconds on a server. An answer lives if its fence is later than each purge.
+/// It is any number that increases with each purge: a counter in one process, or the server's time
+/// in microseconds. An entry is valid if its fence is later than each purge.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Fence(pub u64);
 
-/// Which one of the answers that a key and variant had over time: another one with each `put`
-/// and `touch`.
+/// The revision of an entry. Each `put` and `touch` of a key and variant creates another one.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Stamp(pub u64);
 
-/// What a lookup found.
+/// The result of a lookup.
 #[derive(Clone, Debug)]
 pub struct Lookup {
-    /// When it was, by the store's own time.
+    /// The time of the lookup, on the store's clock.
     pub fence: Fence,
-    /// What it found.
+    /// The result.
     pub found: Found,
 }
 
-/// What is under a key.
+/// The entry, if any, that a lookup found under a key.
 #[derive(Clone, Debug)]
 pub enum Found {
-    /// Nothing.
+    /// No entry.
     Nothing,
-    /// Answers, none of which fits the request.
+    /// Entries of other variants only.
     NoVariant,
-    /// Answers which vary by these fields: not what the store had expected.
+    /// Entries that vary by these fields, which are not the ones that the store assumed.
     Varies(VarySpec),
-    /// The answer that fits.
+    /// The matching entry.
     Entry {
-        /// The answer.
+        /// The entry.
         entry: Arc<StoredResponse>,
-        /// Which one it is.
+        /// Its revision.
         stamp: Stamp,
-        /// Whether a soft purge has come since: it is to be validated before it is shown.
+        /// `true` if a soft purge has occurred since it was stored: it must be revalidated before
+        /// it is served.
         expired: bool,
     },
 }
 
-/// An answer to be kept.
+/// An entry to store.
 #[derive(Clone, Debug)]
 pub struct Put {
     /// The key.
     pub key: CacheKey,
-    /// The answer.
+    /// The entry.
     pub entry: Arc<StoredResponse>,
-    /// What the lookup said that began its making.
+    /// The fence of the lookup that preceded the fill.
     pub fence: Fence,
-    /// For how long it is of use.
+    /// The time for which the store retains it.
     pub retain: Duration,
-    /// The number of variants that the key has at most, this one included; the oldest goes first.
+    /// The maximum number of variants under the key, this one included. The oldest is evicted
+    /// first.
     pub max_variants: usize,
 }
 
-/// What became of an answer that was to be kept.
+/// The outcome of a [`put`](CacheStore::put).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum PutOutcome {
-    /// It is kept.
+    /// The entry is stored.
     Stored,
-    /// It was purged while it was being made.
+    /// The entry was purged while it was being filled.
     Purged,
-    /// It is larger than what the store takes.
+    /// The entry exceeds the maximum size of the store.
     TooLarge,
 }
 
-/// A stored answer whose head is to be replaced.
+/// An entry whose head is to be replaced.
 #[derive(Clone, Debug)]
 pub struct Touch {
     /// The key.
     pub key: CacheKey,
-    /// The answer with its new head. Its body is the one that is kept already.
+    /// The entry with its new head and its stored body.
     pub entry: Arc<StoredResponse>,
-    /// Which one is to be replaced.
+    /// The revision to replace.
     pub stamp: Stamp,
-    /// What the lookup said that began the validation.
+    /// The fence of the lookup that preceded the revalidation.
     pub fence: Fence,
-    /// For how long it is of use from now on.
+    /// The time for which the store retains it, from now.
     pub retain: Duration,
 }
 
-/// What is to be let go.
+/// The entries to purge.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum PurgeTarget {
-    /// All answers under a URL, for every caller: [`CacheKey::uri`].
+    /// All entries of a URL, for every caller: [`CacheKey::uri`].
     Uri(StoreKey),
-    /// All answers with a tag: one of [`StoredResponse::tags`].
+    /// All entries with a tag: one of [`StoredResponse::tags`].
     Tag(StoreKey),
-    /// All answers that one caller got: [`StoredResponse::partition`].
+    /// All entries of one caller: [`StoredResponse::partition`].
     Partition(StoreKey),
     /// Everything.
     All,
 }
 
-/// How it is let go.
+/// The effect of a purge.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum PurgeMode {
-    /// It is gone.
+    /// Removes the entries.
     Hard,
-    /// It is stale: kept to be validated before it is shown.
+    /// Marks the entries as stale, so that they are revalidated before they are served.
     ///
-    /// It is shown unvalidated only where it says that it may be shown stale: while it is being
-    /// validated (`stale-while-revalidate`), which the first request that comes does, and in place of
-    /// an error (`stale-if-error`); neither for longer than if it had not been purged.
+    /// A stale entry is served without revalidation only if it permits that: during its
+    /// revalidation by the next request (`stale-while-revalidate`), or instead of an error
+    /// (`stale-if-error`). Neither period is longer than without the purge.
     Soft,
 }
 
-/// Who makes an answer, among all processes that share a store.
+/// The result of a request for a [`lease`](CacheStore::lease).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Lease {
-    /// The caller does.
+    /// The caller has the lease and fills the entry.
     Leader(LeaseToken),
-    /// Somebody else does, and is expected to have done so after this much time.
+    /// Another process has the lease, and is expected to finish within this time.
     Busy(Duration),
-    /// The store does not say.
+    /// The store has no leases.
     Unsupported,
 }
 
-/// Proves that a lease is the caller's own.
+/// Proof of a lease, for its release.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LeaseToken(pub u64);

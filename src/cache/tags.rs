@@ -1,18 +1,18 @@
-//! Tags: the names by which a handler lets go of many answers at once.
+//! Tags: names by which a handler purges many entries at once.
 
 use std::sync::Arc;
 
 use http::{HeaderMap, HeaderName};
 
-/// The most tags that one answer may bear; further ones are not looked at.
+/// The maximum number of tags of a response. Further ones are ignored.
 pub(super) const TAGS_MAX: usize = 64;
-/// The longest tag; one that is longer is none.
+/// The maximum length of a tag. A longer one is ignored.
 const TAG_BYTES_MAX: usize = 1_024;
 
-/// The tags of an answer, as a handler puts them into its response's extensions.
+/// The tags of a response. A handler inserts them into the extensions of its response.
 ///
-/// A handler may name them in `Surrogate-Key` (with spaces between them) or `Cache-Tag` (with
-/// commas) as well. Those fields are for the cache: it takes them off.
+/// A handler can also list tags in `Surrogate-Key` (separated by spaces) or `Cache-Tag` (separated
+/// by commas). The cache removes these fields from the response.
 ///
 /// ```
 /// use http::Response;
@@ -27,7 +27,8 @@ pub struct CacheTags {
 }
 
 impl CacheTags {
-    /// Names the tags of an answer. Those beyond 64 are not looked at.
+    /// Creates the tags of a response. Tags beyond the first 64, and those longer than 1024 bytes,
+    /// are ignored.
     pub fn new<I>(tags: I) -> Self
     where
         I: IntoIterator,
@@ -39,7 +40,7 @@ impl CacheTags {
     }
 }
 
-/// Calls `take` with each tag of an answer.
+/// Calls `take` with each tag of a response.
 pub(super) fn each(
     headers: &HeaderMap,
     fields: &[HeaderName],

@@ -1,4 +1,4 @@
-//! What a store of API keys promises.
+//! The conformance suite of API key stores.
 
 use std::{
     future::{Future, poll_fn},
@@ -10,9 +10,9 @@ use std::{
 
 use crate::{
     api_key::{
-        ApiKeyStore, KeyId, KeyManager, KeyQuery, KeyRing, KeyUpdate, NewKey,
+        ApiKeyStore, KeyCursor, KeyId, KeyManager, KeyPage, KeyQuery, KeyRing, KeyUpdate, NewKey,
         backend::{KeyCreation, KeyUse},
-        record::{KeyCursor, KeyPage, KeyRecord, StoredKey},
+        record::{KeyRecord, StoredKey},
     },
     core::{
         error::{StoreError, StoreErrorKind},
@@ -21,10 +21,10 @@ use crate::{
     },
 };
 
-/// Checks what layers and managers rely on in a store of API keys.
+/// Checks the requirements of an [`ApiKeyStore`].
 ///
-/// The store must be empty when a suite begins, or hold other keys of other owners; the suite
-/// leaves its own keys behind. Any runtime will do.
+/// The store can contain keys of other owners. The suite does not remove its own keys. It runs on
+/// any runtime.
 ///
 /// ```
 /// # #[cfg(feature = "memory")]
@@ -36,30 +36,33 @@ use crate::{
 ///
 /// # Panics
 ///
-/// If the store breaks a promise; the message says which.
+/// Panics if the store violates a requirement, which the message names.
 pub async fn api_key(store: impl ApiKeyStore) {
     let store = Arc::new(store);
-    a_record_is_found_as_it_was_created(&store).await;
+    created_record_is_found_unchanged(&store).await;
     a_record_is_created_once(&store).await;
     an_update_is_for_one_version(&store).await;
-    of_many_updates_at_once_one_wins(&store).await;
-    a_dropped_question_leaves_nothing_half_done(&store).await;
-    the_biggest_record_is_kept_whole(&store).await;
-    owners_do_not_mix_whatever_their_names(&store).await;
+    only_one_concurrent_update_succeeds(&store).await;
+    canceled_calls_have_no_partial_effect(&store).await;
+    largest_record_is_stored_whole(&store).await;
+    owners_are_independent(&store).await;
     pages_hold_each_record_once(&store).await;
     uses_are_added_up(&store).await;
-    what_has_ended_is_purged_and_nothing_else(&store).await;
+    only_ended_records_are_purged(&store).await;
     concurrent_creations_never_exceed_the_maximum(&store).await;
     ended_records_leave_room_for_keys(&store).await;
 }
 
-async fn a_record_is_found_as_it_was_created(store: &impl ApiKeyStore) {
+async fn created_record_is_found_unchanged(store: &impl ApiKeyStore) {
     let keys = Drafts::new("found");
     for _ in 0..64 {
-        // Among so many ids stands each symbol that an id can have.
+        // Enough ids that each symbol of an id appears.
         let draft = keys.create(|new| new).await;
         let found = ok(store.find(draft.id()).await, "find");
-        assert!(found.is_none(), "a record is found that was never created");
+        assert!(
+            found.is_none(),
+            "`find` returned a record that was never created"
+        );
         ok(store.create(draft.clone()).await, "create");
         let found = ok(store.find(draft.id()).await, "find");
         assert_same(found.as_ref(), &draft);
@@ -91,17 +94,21 @@ async fn an_update_is_for_one_version(store: &impl ApiKeyStore) {
     ok(store.create(first.clone()).await, "create");
     ok(store.update(second.clone(), 1).await, "update");
     let stale = store.update(third.clone(), 1).await;
-    assert_kind(stale, StoreErrorKind::Conflict, "updating a former version");
+    assert_kind(
+        stale,
+        StoreErrorKind::Conflict,
+        "updating a previous version",
+    );
     let found = ok(store.find(first.id()).await, "find");
     assert_same(found.as_ref(), &second);
 
-    // A revoked key stays: who looks for it must learn that it is revoked.
+    // A revoked key must be found, so that requests with it are rejected as revoked.
     ok(store.update(third.clone(), 2).await, "update");
     let found = ok(store.find(first.id()).await, "find");
     assert_same(found.as_ref(), &third);
 }
 
-async fn of_many_updates_at_once_one_wins(store: &impl ApiKeyStore) {
+async fn only_one_concurrent_update_succeeds(store: &impl ApiKeyStore) {
     let keys = Drafts::new("race");
     let first = keys.create(|new| new).await;
     let second = keys.disabled(&first).await;
@@ -114,10 +121,13 @@ async fn of_many_updates_at_once_one_wins(store: &impl ApiKeyStore) {
             Err(error) => assert_eq!(error.kind(), StoreErrorKind::Conflict, "{error}"),
         }
     }
-    assert_eq!(won, 1, "of 100 updates for one version, {won} were taken");
+    assert_eq!(
+        won, 1,
+        "{won} of 100 concurrent updates of one version succeeded"
+    );
 }
 
-async fn a_dropped_question_leaves_nothing_half_done(store: &impl ApiKeyStore) {
+async fn canceled_calls_have_no_partial_effect(store: &impl ApiKeyStore) {
     let keys = Drafts::new("dropped");
     for polls in 0..4 {
         let draft = keys.create(|new| new).await;
@@ -128,7 +138,7 @@ async fn a_dropped_question_leaves_nothing_half_done(store: &impl ApiKeyStore) {
             }
         }
         drop(creating);
-        // It was created or it was not; in either case it can be from now on.
+        // The store is usable after both results.
         match store.create(draft.clone()).await {
             Ok(()) => {}
             Err(error) => assert_eq!(error.kind(), StoreErrorKind::Conflict, "{error}"),
@@ -137,11 +147,11 @@ async fn a_dropped_question_leaves_nothing_half_done(store: &impl ApiKeyStore) {
         assert_same(found.as_ref(), &draft);
         let page = ok(store.list(KeyQuery::for_owner(&keys.owner)).await, "list");
         let listed = page.keys.iter().filter(|key| key.record.id() == draft.id());
-        assert_eq!(listed.count(), 1, "a record is not listed once");
+        assert_eq!(listed.count(), 1, "a record is listed exactly once");
     }
 }
 
-async fn the_biggest_record_is_kept_whole(store: &impl ApiKeyStore) {
+async fn largest_record_is_stored_whole(store: &impl ApiKeyStore) {
     let keys = Drafts::new("big");
     let scopes = (0..64).map(|number| format!("{number:0>128}"));
     let draft = keys
@@ -157,7 +167,7 @@ async fn the_biggest_record_is_kept_whole(store: &impl ApiKeyStore) {
     assert_same(found.as_ref(), &draft);
 }
 
-async fn owners_do_not_mix_whatever_their_names(store: &impl ApiKeyStore) {
+async fn owners_are_independent(store: &impl ApiKeyStore) {
     for name in [
         "*",
         "{",
@@ -183,7 +193,7 @@ async fn pages_hold_each_record_once(store: &impl ApiKeyStore) {
     let keys = Drafts::new("pages");
     let mut created = Vec::new();
     for number in 0..25 {
-        // Some of them in the same microsecond.
+        // Some records have the same creation time.
         if number % 3 == 0 {
             keys.clock.advance(Duration::from_micros(1));
         }
@@ -203,12 +213,12 @@ async fn pages_hold_each_record_once(store: &impl ApiKeyStore) {
             let page = ok(store.list(query.clone()).await, "list");
             assert!(
                 page.keys.len() <= 4,
-                "a page has more records than it was to"
+                "a page has more records than its limit"
             );
             let records = page.keys.iter().map(|key| &key.record);
             let ours = records.filter(|record| record.owner() == keys.owner);
-            found.extend(ours.map(|record| KeyCursor::from(record)));
-            // Others are created while somebody turns the pages.
+            found.extend(ours.map(KeyCursor::from));
+            // Other records are created between the pages.
             let other = Drafts::new("between").create(|new| new).await;
             ok(store.create(other).await, "create");
             match page.next {
@@ -216,7 +226,7 @@ async fn pages_hold_each_record_once(store: &impl ApiKeyStore) {
                 None => break,
             }
         }
-        assert_eq!(found, created, "the records on all pages");
+        assert_eq!(found, created, "the records of all pages");
     }
 }
 
@@ -233,21 +243,25 @@ async fn uses_are_added_up(store: &impl ApiKeyStore) {
     ] {
         ok(
             store.record_uses(vec![KeyUse::new(id, at, uses)]).await,
-            "touch",
+            "record_uses",
         );
     }
-    ok(store.record_uses(Vec::new()).await, "touch");
+    ok(store.record_uses(Vec::new()).await, "record_uses");
     let updated = keys.disabled(&draft).await;
     ok(store.update(updated.clone(), 1).await, "update");
     let page = ok(store.list(KeyQuery::for_owner(&keys.owner)).await, "list");
-    assert_eq!(page.keys.len(), 1, "a use of no key is no key");
+    assert_eq!(page.keys.len(), 1, "a use of an unknown key created a key");
     let listed = &page.keys[0];
-    assert_eq!(listed.last_used_at, Some(late), "the latest use stays");
+    assert_eq!(
+        listed.last_used_at,
+        Some(late),
+        "the latest use is retained"
+    );
     assert_eq!(listed.uses, 7, "uses are added up");
     assert_same(Some(&listed.record), &updated);
 }
 
-async fn what_has_ended_is_purged_and_nothing_else(store: &impl ApiKeyStore) {
+async fn only_ended_records_are_purged(store: &impl ApiKeyStore) {
     let keys = Drafts::new("purge");
     let second = Duration::from_secs(1);
     let ended = keys.create(|new| new.expires_in(second)).await;
@@ -281,7 +295,7 @@ async fn what_has_ended_is_purged_and_nothing_else(store: &impl ApiKeyStore) {
     assert_eq!(page.keys.len(), 2, "purged records are still listed");
 }
 
-/// Only of a store that counts and creates in one step.
+/// Only for stores that count and create atomically.
 async fn concurrent_creations_never_exceed_the_maximum(store: &impl ApiKeyStore) {
     let keys = Drafts::new("maximum");
     let mut creating = Vec::new();
@@ -295,23 +309,27 @@ async fn concurrent_creations_never_exceed_the_maximum(store: &impl ApiKeyStore)
     let created = join_all(&mut creating).await;
     let created = created.into_iter().map(|made| ok(made, "create_within"));
     let made = created.filter(|made| *made == KeyCreation::Created);
-    assert_eq!(made.count(), 10, "keys of one owner, created at once");
+    assert_eq!(
+        made.count(),
+        10,
+        "the number of keys created concurrently for one owner"
+    );
     let page = ok(store.list(KeyQuery::for_owner(&keys.owner)).await, "list");
-    assert_eq!(page.keys.len(), 10, "a refused key was created");
+    assert_eq!(page.keys.len(), 10, "a rejected key was created");
     let other = Drafts::new("maximum of another").create(|new| new).await;
     let again = [
         store.create_within(other.clone(), 1),
         store.create_within(other, 9),
     ];
     let [Some(first), Some(again)] = again else {
-        panic!("`create_within` is there and not there");
+        panic!("`create_within` must be supported for all calls or for none");
     };
     assert_eq!(ok(first.await, "create_within"), KeyCreation::Created);
     let what = "creating a record again";
     assert_kind(again.await.map(|_| ()), StoreErrorKind::Conflict, what);
 }
 
-/// Also an owner with more records than a server reads at once.
+/// Includes an owner with more records than a server reads in one step.
 async fn ended_records_leave_room_for_keys(store: &impl ApiKeyStore) {
     let keys = Drafts::new("room");
     let second = Duration::from_secs(1);
@@ -332,11 +350,11 @@ async fn ended_records_leave_room_for_keys(store: &impl ApiKeyStore) {
         outcomes.push(ok(created.await, "create_within"));
     }
     let (full, created) = (KeyCreation::OwnerLimitReached, KeyCreation::Created);
-    let what = "7 keys and 693 ended ones: full at 7 keys, and at 700 records";
+    let what = "7 active and 693 ended keys: the limits are 7 keys and 700 records";
     assert_eq!(outcomes, [full, created, full, created], "{what}");
 }
 
-/// Makes records as a manager would, without the store that is being checked.
+/// Creates records like a manager, without the store under test.
 struct Drafts {
     owner: String,
     clock: ManualClock,
@@ -346,7 +364,7 @@ struct Drafts {
 }
 
 impl Drafts {
-    /// Begins with an owner of this name, and of no other suite's.
+    /// Creates a unique owner whose name starts with this one.
     fn new(name: &str) -> Self {
         let started_at = Timestamp::from_secs(1_000);
         let clock = ManualClock::new(started_at);
@@ -370,7 +388,7 @@ impl Drafts {
     async fn create(&self, what: impl FnOnce(NewKey) -> NewKey) -> StoredKey {
         let created = self.manager.create(what(NewKey::new(&self.owner))).await;
         created
-            .expect("the record is within its bounds")
+            .expect("the record is within its limits")
             .record()
             .clone()
     }
@@ -378,24 +396,24 @@ impl Drafts {
     async fn disabled(&self, record: &StoredKey) -> StoredKey {
         self.slot.put(record);
         let disabled = self.manager.disable(record.id(), "a check").await;
-        disabled.expect("a record in a slot can be changed")
+        disabled.expect("the slot accepts all updates")
     }
 
     async fn revoked(&self, record: &StoredKey) -> StoredKey {
         self.slot.put(record);
         let revoked = self.manager.revoke(record.id(), "a check").await;
-        revoked.expect("a record in a slot can be changed")
+        revoked.expect("the slot accepts all updates")
     }
 
     async fn expiring(&self, record: &StoredKey, after: Duration) -> StoredKey {
         self.slot.put(record);
         let update = KeyUpdate::new().expires_at(self.started_at + after);
         let updated = self.manager.update(record.id(), update).await;
-        updated.expect("a record in a slot can be changed")
+        updated.expect("the slot accepts all updates")
     }
 }
 
-/// A store of one record.
+/// A store with one record.
 #[derive(Clone, Default)]
 struct KeySlot(Arc<Mutex<Option<StoredKey>>>);
 
@@ -453,13 +471,10 @@ fn assert_same(found: Option<&StoredKey>, expected: &KeyRecord) {
         panic!("the record {} is not found", expected.id());
     };
     let same = found.to_bytes() == expected.to_bytes();
-    assert!(
-        same,
-        "a record is not what was kept: {found:?}, not {expected:?}"
-    );
+    assert!(same, "expected {expected:?}, found {found:?}");
 }
 
-/// Waits for all answers at once.
+/// Waits for all futures concurrently.
 async fn join_all<F: Future + Unpin>(futures: &mut [F]) -> Vec<F::Output> {
     let mut answers: Vec<Option<F::Output>> = futures.iter().map(|_| None).collect();
     poll_fn(|cx| {

@@ -1,4 +1,4 @@
-//! What a store of answers must do.
+//! The conformance suite of cache stores.
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
@@ -18,15 +18,15 @@ use crate::{
     core::store_api::store_key::StoreKey,
 };
 
-/// Checks that a store of answers keeps the promises that the cache relies on.
+/// Checks the requirements of a [`CacheStore`].
 ///
-/// A lookup returns only what was put under that key and variant. Purged entries are gone, also if
-/// they were being filled at the time, and purges of other names remove nothing, however many there
-/// are. Expired entries are gone. A head is replaced only on the entry that it was made for. Random
-/// histories are compared with a plain model. Where `pause` really waits, the suite takes a few
-/// seconds.
+/// A lookup returns only the entry that was stored under that key and variant. Purged entries are
+/// not returned, also if they were filled during the purge, and purges of other names remove
+/// nothing, regardless of their number. Expired entries are not returned. A touch replaces the head
+/// only of the entry that it was created for. Random histories are compared with a model. With a
+/// `pause` that sleeps, the suite takes a few seconds.
 ///
-/// The suite purges everything: run it on a store of its own. That has room for some megabytes.
+/// The suite purges all entries, so use a separate store, with room for several megabytes.
 ///
 /// ```
 /// # #[cfg(feature = "memory")]
@@ -44,7 +44,7 @@ use crate::{
 ///
 /// # Panics
 ///
-/// If the store breaks a promise; the message says which.
+/// Panics if the store violates a requirement, which the message names.
 pub async fn cache<S, P>(store: &S, pause: P)
 where
     S: CacheStore + ?Sized,
@@ -58,28 +58,28 @@ where
         pause,
         samples,
     };
-    suite.what_is_put_is_found_as_it_was().await;
-    suite.the_later_one_takes_the_place().await;
-    suite.keys_are_kept_apart().await;
-    suite.variants_stand_side_by_side().await;
-    suite.what_an_answer_varies_by_may_change().await;
-    suite.the_oldest_variants_go().await;
-    suite.a_touch_replaces_the_head_and_no_other().await;
-    suite.what_has_served_its_time_is_gone().await;
-    suite.a_purge_reaches_what_it_names_and_nothing_else().await;
+    suite.stored_entries_are_returned_unchanged().await;
+    suite.later_entry_replaces_earlier_one().await;
+    suite.keys_do_not_collide().await;
+    suite.variants_coexist().await;
+    suite.vary_fields_can_change().await;
+    suite.oldest_variants_are_evicted().await;
+    suite.touch_replaces_only_the_matching_head().await;
+    suite.expired_entries_are_not_returned().await;
+    suite.purge_affects_only_its_targets().await;
     suite.purges_of_other_names_remove_no_entry().await;
-    suite.a_purge_reaches_what_is_being_made().await;
-    suite.fills_learn_of_each_purge().await;
-    suite.a_soft_purge_ends_with_the_next_answer().await;
-    suite.what_is_large_is_kept_whole_or_not_at_all().await;
-    suite.what_is_given_up_is_not_half_done().await;
-    suite.races_leave_one_whole_answer().await;
-    suite.one_of_many_touches_wins().await;
-    suite.leases_are_held_by_one().await;
+    suite.purge_affects_fills_in_flight().await;
+    suite.is_purged_since_reports_each_purge().await;
+    suite.soft_purge_ends_with_the_next_entry().await;
+    suite.large_entries_are_stored_whole_or_not_at_all().await;
+    suite.canceled_calls_have_no_partial_effect().await;
+    suite.concurrent_puts_leave_one_whole_entry().await;
+    suite.only_one_concurrent_touch_succeeds().await;
+    suite.leases_are_exclusive().await;
     suite.histories().await;
 }
 
-/// For how long answers are of use, where that is not what is checked.
+/// The retention of entries in all other checks.
 const LONG: Duration = Duration::from_secs(3_600);
 
 struct Suite<'s, S: ?Sized, P> {
@@ -93,11 +93,11 @@ where
     S: CacheStore + ?Sized,
     P: AsyncFn(Duration),
 {
-    async fn what_is_put_is_found_as_it_was(&self) {
+    async fn stored_entries_are_returned_unchanged(&self) {
         let mut sample = page("/found");
         assert!(
             matches!(self.get(&sample).await.found, Found::Nothing),
-            "something is found under a key under which nothing was put"
+            "a lookup of an unknown key returned an entry"
         );
         for body in [&b""[..], b"x", b"\0\xff\r\n"] {
             sample.body = Bytes::copy_from_slice(body);
@@ -111,11 +111,11 @@ where
             let answer = self.fill(&sample).await;
             let (found, _, expired) = self.found(&sample).await;
             assert_same(&found, &answer);
-            assert!(!expired, "a new answer is found expired");
+            assert!(!expired, "a new entry is expired");
         }
     }
 
-    async fn the_later_one_takes_the_place(&self) {
+    async fn later_entry_replaces_earlier_one(&self) {
         let mut sample = page("/later");
         let mut stamps = Vec::new();
         for body in ["one", "two", "two"] {
@@ -125,13 +125,13 @@ where
             assert_same(&found, &answer);
             assert!(
                 !stamps.contains(&stamp),
-                "two answers of a key have one stamp"
+                "two entries of one key have the same stamp"
             );
             stamps.push(stamp);
         }
     }
 
-    async fn keys_are_kept_apart(&self) {
+    async fn keys_do_not_collide(&self) {
         let mut samples = Vec::new();
         for path in ["/apart", "/apart/", "/APART"] {
             for query in [None, Some(String::new()), Some("a".to_owned())] {
@@ -147,7 +147,7 @@ where
         }
         let mut put = Vec::new();
         for sample in &samples {
-            self.is_gone(sample, "what was put under another key").await;
+            self.is_missing(sample, "an entry of another key").await;
             put.push(self.fill(sample).await);
         }
         for (sample, answer) in samples.iter().zip(&put) {
@@ -155,7 +155,7 @@ where
         }
     }
 
-    async fn variants_stand_side_by_side(&self) {
+    async fn variants_coexist(&self) {
         let samples = ["one", "two", "three"].map(|accept| variant("/side", accept));
         let mut put = Vec::new();
         for sample in &samples {
@@ -165,10 +165,11 @@ where
             assert_same(&self.found(sample).await.0, answer);
         }
         let fourth = variant("/side", "four");
-        self.is_gone(&fourth, "a variant that was never put").await;
+        self.is_missing(&fourth, "a variant that was never stored")
+            .await;
     }
 
-    async fn what_an_answer_varies_by_may_change(&self) {
+    async fn vary_fields_can_change(&self) {
         let plain = page("/changing");
         let by_accept = variant("/changing", "one");
         self.fill(&plain).await;
@@ -184,7 +185,7 @@ where
         assert_same(&self.found(&plain).await.0, &again);
     }
 
-    async fn the_oldest_variants_go(&self) {
+    async fn oldest_variants_are_evicted(&self) {
         let samples = ["a", "b", "c", "d", "e"].map(|accept| variant("/oldest", accept));
         for sample in &samples {
             let fence = self.get(sample).await.fence;
@@ -199,43 +200,43 @@ where
             self.found(sample).await;
         }
         for sample in old {
-            self.is_gone(sample, "a variant beyond the most that the key may have")
+            self.is_missing(sample, "a variant beyond `max_variants`")
                 .await;
         }
     }
 
-    async fn a_touch_replaces_the_head_and_no_other(&self) {
+    async fn touch_replaces_only_the_matching_head(&self) {
         for sample in [page("/touch"), variant("/touch/varying", "x")] {
             let fence = self.get(&sample).await.fence;
             let nothing = self.samples.answer(&sample);
             let nothing = self.touch_of(&sample, &nothing, Stamp(0), fence);
             assert!(
                 !self.touches(nothing).await,
-                "what is not there was touched"
+                "a touch of an unknown entry succeeded"
             );
 
             self.fill(&sample).await;
             let (first, stamp, _) = self.found(&sample).await;
             let later = Sample::later(&first, Duration::from_secs(7));
             let touch = self.touch_of(&sample, &later, stamp, fence);
-            assert!(self.touches(touch.clone()).await, "a touch was refused");
+            assert!(self.touches(touch.clone()).await, "a touch was rejected");
             let (found, touched, _) = self.found(&sample).await;
             assert_same(&found, &later);
-            assert_ne!(touched, stamp, "a touch leaves the stamp as it was");
+            assert_ne!(touched, stamp, "a touch did not change the stamp");
             assert!(
                 !self.touches(touch).await,
-                "a head replaced one that it was not made for"
+                "a touch with an outdated stamp succeeded"
             );
             self.fill(&sample).await;
             let stale = self.touch_of(&sample, &later, touched, fence);
             assert!(
                 !self.touches(stale).await,
-                "a head replaced that of a later answer"
+                "a touch replaced the head of a later entry"
             );
         }
     }
 
-    async fn what_has_served_its_time_is_gone(&self) {
+    async fn expired_entries_are_not_returned(&self) {
         let (short, long, touched) = (page("/short"), page("/long"), page("/touched"));
         let shortly = Duration::from_millis(400);
         for sample in [&short, &touched] {
@@ -250,15 +251,14 @@ where
         let fence = self.get(&touched).await.fence;
         let (entry, stamp, _) = self.found(&touched).await;
         let touch = self.touch_of(&touched, &entry, stamp, fence);
-        assert!(self.touches(touch).await, "a touch was refused");
+        assert!(self.touches(touch).await, "a touch was rejected");
         (self.pause)(shortly + Duration::from_millis(200)).await;
-        self.is_gone(&short, "an answer that has served its time")
-            .await;
+        self.is_missing(&short, "an expired entry").await;
         self.found(&long).await;
         self.found(&touched).await;
     }
 
-    async fn a_purge_reaches_what_it_names_and_nothing_else(&self) {
+    async fn purge_affects_only_its_targets(&self) {
         let own = |caller| Sample {
             caller: Some(caller),
             ..page("/purged")
@@ -292,7 +292,7 @@ where
                 for (number, sample) in samples.iter().enumerate() {
                     match (named.contains(&number), mode) {
                         (true, PurgeMode::Hard) => {
-                            self.is_gone(sample, "what was purged").await;
+                            self.is_missing(sample, "a purged entry").await;
                         }
                         (is_named, _) => {
                             let (_, _, expired) = self.found(sample).await;
@@ -308,12 +308,12 @@ where
         let both = [&samples[0], &samples[3]].map(|sample| self.samples.uri(sample));
         self.purge(&both, PurgeMode::Hard).await;
         for gone in [0, 1, 2, 3] {
-            self.is_gone(&samples[gone], "one of several that were purged")
+            self.is_missing(&samples[gone], "one of several purged entries")
                 .await;
         }
     }
 
-    /// Purges far more names than a store of fixed size can record.
+    /// Purges more names than a store of fixed size can record.
     async fn purges_of_other_names_remove_no_entry(&self) {
         let samples = [
             page("/others"),
@@ -351,7 +351,7 @@ where
         self.found(&page("/others/later")).await;
     }
 
-    async fn a_purge_reaches_what_is_being_made(&self) {
+    async fn purge_affects_fills_in_flight(&self) {
         let own = Sample {
             caller: Some(7),
             tags: vec!["making"],
@@ -367,28 +367,28 @@ where
             let fence = self.get(&own).await.fence;
             self.purge(&[target], PurgeMode::Hard).await;
             self.puts(self.put_of(&own, fence)).await;
-            self.is_gone(&own, "what was being made when it was purged")
+            self.is_missing(&own, "an entry that was purged during its fill")
                 .await;
-            // What begins after the purge is none of its business.
+            // A later fill is not affected by the purge.
             self.fill(&own).await;
             let lookup = self.get(&own).await;
-            let (entry, stamp, _) = shown(&lookup).expect("what was just put is found");
+            let (entry, stamp, _) = shown(&lookup).expect("the entry was just stored");
             self.purge(&[target], PurgeMode::Hard).await;
             let touch = self.touch_of(&own, &entry, stamp, lookup.fence);
             self.touches(touch).await;
-            self.is_gone(&own, "what was being validated when it was purged")
+            self.is_missing(&own, "an entry that was purged during its revalidation")
                 .await;
 
             let fence = self.get(&own).await.fence;
             self.purge(&[target], PurgeMode::Soft).await;
             self.puts(self.put_of(&own, fence)).await;
             if let Some((.., expired)) = shown(&self.get(&own).await) {
-                assert!(expired, "a soft purge of {target:?} missed what was made");
+                assert!(expired, "a soft purge of {target:?} did not affect a fill");
             }
         }
     }
 
-    async fn fills_learn_of_each_purge(&self) {
+    async fn is_purged_since_reports_each_purge(&self) {
         let own = Sample {
             caller: Some(7),
             tags: vec!["filling"],
@@ -407,32 +407,32 @@ where
                 let put = self.put_of(&own, fence);
                 let purged = self.store.is_purged_since(&put.key, &put.entry, fence);
                 let purged = purged.await.expect("the store is available");
-                assert!(purged, "a fill did not learn of a purge of {target:?}");
+                assert!(purged, "`is_purged_since` missed a purge of {target:?}");
             }
         }
     }
 
-    async fn a_soft_purge_ends_with_the_next_answer(&self) {
+    async fn soft_purge_ends_with_the_next_entry(&self) {
         for target in [self.samples.uri(&page("/soft")), PurgeTarget::All] {
             let sample = page("/soft");
             self.fill(&sample).await;
             self.purge(&[target], PurgeMode::Soft).await;
             let lookup = self.get(&sample).await;
-            let (entry, stamp, expired) = shown(&lookup).expect("what is expired is kept");
-            assert!(expired, "a soft purge left an answer as it was");
+            let (entry, stamp, expired) = shown(&lookup).expect("a soft purge retains the entry");
+            assert!(expired, "a soft purge did not expire the entry");
             let touch = self.touch_of(&sample, &entry, stamp, lookup.fence);
-            assert!(self.touches(touch).await, "a touch was refused");
+            assert!(self.touches(touch).await, "a touch was rejected");
             let (_, _, expired) = self.found(&sample).await;
-            assert!(!expired, "what was validated is still expired");
+            assert!(!expired, "a revalidated entry is still expired");
 
             self.purge(&[target], PurgeMode::Soft).await;
             self.fill(&sample).await;
             let (_, _, expired) = self.found(&sample).await;
-            assert!(!expired, "what was made anew is still expired");
+            assert!(!expired, "a new entry is still expired");
         }
     }
 
-    async fn what_is_large_is_kept_whole_or_not_at_all(&self) {
+    async fn large_entries_are_stored_whole_or_not_at_all(&self) {
         for (number, bytes) in [64 << 10, 1 << 20, 2 << 20].into_iter().enumerate() {
             let mut sample = page("/large");
             sample.query = Some(number.to_string());
@@ -448,11 +448,11 @@ where
                 None => assert_ne!(
                     outcome,
                     PutOutcome::Stored,
-                    "{bytes} bytes are said to be kept, and are not"
+                    "an entry of {bytes} bytes was reported as stored but is not found"
                 ),
             }
         }
-        // More than a small store holds: what is found is right all the same.
+        // More than a small store can hold. Entries that are found must be correct.
         let flood = |number: usize| Sample {
             query: Some(number.to_string()),
             body: Bytes::from(vec![number as u8; 64 << 10]),
@@ -470,7 +470,7 @@ where
         self.found(&flood(79)).await;
     }
 
-    async fn what_is_given_up_is_not_half_done(&self) {
+    async fn canceled_calls_have_no_partial_effect(&self) {
         for polls in 0..4 {
             let sample = page("/given-up");
             let fence = self.get(&sample).await.fence;
@@ -483,11 +483,11 @@ where
             let uri = self.samples.uri(&sample);
             give_up(self.store.purge(&[uri], PurgeMode::Hard), polls);
             self.purge(&[uri], PurgeMode::Hard).await;
-            self.is_gone(&sample, "what was purged").await;
+            self.is_missing(&sample, "a purged entry").await;
         }
     }
 
-    async fn races_leave_one_whole_answer(&self) {
+    async fn concurrent_puts_leave_one_whole_entry(&self) {
         let sample = |number: u8| {
             let mut sample = page("/race");
             let value = HeaderValue::from(u16::from(number));
@@ -502,7 +502,7 @@ where
         let number = found.body().first().copied().unwrap_or(u8::MAX);
         assert_same(&found, &self.samples.answer(&sample(number)));
 
-        // Each of these was being made when the purge came, whichever of them is first.
+        // Each of these fills started before the purge, which runs concurrently with them.
         let fence = self.get(&sample(0)).await.fence;
         let racing = (0..64).map(async |number| {
             if number == 40 {
@@ -513,10 +513,14 @@ where
             }
         });
         join(racing).await;
-        self.is_gone(&sample(0), "what raced with its purge").await;
+        self.is_missing(
+            &sample(0),
+            "an entry that was stored concurrently with its purge",
+        )
+        .await;
     }
 
-    async fn one_of_many_touches_wins(&self) {
+    async fn only_one_concurrent_touch_succeeds(&self) {
         let sample = page("/touches");
         self.fill(&sample).await;
         let fence = self.get(&sample).await.fence;
@@ -526,47 +530,54 @@ where
             self.touches(self.touch_of(&sample, &later, stamp, fence))
         });
         let won = join(touches).await.into_iter().filter(|won| *won).count();
-        assert_eq!(won, 1, "of 64 touches of one answer, {won} were taken");
+        assert_eq!(
+            won, 1,
+            "{won} of 64 concurrent touches of one entry succeeded"
+        );
     }
 
-    async fn leases_are_held_by_one(&self) {
+    async fn leases_are_exclusive(&self) {
         let (one, other) = (page("/lease"), page("/lease/other"));
         let Some(first) = self.lease(&one, LONG).await else {
             if let Lease::Busy(_) = self.lease_of(&one, LONG).await {
-                panic!("somebody else holds a lease for which nobody has asked");
+                panic!("a lease that was never granted is busy");
             }
             return;
         };
-        assert_eq!(self.lease(&one, LONG).await, None, "two lead at once");
+        assert_eq!(
+            self.lease(&one, LONG).await,
+            None,
+            "two leases of one key were granted at the same time"
+        );
         let beside = self.lease(&other, LONG).await;
-        assert!(beside.is_some(), "a lease reaches another key");
+        assert!(beside.is_some(), "a lease blocks another key");
 
         self.release(&one, LeaseToken(first.0.wrapping_add(1)))
             .await;
         assert_eq!(
             self.lease(&one, LONG).await,
             None,
-            "a lease was given back by somebody who does not hold it"
+            "a lease was released with another token"
         );
         self.release(&one, first).await;
         let shortly = Duration::from_millis(400);
         let second = self.lease(&one, shortly).await;
-        let second = second.expect("a lease that was given back can be had");
-        assert_ne!(second, first, "two leases have one token");
+        let second = second.expect("a released lease is available");
+        assert_ne!(second, first, "two leases have the same token");
         (self.pause)(shortly + Duration::from_millis(200)).await;
         let asked = join((0..32).map(|_| self.lease(&one, LONG))).await;
         let leaders: Vec<_> = asked.into_iter().flatten().collect();
-        assert_eq!(leaders.len(), 1, "of 32 that ask at once, one leads");
+        assert_eq!(leaders.len(), 1, "32 concurrent calls have one leader");
         self.release(&one, second).await;
         assert_eq!(
             self.lease(&one, LONG).await,
             None,
-            "a lease was given back by who held it before"
+            "a lease was released by its previous holder"
         );
         self.release(&one, leaders[0]).await;
     }
 
-    /// Looks up, stores, touches and purges at random, with fences of this lookup and of earlier ones.
+    /// Runs random lookups, puts, touches and purges, with fences of current and earlier lookups.
     async fn histories(&self) {
         let mut history = History::new();
         for _ in 0..STEPS {
@@ -575,7 +586,7 @@ where
         let hits = history.hits;
         assert!(
             hits > STEPS / 10,
-            "{hits} of {STEPS} lookups found anything: this store keeps too little"
+            "only {hits} of {STEPS} lookups were hits: this store evicts too much"
         );
     }
 
@@ -638,7 +649,7 @@ where
     async fn random_purge(&self, history: &mut History, place: &Sample) {
         let random = &mut history.random;
         let mut targets = self.targets(place);
-        // Everything is purged seldom.
+        // All entries are purged rarely.
         if random.below(8) > 0 {
             targets.retain(|target| *target != PurgeTarget::All);
         }
@@ -651,7 +662,7 @@ where
         history.model.purges.push((target, mode, history.step));
     }
 
-    /// Names all by which a sample is purged.
+    /// Returns all targets that affect a sample.
     fn targets(&self, sample: &Sample) -> Vec<PurgeTarget> {
         let mut targets = vec![PurgeTarget::All, self.samples.uri(sample)];
         targets.extend(sample.caller.map(|caller| self.samples.caller(caller)));
@@ -659,21 +670,21 @@ where
         targets
     }
 
-    /// Looks up, once more with what the store says that the answers vary by.
+    /// Looks up an entry, a second time if the store returns its `Vary` fields.
     async fn get(&self, sample: &Sample) -> Lookup {
         let key = self.samples.key(sample);
         let selection = self.samples.selection(&sample.asked, None);
         let first = self.store.get(&key, &selection).await;
-        let first = first.expect("the store answers `get`");
+        let first = first.expect("`get` succeeds");
         let Found::Varies(spec) = &first.found else {
             return first;
         };
         let selection = self.samples.selection(&sample.asked, Some(spec));
         let again = self.store.get(&key, &selection).await;
-        let again = again.expect("the store answers `get`");
+        let again = again.expect("`get` succeeds");
         assert!(
             !matches!(again.found, Found::Varies(_)),
-            "the store asks again, though it was told what it had said itself"
+            "the store returned `Varies` for the fields that it had returned before"
         );
         Lookup {
             fence: first.fence.min(again.fence),
@@ -681,26 +692,26 @@ where
         }
     }
 
-    /// Looks up what must be there.
+    /// Looks up an entry that must exist.
     async fn found(&self, sample: &Sample) -> (Arc<StoredResponse>, Stamp, bool) {
         let lookup = self.get(sample).await;
         shown(&lookup).unwrap_or_else(|| {
-            panic!("{sample:?} was put, and is not found: {:?}", lookup.found);
+            panic!("{sample:?} was stored but is not found: {:?}", lookup.found);
         })
     }
 
-    async fn is_gone(&self, sample: &Sample, what: &str) {
+    async fn is_missing(&self, sample: &Sample, what: &str) {
         let lookup = self.get(sample).await;
-        assert!(shown(&lookup).is_none(), "{what} is found: {sample:?}");
+        assert!(shown(&lookup).is_none(), "{what} was found: {sample:?}");
     }
 
-    /// Looks up, and puts what was made since.
+    /// Looks up an entry and stores a response.
     async fn fill(&self, sample: &Sample) -> Arc<StoredResponse> {
         let fence = self.get(sample).await.fence;
         let put = self.put_of(sample, fence);
         let entry = Arc::clone(&put.entry);
         let outcome = self.puts(put).await;
-        assert_eq!(outcome, PutOutcome::Stored, "{sample:?} is not kept");
+        assert_eq!(outcome, PutOutcome::Stored, "{sample:?} was not stored");
         entry
     }
 
@@ -715,7 +726,7 @@ where
     }
 
     async fn puts(&self, put: Put) -> PutOutcome {
-        self.store.put(put).await.expect("the store answers `put`")
+        self.store.put(put).await.expect("`put` succeeds")
     }
 
     fn touch_of(
@@ -736,24 +747,24 @@ where
 
     async fn touches(&self, touch: Touch) -> bool {
         let touched = self.store.touch(touch).await;
-        touched.expect("the store answers `touch`")
+        touched.expect("`touch` succeeds")
     }
 
     async fn purge(&self, targets: &[PurgeTarget], mode: PurgeMode) {
         let purged = self.store.purge(targets, mode).await;
-        purged.expect("the store answers `purge`");
+        purged.expect("`purge` succeeds");
     }
 
     async fn lease_of(&self, sample: &Sample, at_most: Duration) -> Lease {
         let lease = self.store.lease(&self.samples.key(sample), at_most).await;
-        lease.expect("the store answers `lease`")
+        lease.expect("`lease` succeeds")
     }
 
     async fn lease(&self, sample: &Sample, at_most: Duration) -> Option<LeaseToken> {
         match self.lease_of(sample, at_most).await {
             Lease::Leader(token) => Some(token),
             Lease::Busy(wait) => {
-                assert!(wait <= LONG, "a lease is held for {wait:?}");
+                assert!(wait <= LONG, "a lease is busy for {wait:?}");
                 None
             }
             Lease::Unsupported => None,
@@ -762,14 +773,14 @@ where
 
     async fn release(&self, sample: &Sample, token: LeaseToken) {
         let released = self.store.release(&self.samples.key(sample), token).await;
-        released.expect("the store answers `release`");
+        released.expect("`release` succeeds");
     }
 }
 
 /// The number of steps of a random history.
 const STEPS: usize = 1_500;
 
-/// A fence, and the step of its lookup.
+/// A fence and the step of its lookup.
 type DatedFence = (Fence, usize);
 
 /// A random history of a store, and the model that it is compared with.
@@ -777,9 +788,9 @@ struct History {
     random: Random,
     model: Model,
     places: Vec<Sample>,
-    /// The sample that is looked up, by its index, at this step.
+    /// The index of the sample of this step.
     place: usize,
-    /// The number of this step, from 1.
+    /// The number of this step, starting at 1.
     step: usize,
     fences: Vec<(usize, DatedFence)>,
     hits: usize,
@@ -818,11 +829,11 @@ impl History {
     }
 }
 
-/// What was put, and what was purged, in the order in which it was.
+/// The puts and purges in their order.
 #[derive(Default)]
 struct Model {
     made: Vec<Made>,
-    /// The latest that was kept of each key and variant.
+    /// The latest stored entry of each key and variant.
     latest: HashMap<(CacheKey, VariantId), usize>,
     purges: Vec<(PurgeTarget, PurgeMode, usize)>,
 }
@@ -830,7 +841,7 @@ struct Model {
 struct Made {
     entry: Arc<StoredResponse>,
     targets: Vec<PurgeTarget>,
-    /// The step of the lookup that began its making.
+    /// The step of the lookup of its fill.
     since: usize,
 }
 
@@ -854,10 +865,10 @@ impl Model {
         });
     }
 
-    /// Checks that an answer may be found now.
+    /// Checks that an entry may be found now.
     fn permits(&self, key: &CacheKey, found: &StoredResponse, expired: bool) {
         let latest = self.latest.get(&(*key, found.variant()));
-        let latest = latest.expect("an answer is found that was never put");
+        let latest = latest.expect("only stored entries are found");
         let made = &self.made[*latest];
         assert_same(found, &made.entry);
         let purged = |by: PurgeMode| {
@@ -865,9 +876,9 @@ impl Model {
                 *mode == by && *step >= made.since && made.targets.contains(target)
             })
         };
-        assert!(!purged(PurgeMode::Hard), "what was purged is found");
+        assert!(!purged(PurgeMode::Hard), "a purged entry was found");
         if purged(PurgeMode::Soft) {
-            assert!(expired, "what was purged softly is found, and not expired");
+            assert!(expired, "an entry that was purged softly is not expired");
         }
     }
 }
@@ -886,7 +897,7 @@ fn other_names(random: &mut Random, count: usize) -> Vec<PurgeTarget> {
     (0..count).map(name).collect()
 }
 
-/// Returns what histories are made of: URLs that vary and such that do not, for all and for one.
+/// Returns the samples of histories: with and without variants, shared and of a caller.
 fn places() -> Vec<Sample> {
     let mut places = Vec::new();
     for caller in [None, Some(3)] {
@@ -941,6 +952,6 @@ fn shown(lookup: &Lookup) -> Option<(Arc<StoredResponse>, Stamp, bool)> {
 fn assert_same(found: &StoredResponse, expected: &StoredResponse) {
     assert!(
         found.encode_head() == expected.encode_head() && found.body() == expected.body(),
-        "{found:?} is found where {expected:?} was put"
+        "expected {expected:?}, found {found:?}"
     );
 }

@@ -1,4 +1,4 @@
-//! What several suites work with.
+//! Shared helpers of the suites.
 
 use std::{
     future::{Future, poll_fn},
@@ -6,7 +6,7 @@ use std::{
     task::{Context, Poll, Waker},
 };
 
-/// Waits for all futures at once.
+/// Waits for all futures concurrently.
 pub(super) async fn join<F: Future>(futures: impl Iterator<Item = F>) -> Vec<F::Output> {
     let mut waiting: Vec<Pin<Box<F>>> = futures.map(Box::pin).collect();
     let mut done = Vec::with_capacity(waiting.len());
@@ -28,7 +28,7 @@ pub(super) async fn join<F: Future>(futures: impl Iterator<Item = F>) -> Vec<F::
     done
 }
 
-/// Polls a future so often, and gives it up.
+/// Polls a future a number of times and drops it.
 pub(super) fn give_up<F: Future>(future: F, after_polls: usize) {
     let mut future = std::pin::pin!(future);
     let mut cx = Context::from_waker(Waker::noop());
@@ -39,7 +39,7 @@ pub(super) fn give_up<F: Future>(future: F, after_polls: usize) {
     }
 }
 
-/// Numbers that look random, the same in each run (xorshift64).
+/// Deterministic pseudorandom numbers (xorshift64).
 pub(super) struct Random(u64);
 
 impl Random {

@@ -1,23 +1,23 @@
-//! What every store of log entries must do.
+//! The conformance suite of log stores.
 
 use crate::{
     access_log::{LogEntry, LogQuery, LogStore, LogStream},
     core::time::Timestamp,
 };
 
-/// Checks a store of log entries that is empty and has room for sixteen.
+/// Checks the requirements of a [`LogStore`]. The store must be empty and have room for 16 entries.
 ///
 /// # Panics
 ///
-/// If the store breaks a promise that [`LogStore`] makes; the message says which.
+/// Panics if the store violates a requirement, which the message names.
 pub async fn log_store(store: &impl LogStore) {
-    keeps_entries_as_they_are(store).await;
-    shows_the_latest_first(store).await;
-    keeps_trails_apart(store).await;
-    shows_a_span_of_time(store).await;
+    returns_entries_unchanged(store).await;
+    returns_latest_entries_first(store).await;
+    separates_streams(store).await;
+    filters_by_time(store).await;
 }
 
-async fn keeps_entries_as_they_are(store: &impl LogStore) {
+async fn returns_entries_unchanged(store: &impl LogStore) {
     assert!(
         recent(store, LogStream::Access, LogQuery::default())
             .await
@@ -28,68 +28,64 @@ async fn keeps_entries_as_they_are(store: &impl LogStore) {
     let odd = LogEntry::new(at(1), "{\"text\":\"\\u0000 \\\" grüße 🦀\"}");
     append(store, LogStream::Access, std::slice::from_ref(&odd)).await;
     let kept = recent(store, LogStream::Access, LogQuery::default()).await;
-    assert_eq!(
-        kept,
-        [odd],
-        "an entry comes back byte for byte, with its time"
-    );
+    assert_eq!(kept, [odd], "an entry is returned unchanged with its time");
 }
 
-async fn shows_the_latest_first(store: &impl LogStore) {
+async fn returns_latest_entries_first(store: &impl LogStore) {
     append(store, LogStream::Access, &[entry(2), entry(3)]).await;
     append(store, LogStream::Access, &[entry(4)]).await;
     let latest = recent(store, LogStream::Access, LogQuery::latest(3)).await;
     assert_eq!(
         latest,
         [entry(4), entry(3), entry(2)],
-        "the latest come first, and no more than asked for"
+        "the latest entries are first, up to the limit"
     );
     assert!(
         recent(store, LogStream::Access, LogQuery::latest(0))
             .await
             .is_empty(),
-        "none is none"
+        "a limit of 0 returns no entries"
     );
 }
 
-async fn keeps_trails_apart(store: &impl LogStore) {
+async fn separates_streams(store: &impl LogStore) {
     append(store, LogStream::Audit, &[entry(9)]).await;
     assert_eq!(
         recent(store, LogStream::Audit, LogQuery::default()).await,
         [entry(9)],
-        "trails are apart"
+        "streams are separate"
     );
     let access = recent(store, LogStream::Access, LogQuery::default()).await;
-    assert!(!access.contains(&entry(9)), "trails are apart");
+    assert!(!access.contains(&entry(9)), "streams are separate");
 }
 
-async fn shows_a_span_of_time(store: &impl LogStore) {
+async fn filters_by_time(store: &impl LogStore) {
     let span = LogQuery::default().since(at(2)).until(at(3));
     let within = recent(store, LogStream::Access, span).await;
     assert_eq!(
         within,
         [entry(3), entry(2)],
-        "both ends of a span of time belong to it"
+        "both ends of a time range are included"
     );
     let later = LogQuery::default().since(at(5));
     assert!(
         recent(store, LogStream::Access, later).await.is_empty(),
-        "nothing is later than the last"
+        "there are no later entries"
     );
 }
 
-async fn append(store: &impl LogStore, trail: LogStream, batch: &[LogEntry]) {
+async fn append(store: &impl LogStore, stream: LogStream, batch: &[LogEntry]) {
     store
-        .append(trail, batch)
+        .append(stream, batch)
         .await
-        .expect("the store takes entries");
+        .expect("`append` succeeds");
 }
 
-async fn recent(store: &impl LogStore, trail: LogStream, query: LogQuery) -> Vec<LogEntry> {
+async fn recent(store: &impl LogStore, stream: LogStream, query: LogQuery) -> Vec<LogEntry> {
     store
-        .recent(trail, &query)
+        .recent(stream, &query)
         .await
-        .expect("the store shows entries")
+        .expect("`recent` succeeds")
 }
 
 fn entry(number: u64) -> LogEntry {

@@ -1,6 +1,6 @@
-//! Suites that prove a store of anybody's: each promise that a layer relies on is a check here.
+//! Conformance suites for custom stores, which check each requirement of the layers.
 //!
-//! A suite panics at the first promise that is not kept, and says which. It runs on any runtime.
+//! A suite panics at the first violation and names it. It runs on any runtime.
 //!
 //! ```
 //! # #[cfg(all(feature = "memory", feature = "api-key"))]

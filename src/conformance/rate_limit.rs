@@ -1,4 +1,4 @@
-//! What a store of rate limits must do, checked against the pure functions.
+//! The conformance suite of rate limit stores, which compares them with the pure functions.
 
 use std::{collections::HashMap, time::Duration};
 
@@ -11,12 +11,12 @@ use crate::{
     },
 };
 
-/// Checks that a store of rate limits keeps the promises that the layer relies on.
+/// Checks the requirements of a [`RateLimitStore`].
 ///
-/// It replays random requests and compares each answer with that of the pure functions at the time
-/// that the store says it was given; sends many at once; and checks refunds, resets and what is
-/// forgotten. The windows are short: where `pause` truly waits, all of it takes some ten seconds.
-/// What the store holds of other partitions does not matter.
+/// It replays random requests and compares each decision with that of the pure functions at the
+/// time that the store returns. It also checks concurrent requests, refunds, resets and expiry. The
+/// windows are short: with a `pause` that sleeps, the suite takes about ten seconds. The store can
+/// contain other partitions.
 ///
 /// ```
 /// # #[tokio::main(flavor = "current_thread")]
@@ -31,7 +31,7 @@ use crate::{
 ///
 /// # Panics
 ///
-/// If the store breaks a promise; the message says which.
+/// Panics if the store violates a requirement, which the message names.
 pub async fn rate_limit<S, P>(store: &S, pause: P)
 where
     S: RateLimitStore + ?Sized,
@@ -39,15 +39,19 @@ where
 {
     let suite = RateLimitSuite { store, pause };
     suite.replays().await;
-    suite.many_at_once_are_admitted_exactly_the_limit().await;
-    suite.denied_by_one_is_charged_to_none().await;
-    suite.peeking_takes_nothing().await;
-    suite.a_refund_reaches_its_charge_and_no_later_one().await;
-    suite.what_was_used_beyond_what_is_left_is_owed().await;
-    suite.a_reset_forgets_one_policy_and_no_other().await;
-    suite.a_cost_that_never_fits_changes_nothing().await;
-    suite.policies_of_different_windows_count_apart().await;
-    suite.a_changed_quota_refills_nothing().await;
+    suite
+        .concurrent_requests_are_admitted_up_to_the_limit()
+        .await;
+    suite.rejected_requests_are_not_charged().await;
+    suite.peek_is_not_charged().await;
+    suite.refund_affects_only_its_window().await;
+    suite.charges_beyond_the_quota_delay_later_requests().await;
+    suite.reset_affects_only_its_policies().await;
+    suite.unsatisfiable_cost_is_not_charged().await;
+    suite
+        .policies_with_different_windows_are_independent()
+        .await;
+    suite.changed_quota_preserves_usage().await;
 }
 
 struct RateLimitSuite<'s, S: ?Sized, P> {
@@ -79,7 +83,7 @@ where
             let known = |charge| model.get(&key(charge)).copied().unwrap_or_default();
             let mut states: Vec<State> = charges.iter().map(known).collect();
             let expected = decide_all(&charges, &mut states, answer.at());
-            assert_eq!(answer, expected, "in step {step}, asked for {charges:?}");
+            assert_eq!(answer, expected, "in step {step}, for {charges:?}");
             model.extend(charges.iter().map(key).zip(states));
             if random.below(3) == 0 {
                 (self.pause)(Duration::from_millis(random.below(40) as u64)).await;
@@ -87,17 +91,22 @@ where
         }
     }
 
-    async fn many_at_once_are_admitted_exactly_the_limit(&self) {
+    async fn concurrent_requests_are_admitted_up_to_the_limit(&self) {
         for (number, policy) in each(10, Duration::from_secs(3_600)).iter().enumerate() {
             let partition = self.partition(100 + number as u64);
             let charge = [Charge::new(policy, 1)];
             let answers = join((0..64).map(|_| self.take(&partition, &charge))).await;
             let admitted = answers.iter().filter(|answer| answer.is_admitted()).count();
-            assert_eq!(admitted, 10, "of 64 at once, by `{}`", policy.name());
+            assert_eq!(
+                admitted,
+                10,
+                "64 concurrent requests, policy `{}`",
+                policy.name()
+            );
         }
     }
 
-    async fn denied_by_one_is_charged_to_none(&self) {
+    async fn rejected_requests_are_not_charged(&self) {
         let partition = self.partition(200);
         let policies = each(9, Duration::from_secs(3_600));
         let strict = window("strict", 1);
@@ -106,35 +115,39 @@ where
         assert!(self.take(&partition, &charges).await.is_admitted());
         for _ in 0..3 {
             let denied = self.take(&partition, &charges).await;
-            assert!(!denied.is_admitted(), "the strictest policy was spent");
+            assert!(
+                !denied.is_admitted(),
+                "the quota of the strictest policy is exhausted"
+            );
             for (policy, decision) in policies.iter().zip(denied.each()) {
                 let name = policy.name();
                 assert_eq!(
                     decision.remaining(),
                     8,
-                    "`{name}` was charged, though denied"
+                    "`{name}` was charged for a rejected request"
                 );
             }
         }
     }
 
-    async fn peeking_takes_nothing(&self) {
+    async fn peek_is_not_charged(&self) {
         let (partition, policy) = (self.partition(300), window("peek", 3));
         for _ in 0..10 {
             let charge = [Charge::new(&policy, 2)];
             let peek = self.store.peek(&partition, &charge).await;
-            let peek = peek.expect("the store answers");
+            let peek = peek.expect("the store call succeeds");
             assert!(peek.is_admitted(), "a peek was charged");
         }
         let taken = self.take(&partition, &[Charge::new(&policy, 3)]).await;
         assert!(taken.is_admitted(), "a peek was charged");
     }
 
-    async fn a_refund_reaches_its_charge_and_no_later_one(&self) {
+    async fn refund_affects_only_its_window(&self) {
         for (number, policy) in each(10, Duration::from_millis(200)).iter().enumerate() {
             let partition = self.partition(400 + number as u64);
             let name = policy.name();
-            // Windows of the clock may end at any moment: one in which all happens is waited for.
+            // An aligned window can end at any time: the check is repeated until it fits into one
+            // window.
             let mut tries = 0;
             let (paid, left) = loop {
                 let taken = self.take(&partition, &[Charge::new(policy, 10)]).await;
@@ -145,29 +158,26 @@ where
                     break (paid, left.each()[0].remaining());
                 }
                 tries += 1;
-                assert!(tries < 100, "`{name}` never admits what it holds");
+                assert!(tries < 100, "`{name}` never admits its whole quota");
                 (self.pause)(Duration::from_millis(450)).await;
             };
-            assert!(left >= 4, "a refund to `{name}` came back as {left}");
+            assert!(left >= 4, "after a refund of 4, `{name}` has {left} left");
             (self.pause)(Duration::from_millis(450)).await;
             let spend = [Charge::new(policy, 10)];
             let spent = self.take(&partition, &spend).await;
-            assert!(
-                spent.is_admitted(),
-                "what `{name}` counted is never forgotten"
-            );
+            assert!(spent.is_admitted(), "the usage of `{name}` does not expire");
             self.refund(&partition, &Refund::new(policy, paid, 10))
                 .await;
             let again = self.take(&partition, &spend).await;
             let is_over = again.at() >= spent.each()[0].receipt().expires_at();
             assert!(
                 !again.is_admitted() || is_over,
-                "a refund landed in a later window of `{name}`"
+                "a refund was credited to a later window of `{name}`"
             );
         }
     }
 
-    async fn what_was_used_beyond_what_is_left_is_owed(&self) {
+    async fn charges_beyond_the_quota_delay_later_requests(&self) {
         for (number, policy) in each(10, Duration::from_secs(3_600)).iter().enumerate() {
             let (partition, name) = (self.partition(700 + number as u64), policy.name());
             let look = [Charge::new(policy, 0)];
@@ -176,28 +186,31 @@ where
             assert_eq!(left, 6, "`{name}` was charged 4 of 10");
             self.charge(&partition, &Charge::new(policy, 11)).await;
             let owing = self.take(&partition, &look).await;
-            assert!(owing.is_admitted(), "who asks for nothing passes");
-            assert_eq!(owing.each()[0].remaining(), 0, "`{name}` owes");
+            assert!(owing.is_admitted(), "a request without cost is admitted");
+            assert_eq!(owing.each()[0].remaining(), 0, "`{name}` has no quota left");
             let denied = self.take(&partition, &[Charge::new(policy, 1)]).await;
-            assert!(!denied.is_admitted(), "`{name}` admits what owes");
+            assert!(
+                !denied.is_admitted(),
+                "`{name}` admits a request beyond the quota"
+            );
             let wait = denied.each()[0].retry_after();
             let longest = Duration::from_secs(2 * 3_600);
             assert!(wait.is_some_and(|wait| wait <= longest), "{wait:?}");
         }
     }
 
-    async fn a_reset_forgets_one_policy_and_no_other(&self) {
+    async fn reset_affects_only_its_policies(&self) {
         let partition = self.partition(500);
         let (one, other) = (window("one", 2), window("other", 2));
         let charges = [Charge::new(&one, 2), Charge::new(&other, 2)];
         self.take(&partition, &charges).await;
         let reset = self.store.reset(&partition, &[&one]).await;
-        reset.expect("the store answers");
+        reset.expect("the store call succeeds");
         assert!(self.take(&partition, &charges[..1]).await.is_admitted());
         assert!(!self.take(&partition, &charges[1..]).await.is_admitted());
     }
 
-    async fn a_cost_that_never_fits_changes_nothing(&self) {
+    async fn unsatisfiable_cost_is_not_charged(&self) {
         for (number, policy) in each(3, Duration::from_secs(3_600)).iter().enumerate() {
             let partition = self.partition(600 + number as u64);
             let never = self.take(&partition, &[Charge::new(policy, 4)]).await;
@@ -205,19 +218,19 @@ where
             let all = self.take(&partition, &[Charge::new(policy, 3)]).await;
             assert!(
                 all.is_admitted(),
-                "`{}` was charged, though denied",
+                "`{}` was charged for a rejected request",
                 policy.name()
             );
         }
     }
 
-    async fn policies_of_different_windows_count_apart(&self) {
+    async fn policies_with_different_windows_are_independent(&self) {
         let makes = all_of("calls");
         for (number, make) in makes.iter().enumerate() {
             let partition = self.partition(800 + number as u64);
             let long = make(Quota::per_day(5));
             let short = make(Quota::new(2, Duration::from_millis(100)));
-            assert_ne!(long.id(), short.id(), "windows belong to the id");
+            assert_ne!(long.id(), short.id(), "the id depends on the window");
             self.take(&partition, &[Charge::new(&long, 5)]).await;
             for _ in 0..3 {
                 for _ in 0..4 {
@@ -231,7 +244,7 @@ where
         }
     }
 
-    async fn a_changed_quota_refills_nothing(&self) {
+    async fn changed_quota_preserves_usage(&self) {
         let quotas = [
             Quota::per_hour(10),
             Quota::per_hour(1_000),
@@ -253,24 +266,27 @@ where
         }
     }
 
-    /// Spends a policy, or half of it, and checks what is left once its quota has changed.
+    /// Spends a policy, or half of it, and checks the remaining quota after the quota has changed.
     async fn change(&self, partition: &StoreKey, from: &Policy, to: &Policy, half: bool) {
         let held = from.capacity();
         let used = if half { held / 2 } else { held };
         let taken = self.take(partition, &[Charge::new(from, used)]).await;
-        assert!(taken.is_admitted(), "nothing was used of {from:?}");
+        assert!(
+            taken.is_admitted(),
+            "{from:?} rejected a request within its quota"
+        );
         let to = to
             .clone()
             .replacing(from)
             .expect("the algorithm is the same");
         let peek = self.store.peek(partition, &[Charge::new(&to, 0)]).await;
-        let left = peek.expect("the store answers").each()[0].remaining();
+        let left = peek.expect("the store call succeeds").each()[0].remaining();
         let is_bucket = matches!(from.terms().letter(), 'b' | 'l' | 'q');
         let exact = match is_bucket {
             true => (held - used) * to.capacity() / held,
             false => to.capacity().saturating_sub(used),
         };
-        // A bucket gains while it is looked at.
+        // A bucket refills between the calls.
         let bounds = if is_bucket {
             exact..=exact + 2
         } else {
@@ -278,36 +294,39 @@ where
         };
         assert!(
             bounds.contains(&left),
-            "{left} left of {to:?} after {used} of {from:?}"
+            "{to:?} has {left} left after {used} were used of {from:?}"
         );
         let all = self.take(partition, &[Charge::new(&to, left)]).await;
-        assert!(all.is_admitted(), "what was left of {to:?} is denied");
+        assert!(
+            all.is_admitted(),
+            "{to:?} rejected a request within its remaining quota"
+        );
         if from.id() != to.id() {
             let look = self.take(partition, &[Charge::new(from, 0)]).await;
             let still = look.each()[0].remaining();
             let untouched = held - used..=held - used + 2;
-            assert!(untouched.contains(&still), "a successor changed {from:?}");
+            assert!(untouched.contains(&still), "a replacement changed {from:?}");
         }
     }
 
     async fn take(&self, partition: &StoreKey, charges: &[Charge<'_>]) -> Decisions {
         let answer = self.store.take(partition, charges).await;
-        answer.expect("the store answers")
+        answer.expect("the store call succeeds")
     }
 
     async fn charge(&self, partition: &StoreKey, charge: &Charge<'_>) {
         let charges = std::slice::from_ref(charge);
         let answer = self.store.charge(partition, charges).await;
-        answer.expect("the store answers");
+        answer.expect("the store call succeeds");
     }
 
     async fn refund(&self, partition: &StoreKey, refund: &Refund<'_>) {
         let refunds = std::slice::from_ref(refund);
         let answer = self.store.refund(partition, refunds).await;
-        answer.expect("the store answers");
+        answer.expect("the store call succeeds");
     }
 
-    /// Returns a partition of this run's own: what an earlier one left behind is no matter.
+    /// Returns a partition that is unique to this run.
     fn partition(&self, number: u64) -> StoreKey {
         let mut run = [0; 16];
         getrandom::fill(&mut run).expect("the system has a source of randomness");
@@ -323,7 +342,7 @@ fn window(name: &str, limit: u64) -> Policy {
     Policy::fixed_window(name, quota).expect("the quota is within bounds")
 }
 
-/// Returns what makes a policy of each algorithm, under one name.
+/// Returns a constructor of a policy for each algorithm, all with one name.
 fn all_of(name: &'static str) -> [impl Fn(Quota) -> Policy; 7] {
     type Make = fn(&str, Quota) -> Result<Policy, ConfigError>;
     let queue: Make = |name, quota| {
@@ -342,10 +361,10 @@ fn all_of(name: &'static str) -> [impl Fn(Quota) -> Policy; 7] {
     makes.map(|make| move |quota| make(name, quota).expect("the quota is within bounds"))
 }
 
-/// Returns a policy of each algorithm that three words are enough for.
+/// Returns a policy for each algorithm whose state is three words.
 fn each(limit: u64, window: Duration) -> [Policy; 6] {
     let quota = Quota::new(limit, window);
-    // One goes on at once, and the others of the limit wait.
+    // The first request is admitted immediately, and the others of the limit wait.
     let wait = window - window / u32::try_from(limit).expect("the limit is small");
     [
         Policy::fixed_window("anchored", quota),

@@ -1,17 +1,17 @@
-//! How much one caller may use in how much time.
+//! The amount that one caller can use in a period.
 
 use std::{fmt, str::FromStr, time::Duration};
 
 use super::error::ConfigError;
 
-/// The most that is counted exactly.
+/// The maximum amount that is counted exactly.
 const AMOUNT_MAX: u64 = 1 << 53;
 const PERIOD_MAX: Duration = Duration::from_secs(10 * 366 * DAY_SECS);
 const DAY_SECS: u64 = 24 * 60 * 60;
 
-/// So much in so much time, for one caller alone: the credits of a key, or a limit of its own.
+/// An amount in a period for one caller: the credits of a key, or its own limit.
 ///
-/// As text it is an amount and a period: `1000/day`, `50000/month`, `20/90s`.
+/// Its text format is an amount and a period: `1000/day`, `50000/month`, `20/90s`.
 ///
 /// ```
 /// use portcullis::Allowance;
@@ -35,26 +35,26 @@ enum AllowancePeriod {
 }
 
 impl Allowance {
-    /// Allows this much in each period, which begins with the first use of it.
+    /// Creates an allowance with a period that starts with its first use.
     ///
     /// # Errors
     ///
-    /// If the amount is zero or more than 2^53, or the period is not of whole milliseconds, at
-    /// least one and at most ten years.
+    /// Returns an error if the amount is 0 or more than 2^53, or if the period is not a whole
+    /// number of milliseconds from 1 ms to ten years.
     pub fn new(amount: u64, period: Duration) -> Result<Self, ConfigError> {
         Self::checked(amount, AllowancePeriod::Every(period))
     }
 
-    /// Allows this much in each hour.
+    /// Creates an allowance per hour.
     ///
     /// # Errors
     ///
-    /// If the amount is zero or more than 2^53; so for the others.
+    /// Returns an error if the amount is 0 or more than 2^53.
     pub fn per_hour(amount: u64) -> Result<Self, ConfigError> {
         Self::new(amount, Duration::from_secs(60 * 60))
     }
 
-    /// Allows this much in each 24 hours.
+    /// Creates an allowance per 24 hours.
     ///
     /// # Errors
     ///
@@ -63,7 +63,7 @@ impl Allowance {
         Self::new(amount, Duration::from_secs(DAY_SECS))
     }
 
-    /// Allows this much in each month of the calendar, which begins at midnight UTC.
+    /// Creates an allowance per calendar month, which starts at midnight UTC.
     ///
     /// # Errors
     ///
@@ -72,12 +72,12 @@ impl Allowance {
         Self::checked(amount, AllowancePeriod::Month)
     }
 
-    /// Returns how much is allowed in each period.
+    /// Returns the amount that is allowed in each period.
     pub const fn amount(&self) -> u64 {
         self.amount
     }
 
-    /// Returns the period; `None` if it is a month of the calendar.
+    /// Returns the period, or `None` for a calendar month.
     pub const fn period(&self) -> Option<Duration> {
         match self.period {
             AllowancePeriod::Every(period) => Some(period),
@@ -91,8 +91,8 @@ impl Allowance {
             |problem: &str, fix: &str| Err(ConfigError::new("allowance", own, problem).fix(fix));
         if !(1..=AMOUNT_MAX).contains(&amount) {
             return refused(
-                "an amount is at least 1, and at most 2^53",
-                "to allow nothing, disable the key",
+                "an amount must be 1 to 2^53",
+                "disable the key to allow nothing",
             );
         }
         match period {
@@ -102,8 +102,8 @@ impl Allowance {
                     || period.subsec_nanos() % 1_000_000 != 0 =>
             {
                 refused(
-                    "a period is of whole milliseconds, at least one and at most ten years",
-                    "give an hour, a day or a month",
+                    "a period must be whole milliseconds, from 1 ms to ten years",
+                    "use an hour, a day or a month",
                 )
             }
             AllowancePeriod::Every(_) | AllowancePeriod::Month => Ok(own),
@@ -112,7 +112,7 @@ impl Allowance {
 }
 
 impl fmt::Display for Allowance {
-    /// Writes what [`str::parse`] reads.
+    /// Writes the format that [`str::parse`] reads.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}/", self.amount)?;
         let AllowancePeriod::Every(period) = self.period else {
@@ -151,7 +151,7 @@ impl FromStr for Allowance {
             ConfigError::new(
                 "allowance",
                 shown.escape_debug(),
-                "this is no amount and period",
+                "it is not an amount and a period",
             )
             .fix("write it as `1000/day`, `50000/month` or `20/90s`")
         })?;

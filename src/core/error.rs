@@ -1,14 +1,14 @@
-//! What can go wrong: in a store, and in a configuration.
+//! Errors of stores and configurations.
 
-use std::fmt;
+use std::{convert::Infallible, fmt};
 
 pub use tower::BoxError;
 
-/// Why a store could not answer.
+/// An error of a store.
 ///
-/// A store answers `Ok(None)` for what it does not hold; an error always means that the question
-/// stays open. A layer never takes one for a "no": authentication answers `503`, a limiter does as
-/// its policy says, a cache goes to the handler, a log counts a loss.
+/// A store returns `Ok(None)` for a missing entry, so an error always means that the result is
+/// unknown. No layer treats it as a negative result: authentication responds with `503`, a rate
+/// limiter follows its policy, a cache calls the handler, and the access log counts a loss.
 #[derive(Debug, thiserror::Error)]
 #[error("{kind}")]
 pub struct StoreError {
@@ -18,12 +18,12 @@ pub struct StoreError {
 }
 
 impl StoreError {
-    /// Creates an error of this kind, without a cause.
+    /// Creates an error of this kind without a cause.
     pub fn new(kind: StoreErrorKind) -> Self {
         Self { kind, source: None }
     }
 
-    /// Creates an error of this kind, and keeps its cause.
+    /// Creates an error of this kind with a cause.
     pub fn with_source(kind: StoreErrorKind, source: impl Into<BoxError>) -> Self {
         Self {
             kind,
@@ -31,12 +31,12 @@ impl StoreError {
         }
     }
 
-    /// Returns what kind of failure this is.
+    /// Returns the kind of the error.
     pub fn kind(&self) -> StoreErrorKind {
         self.kind
     }
 
-    /// Returns whether the same call may succeed a little later.
+    /// Returns `true` if the same call may succeed later.
     pub fn is_transient(&self) -> bool {
         match self.kind {
             StoreErrorKind::Unavailable | StoreErrorKind::Timeout => true,
@@ -49,30 +49,36 @@ impl StoreError {
     }
 }
 
+/// Never called: it lets a function accept a value and everything that converts into one.
+impl From<Infallible> for ConfigError {
+    fn from(never: Infallible) -> Self {
+        match never {}
+    }
+}
+
 impl From<StoreErrorKind> for StoreError {
     fn from(kind: StoreErrorKind) -> Self {
         Self::new(kind)
     }
 }
 
-/// The kinds of failure of a store.
+/// The kind of a [`StoreError`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum StoreErrorKind {
-    /// The backend could not be reached; nothing was done.
+    /// The store is unavailable. The call was not executed.
     Unavailable,
-    /// The backend did not answer in time. Whether it did what was asked is not known: a charge is
-    /// never sent again after this.
+    /// The call timed out. The store may have executed it, so a charge is never repeated.
     Timeout,
-    /// What was to be created exists already, or was changed by somebody else meanwhile.
+    /// The entry already exists, or was changed concurrently.
     Conflict,
-    /// What was to be changed does not exist.
+    /// The entry does not exist.
     NotFound,
-    /// The backend holds bytes that are not what this crate wrote.
+    /// The entry contains bytes that this crate did not write.
     Corrupt,
-    /// The store has reached a bound that it may not pass by forgetting something.
+    /// The store is full and cannot evict anything.
     Full,
-    /// The backend refuses the call: wrong credentials, a missing permission. Nothing was done.
+    /// The store rejects the call: wrong credentials, or a missing permission. It was not executed.
     Misconfigured,
 }
 
@@ -80,29 +86,29 @@ impl fmt::Display for StoreErrorKind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Unavailable => "the store is unavailable",
-            Self::Timeout => "the store did not answer in time",
-            Self::Conflict => "the store holds this already, or a newer version of it",
-            Self::NotFound => "the store does not hold this",
-            Self::Corrupt => "the store holds bytes that cannot be read",
+            Self::Timeout => "the store timed out",
+            Self::Conflict => "the entry already exists, or has a newer version",
+            Self::NotFound => "the entry does not exist",
+            Self::Corrupt => "the store contains data that cannot be parsed",
             Self::Full => "the store is full",
-            Self::Misconfigured => "the store refuses its configuration",
+            Self::Misconfigured => "the store rejects the configuration",
         })
     }
 }
 
-/// What is wrong with a configuration: the option, the value that it was given, and what to do.
+/// An invalid configuration: the option, its value, the problem and the fix.
 ///
-/// Every builder of this crate reports through it, before the first request.
+/// All builders of this crate return it before the first request.
 ///
 /// ```
 /// use portcullis::ConfigError;
 ///
-/// let error = ConfigError::new("quota", "0 per 10s", "a limit of zero admits nobody")
-///     .fix("give a limit of at least 1, or deny the route in the router");
+/// let error = ConfigError::new("quota", "0 per 10s", "the limit must be at least 1")
+///     .fix("increase it, or reject the route in the router");
 /// assert_eq!(
 ///     error.to_string(),
-///     "`quota` is `0 per 10s`: a limit of zero admits nobody; \
-///      give a limit of at least 1, or deny the route in the router",
+///     "`quota` is `0 per 10s`: the limit must be at least 1; \
+///      increase it, or reject the route in the router",
 /// );
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -115,9 +121,9 @@ pub struct ConfigError {
 }
 
 impl ConfigError {
-    /// Creates an error that names an option, the value that it has, and what is wrong with it.
+    /// Creates an error with an option, its value, and the problem.
     ///
-    /// A secret is never given as `value`: say how long it is.
+    /// Never pass a secret as `value`; describe its length instead.
     pub fn new(option: &'static str, value: impl fmt::Display, problem: impl Into<String>) -> Self {
         Self {
             option,
@@ -127,19 +133,19 @@ impl ConfigError {
         }
     }
 
-    /// Adds what the user can do about it.
+    /// Adds the fix.
     #[must_use]
     pub fn fix(mut self, fix: impl Into<String>) -> Self {
         self.fix = fix.into();
         self
     }
 
-    /// Returns the option's name, as the builder spells it.
+    /// Returns the option, as the builder spells it.
     pub fn option(&self) -> &'static str {
         self.option
     }
 
-    /// Returns the value that was refused, in words.
+    /// Returns the rejected value as text.
     pub fn value(&self) -> &str {
         &self.value
     }

@@ -1,4 +1,4 @@
-//! Who calls.
+//! The identity of an authenticated caller.
 
 use std::{
     collections::BTreeMap,
@@ -10,14 +10,14 @@ use sha2::{Digest, Sha256};
 
 use super::{allowance::Allowance, error::ConfigError, notice};
 
-/// Who calls: the answer of authentication, which every other layer may read.
+/// The identity of an authenticated caller, as a request extension.
 ///
-/// It stands in the request's extensions. The limiter counts by its lineage or owner and chooses
-/// its limits by the tier, the cache partitions its responses by [`Identity::digest`], and the
-/// access log writes its key id. A clone is one reference count.
+/// All layers can read it. The rate limiter counts by its lineage or owner and chooses limits by
+/// its tier, the cache partitions responses by [`Identity::digest`], and the access log records its
+/// key id. Cloning it increments a reference count.
 ///
-/// The API-key layer makes it. Whoever authenticates by other means makes it by
-/// [`Identity::builder`], a name that says what the caller promises.
+/// The API key layer inserts it. An application that authenticates by other means creates it with
+/// [`Identity::builder`].
 ///
 /// ```
 /// use portcullis::Identity;
@@ -48,17 +48,16 @@ struct IdentityInner {
 }
 
 impl Identity {
-    /// Begins an identity that the application has verified by its own means.
+    /// Returns a builder of an identity that the application has verified.
     ///
-    /// All inner layers trust it. `key_id` is public: it is written to logs. It must be unique among
-    /// all callers of the service, across owners, tenants and ways to authenticate: the rate limiter
-    /// counts by the [lineage](Self::lineage), which is the key id by default. If users are known by
-    /// a tenant and a name, use both, as in `acme/alice`.
+    /// All inner layers trust it. `key_id` is public and appears in logs. It must be unique among
+    /// all callers of the service, across owners, tenants and authentication methods: the rate
+    /// limiter counts by the [lineage](Self::lineage), which defaults to the key id. If users are
+    /// identified by a tenant and a name, use both, as in `acme/alice`.
     ///
     /// The cache shares responses between two requests only if their identities are equal in
-    /// everything that a handler can read. A handler must not take what a response depends on from
-    /// anywhere else, such as another request extension; put it into the
-    /// [metadata](IdentityBuilder::metadata).
+    /// everything that a handler can read. A handler must not derive a response from other sources,
+    /// such as another request extension; add them to the [metadata](IdentityBuilder::metadata).
     pub fn builder(key_id: impl Into<String>) -> IdentityBuilder {
         let key_id = key_id.into();
         IdentityBuilder {
@@ -76,8 +75,8 @@ impl Identity {
         }
     }
 
-    /// Has the processor fetch what a clone will count on, beside whatever is fetched or computed next:
-    /// an identity that was not used a moment ago is not in its cache.
+    /// Prefetches the reference count of a clone, concurrently with later work, since an identity
+    /// that was not used recently is not in the CPU cache.
     #[inline]
     #[cfg_attr(
         not(feature = "api-key"),
@@ -87,44 +86,45 @@ impl Identity {
         std::hint::black_box(Arc::strong_count(&self.inner));
     }
 
-    /// Returns the public id of the key that was presented.
+    /// Returns the public id of the presented key.
     pub fn key_id(&self) -> &str {
         &self.inner.key_id
     }
 
-    /// Returns what stays the same when the key is rotated: the id of the first key of its line.
+    /// Returns the id that remains the same when the key is rotated: that of the first key of the
+    /// lineage.
     pub fn lineage(&self) -> &str {
         &self.inner.lineage
     }
 
-    /// Returns whose key it is, if that is known.
+    /// Returns the owner of the key, if known.
     pub fn owner(&self) -> Option<&str> {
         self.inner.owner.as_deref()
     }
 
-    /// Returns the name of the tier that chooses the limits, if the key has one.
+    /// Returns the tier that determines the limits, if the key has one.
     pub fn tier(&self) -> Option<&str> {
         self.inner.tier.as_deref()
     }
 
-    /// Returns how much the caller's line of keys may use in a period, if it has credits. A limiter
-    /// that is told to charges them.
+    /// Returns the credits of the caller's lineage, if it has any. Only limiters that are
+    /// configured to charge them do so.
     pub fn credits(&self) -> Option<Allowance> {
         self.inner.credits
     }
 
-    /// Returns the caller's own limit, which a limiter that is told to puts in the place of the
-    /// tier's.
+    /// Returns the caller's own limit, if it has one. It replaces that of the tier in limiters that
+    /// are configured to use it.
     pub fn limit(&self) -> Option<Allowance> {
         self.inner.limit
     }
 
-    /// Returns what the caller may do, sorted, each scope once.
+    /// Returns the scopes of the caller, sorted and without duplicates.
     pub fn scopes(&self) -> impl ExactSizeIterator<Item = &str> {
         self.inner.scopes.iter().map(String::as_str)
     }
 
-    /// Returns whether the caller has this scope.
+    /// Returns `true` if the caller has this scope.
     pub fn has_scope(&self, scope: &str) -> bool {
         self.inner
             .scopes
@@ -132,7 +132,7 @@ impl Identity {
             .is_ok()
     }
 
-    /// Returns what else is known of the key.
+    /// Returns the metadata of the key.
     pub fn metadata(&self) -> &BTreeMap<String, String> {
         &self.inner.metadata
     }
@@ -140,9 +140,9 @@ impl Identity {
     /// Returns a digest of everything that a handler can read from this identity: key id, lineage,
     /// owner, tier, credits, limit, scopes and metadata.
     ///
-    /// The cache partitions by it. A key that is changed in any of these gets another digest, and
-    /// receives none of the responses that were cached for it before the change. It is computed once,
-    /// when the identity is built.
+    /// The cache partitions responses by it. If any of these change, the caller has another digest,
+    /// and receives no responses that were cached before. It is computed once, when the identity is
+    /// built.
     pub fn digest(&self) -> &[u8; 32] {
         &self.inner.digest
     }
@@ -167,37 +167,37 @@ pub struct IdentityBuilder {
 }
 
 impl IdentityBuilder {
-    /// Says what stays the same when the key is rotated. The key id, unless this is called.
+    /// Sets the id that remains the same when the key is rotated. Defaults to the key id.
     pub fn lineage(mut self, lineage: impl Into<String>) -> Self {
         self.inner.lineage = lineage.into();
         self
     }
 
-    /// Says whose key it is.
+    /// Sets the owner of the key. None by default.
     pub fn owner(mut self, owner: impl Into<String>) -> Self {
         self.inner.owner = Some(owner.into());
         self
     }
 
-    /// Says which tier chooses the limits.
+    /// Sets the tier that determines the limits. None by default.
     pub fn tier(mut self, tier: impl Into<String>) -> Self {
         self.inner.tier = Some(tier.into());
         self
     }
 
-    /// Says how much the caller's line of keys may use in a period.
+    /// Sets the credits of the caller's lineage. None by default.
     pub fn credits(mut self, credits: Allowance) -> Self {
         self.inner.credits = Some(credits);
         self
     }
 
-    /// Says what limit the caller has in the place of its tier's.
+    /// Sets the caller's own limit, which replaces that of its tier. None by default.
     pub fn limit(mut self, limit: Allowance) -> Self {
         self.inner.limit = Some(limit);
         self
     }
 
-    /// Adds what the caller may do.
+    /// Adds scopes. None by default.
     pub fn scopes<I>(mut self, scopes: I) -> Self
     where
         I: IntoIterator,
@@ -207,13 +207,15 @@ impl IdentityBuilder {
         self
     }
 
-    /// Adds something else that is known of the key.
+    /// Adds a metadata entry, which replaces one of the same name. None by default.
     pub fn metadata(mut self, name: impl Into<String>, value: impl Into<String>) -> Self {
         self.inner.metadata.insert(name.into(), value.into());
         self
     }
 
-    /// Returns the identity.
+    /// Builds the identity.
+    ///
+    /// An empty key id is reported as a mistake.
     pub fn build(mut self) -> Identity {
         static SAID: AtomicBool = AtomicBool::new(false);
 
@@ -230,10 +232,9 @@ impl IdentityBuilder {
 }
 
 fn empty_key_id() -> ConfigError {
-    let problem =
-        "all such callers are one to the rate limiter, and to the cache if they are alike";
+    let problem = "all such callers share one rate limit, and one cache partition if they are otherwise equal";
     ConfigError::new("Identity::builder", "an empty key id", problem)
-        .fix("give each caller an id of its own, and insert no identity for unknown callers")
+        .fix("use a unique id for each caller, and insert no identity for unknown callers")
 }
 
 impl fmt::Debug for IdentityBuilder {
@@ -244,8 +245,8 @@ impl fmt::Debug for IdentityBuilder {
     }
 }
 
-/// Digests all fields. Each text follows its length, each list its number of members, and each option
-/// a mark of its presence, so that two identities that differ have different inputs.
+/// Returns the digest of all fields. Texts are preceded by their lengths, lists by their lengths,
+/// and options by a mark of their presence, so that different identities have different inputs.
 fn digest(inner: &IdentityInner) -> [u8; 32] {
     let IdentityInner {
         key_id,
@@ -275,7 +276,7 @@ fn digest(inner: &IdentityInner) -> [u8; 32] {
     fields.0.finalize().into()
 }
 
-/// Writes fields into a hash.
+/// Writes fields to a hash.
 struct FieldDigest(Sha256);
 
 impl FieldDigest {
@@ -297,7 +298,7 @@ impl FieldDigest {
 
     fn allowance(&mut self, allowance: Allowance) {
         self.number(allowance.amount());
-        // Whole milliseconds; `None` is a month of the calendar.
+        // Whole milliseconds; `None` is a calendar month.
         let millis = allowance.period().map(|period| period.as_millis() as u64);
         self.option(millis, Self::number);
     }

@@ -1,6 +1,6 @@
-//! JSON, as far as this crate writes it.
+//! JSON output.
 
-/// Which bytes stand for themselves, whatever stands beside them.
+/// `true` for bytes that need no escape in any context.
 const PLAIN: [bool; 256] = {
     let mut plain = [false; 256];
     let mut byte = 0x20;
@@ -11,42 +11,44 @@ const PLAIN: [bool; 256] = {
     plain
 };
 
-/// A byte in each byte of a word.
+/// Returns a word whose eight bytes are all `byte`.
 const fn each(byte: u8) -> u64 {
     u64::from_ne_bytes([byte; 8])
 }
 
-/// Returns whether all bytes stand for themselves.
+/// Returns `true` if no byte needs an escape.
 fn are_plain(bytes: &[u8]) -> bool {
     let is_plain = |word: &[u8; 8]| is_plain_word(u64::from_ne_bytes(*word));
     match bytes.last_chunk() {
-        // The last word may begin in the one before it.
+        // The last word may overlap the one before it.
         Some(last) => bytes.as_chunks().0.iter().all(is_plain) && is_plain(last),
         None => bytes.iter().all(|byte| PLAIN[usize::from(*byte)]),
     }
 }
 
-/// Returns whether all bytes of a word stand for themselves: eight at a time, without a branch.
+/// Returns `true` if no byte of a word needs an escape. Tests eight bytes at a time, without a
+/// branch.
 fn is_plain_word(word: u64) -> bool {
     const HIGH: u64 = each(0x80);
-    // The high bit of the lowest byte below `least` is set; that of another may be set if so.
+    // The high bit of the lowest byte below `least` is set. If so, those of other bytes can be set
+    // too.
     let below = |word: u64, least: u8| word.wrapping_sub(each(least)) & !word;
     let is = |byte: u8| below(word ^ each(byte), 1);
     let delete_or_beyond = word | word.wrapping_add(each(1));
     (below(word, 0x20) | is(b'"') | is(b'\\') | delete_or_beyond) & HIGH == 0
 }
 
-/// Appends a JSON string, quotes included.
+/// Appends a JSON string with its quotes.
 ///
-/// Besides what RFC 8259 section 7 demands, DEL, the C1 controls and the characters that change
-/// the direction of text are escaped: a line shown on a terminal is then only what it says.
+/// In addition to the escapes of RFC 8259 section 7, it escapes DEL, the C1 controls and the
+/// characters that change the direction of text, so that a terminal shows the line unaltered.
 pub(crate) fn push_string(out: &mut Vec<u8>, value: &str) {
     out.push(b'"');
     push_escaped(out, value);
     out.push(b'"');
 }
 
-/// Appends a part of a JSON string: what [`push_string`] writes between the quotes.
+/// Appends a part of a JSON string: the output of [`push_string`] without the quotes.
 pub(crate) fn push_escaped(out: &mut Vec<u8>, value: &str) {
     let bytes = value.as_bytes();
     if are_plain(bytes) {
@@ -56,7 +58,7 @@ pub(crate) fn push_escaped(out: &mut Vec<u8>, value: &str) {
     let mut at = 0;
     while at < bytes.len() {
         let byte = bytes[at];
-        // Most bytes are plain; only quotes, controls and beyond ASCII need a second look.
+        // Most bytes are plain; only quotes, controls and non-ASCII characters are checked further.
         if PLAIN[usize::from(byte)] {
             at += 1;
             continue;
@@ -82,7 +84,7 @@ pub(crate) fn push_comma(out: &mut Vec<u8>) {
     }
 }
 
-/// Appends a member's name and its colon, after a comma where one is due.
+/// Appends a member's name and its colon, after a comma if needed.
 pub(crate) fn push_name(out: &mut Vec<u8>, name: &str) {
     push_comma(out);
     push_string(out, name);
@@ -115,7 +117,7 @@ fn push_escape(out: &mut Vec<u8>, char: char) {
     out.extend_from_slice(&[b'\\', short]);
 }
 
-/// Appends `\uXXXX`. All that is escaped stands in the basic plane.
+/// Appends `\uXXXX`. All escaped characters are in the basic plane.
 fn push_unicode(out: &mut Vec<u8>, code: u32) {
     const DIGITS: &[u8; 16] = b"0123456789abcdef";
     out.extend_from_slice(b"\\u");

@@ -1,11 +1,11 @@
-//! The layers of one kind that this process has now, to compare a new one with.
+//! The layers of one kind that exist in this process, for comparison with a new one.
 
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
-/// The maximum number of layers that are remembered. Further ones are compared with these alone.
+/// The maximum number of layers that are remembered. New layers are compared with these only.
 const LIVE_MAX: usize = 256;
 
-/// The layers of one kind that have been built and are in use.
+/// The layers of one kind that are in use.
 pub(crate) struct Live<T> {
     all: Mutex<Vec<Weak<T>>>,
 }
@@ -17,7 +17,7 @@ impl<T> Live<T> {
         }
     }
 
-    /// Adds a layer, and returns the others.
+    /// Adds a layer and returns the others.
     pub(crate) fn add(&self, layer: &Arc<T>) -> Vec<Arc<T>> {
         let mut all = self.all.lock().unwrap_or_else(PoisonError::into_inner);
         all.retain(|other| other.strong_count() > 0);

@@ -1,12 +1,15 @@
-//! Types and functions that all layers share.
+//! Types and functions shared by all layers.
 
 pub(crate) mod allowance;
 pub(crate) mod audit;
 pub(crate) mod crypto;
 pub(crate) mod error;
+mod field_value;
 pub(crate) mod framework;
 pub(crate) mod http;
 pub(crate) mod identity;
+#[cfg(any(feature = "access-log", feature = "api-key", feature = "rate-limit"))]
+pub(crate) mod inherited;
 pub(crate) mod json;
 #[cfg(any(
     feature = "access-log",
@@ -21,6 +24,7 @@ pub(crate) mod net;
 pub(crate) mod notice;
 pub(crate) mod record;
 pub(crate) mod runtime;
+pub(crate) mod service_accessors;
 #[cfg_attr(not(all(feature = "api-key", feature = "cache")), allow(dead_code))]
 #[cfg(any(feature = "api-key", feature = "cache"))]
 pub(crate) mod single_flight;
@@ -33,7 +37,7 @@ pub(crate) mod time;
     feature = "redis"
 ))]
 mod undone;
-// Each layer and store uses some of its methods.
+// Each layer and store uses only some of its methods.
 #[cfg_attr(
     not(all(
         feature = "api-key",

@@ -1,4 +1,4 @@
-//! Single flight: one piece of work for many concurrent requests for the same key.
+//! Single flight: one operation for many concurrent requests for the same key.
 
 use std::{
     collections::{HashMap, hash_map::Entry},
@@ -9,25 +9,26 @@ use std::{
     task::{Context, Poll, Wake, Waker},
 };
 
-/// The flights under way, by key.
+/// The flights in progress, by key.
 ///
-/// A flight that is removed goes on for the requests that wait for it, but no further request finds
-/// it. The owner of the table locks it: the lock is taken before that of a flight, never after.
+/// A flight that is removed continues for its waiters, but no further request finds it. The owner
+/// of the table locks it. That lock is acquired before the lock of a flight, never after.
 pub(crate) struct FlightTable<K, F> {
-    under_way: HashMap<K, Arc<F>>,
+    in_progress: HashMap<K, Arc<F>>,
     max: usize,
 }
 
-/// Work that one request leads, and the requests that wait for its outcome.
+/// An operation with one leader, and the requests that wait for its outcome.
 ///
 /// ```text
-/// under way ──── land, or the leader is dropped ────> landed
+/// in progress ──── `land`, or the leader is dropped ────> landed
 /// ```
 ///
-/// Each waiter is woken at the landing and reads a copy of the outcome. `S` is what the leader shares
-/// with the waiters before that, with a lock of its own: after a change, [`wake_all`](Self::wake_all)
-/// tells them. A timeout of a waiter is its own; where no further request shall wait for a slow leader,
-/// the flight is [removed](FlightTable::remove) from its table.
+/// Each waiter is woken at the landing and receives a clone of the outcome. `S` is state that the
+/// leader shares with the waiters before that. It has a lock of its own, and
+/// [`wake_all`](Self::wake_all) notifies the waiters of a change. Each waiter has its own timeout.
+/// [Removing](FlightTable::remove) a flight from its table prevents further requests from waiting
+/// for a slow leader.
 pub(crate) struct Flight<T, S = ()> {
     state: Mutex<FlightState<T>>,
     pub(crate) shared: S,
@@ -35,21 +36,21 @@ pub(crate) struct Flight<T, S = ()> {
 
 struct FlightState<T> {
     outcome: Option<T>,
-    /// The requests that wait, by their numbers, once they were polled.
+    /// The wakers of the waiters that were polled, by number.
     wakers: HashMap<u64, Waker>,
-    /// The number of requests that wait.
+    /// The number of waiters.
     waiters: usize,
     next_number: u64,
 }
 
-/// The leader's hold on a flight. The flight lands with its outcome when it is dropped, by a panic
-/// too.
+/// The leader's handle of a flight. Dropping it lands the flight with its outcome, also during a
+/// panic.
 pub(crate) struct FlightLeader<T, S = ()> {
     flight: Arc<Flight<T, S>>,
     outcome: Option<T>,
 }
 
-/// A request's place among those that wait for a flight. It is given up when it is dropped.
+/// A waiter of a flight. Dropping it ends the wait.
 pub(crate) struct FlightWaiter<T, S = ()> {
     flight: Arc<Flight<T, S>>,
     number: u64,
@@ -59,48 +60,49 @@ impl<K: Copy + Eq + Hash, F> FlightTable<K, F> {
     /// Creates a table of at most `max` flights.
     pub(crate) fn new(max: usize) -> Self {
         Self {
-            under_way: HashMap::new(),
+            in_progress: HashMap::new(),
             max,
         }
     }
 
     pub(crate) fn get(&self, key: &K) -> Option<&Arc<F>> {
-        self.under_way.get(key)
+        self.in_progress.get(key)
     }
 
-    /// Adds a flight, unless another one is under way for its key or the table is full.
+    /// Adds a flight. Returns `None` if another one is in progress for the key, or if the table is
+    /// full.
     pub(crate) fn begin(&mut self, key: K, flight: impl FnOnce() -> Arc<F>) -> Option<&Arc<F>> {
-        let is_full = self.under_way.len() >= self.max;
-        match self.under_way.entry(key) {
+        let is_full = self.in_progress.len() >= self.max;
+        match self.in_progress.entry(key) {
             Entry::Vacant(place) if !is_full => Some(place.insert(flight())),
             Entry::Vacant(_) | Entry::Occupied(_) => None,
         }
     }
 
-    /// Removes a flight. Returns whether it was still under way for its key: another one may have
-    /// taken its place.
+    /// Removes a flight. Returns `false` if the table no longer has it under this key: it may have
+    /// been replaced.
     pub(crate) fn remove(&mut self, key: &K, flight: &Arc<F>) -> bool {
-        let own = self.under_way.get(key);
+        let own = self.in_progress.get(key);
         let is_own = own.is_some_and(|own| Arc::ptr_eq(own, flight));
         if is_own {
-            self.under_way.remove(key);
+            self.in_progress.remove(key);
         }
         is_own
     }
 
-    /// Removes whichever flight is under way for a key.
+    /// Removes the flight of a key, if there is one.
     pub(crate) fn take(&mut self, key: &K) -> Option<Arc<F>> {
-        self.under_way.remove(key)
+        self.in_progress.remove(key)
     }
 
     /// Removes all flights.
     pub(crate) fn take_all(&mut self) -> HashMap<K, Arc<F>> {
-        mem::take(&mut self.under_way)
+        mem::take(&mut self.in_progress)
     }
 
     #[cfg(test)]
     pub(crate) fn len(&self) -> usize {
-        self.under_way.len()
+        self.in_progress.len()
     }
 }
 
@@ -116,7 +118,7 @@ impl<T, S> Flight<T, S> {
         self.add_waiter(self.lock())
     }
 
-    /// Adds a waiter, unless `max_waiters` wait already.
+    /// Adds a waiter, unless there are already `max_waiters`.
     #[cfg_attr(not(feature = "cache"), allow(dead_code))]
     pub(crate) fn try_join(self: &Arc<Self>, max_waiters: usize) -> Option<FlightWaiter<T, S>> {
         let state = self.lock();
@@ -137,7 +139,8 @@ impl<T, S> Flight<T, S> {
         }
     }
 
-    /// Takes the lead. The flight lands with `outcome`, unless the leader sets another one.
+    /// Returns the handle of the leader. The flight lands with `outcome`, unless the leader sets
+    /// another one.
     pub(crate) fn lead(self: &Arc<Self>, outcome: T) -> FlightLeader<T, S> {
         FlightLeader {
             flight: Arc::clone(self),
@@ -149,25 +152,25 @@ impl<T, S> Flight<T, S> {
         self.lock().waiters
     }
 
-    /// Ends the flight. Another landing replaces the outcome.
+    /// Ends the flight. A second landing replaces the outcome.
     pub(crate) fn land(&self, outcome: T) {
         let mut state = self.lock();
         state.outcome = Some(outcome);
         wake(state);
     }
 
-    /// Wakes each waiter once, so that it looks at what changed.
+    /// Wakes each waiter once, to observe a change.
     pub(crate) fn wake_all(&self) {
         wake(self.lock());
     }
 
     fn lock(&self) -> MutexGuard<'_, FlightState<T>> {
-        // No foreign code runs under this lock: each holder leaves a consistent state behind.
+        // No foreign code runs under this lock, and each holder leaves a consistent state.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// Wakes all waiters, without the lock: a waker is foreign code.
+/// Wakes all waiters after releasing the lock: a waker is foreign code.
 fn wake<T>(mut state: MutexGuard<'_, FlightState<T>>) {
     let wakers = mem::take(&mut state.wakers);
     drop(state);
@@ -209,7 +212,7 @@ impl<T, S> FlightLeader<T, S> {
         self.outcome = Some(outcome);
     }
 
-    /// Gives up the lead. The flight goes on, so that another request may lead it.
+    /// Resigns the lead. The flight continues, and another request can lead it.
     pub(crate) fn resign(mut self) {
         self.outcome = None;
     }
@@ -228,8 +231,8 @@ impl<T, S> FlightWaiter<T, S> {
         &self.flight
     }
 
-    /// Returns the outcome once the flight has landed. Until then, the task is woken at the landing and
-    /// by [`Flight::wake_all`].
+    /// Returns the outcome once the flight has landed. Until then, the landing and
+    /// [`Flight::wake_all`] wake the task.
     pub(crate) fn poll(&self, cx: &Context<'_>) -> Poll<T>
     where
         T: Clone,
@@ -262,7 +265,7 @@ mod tests {
 
     use super::*;
 
-    /// Counts how often it is woken.
+    /// Counts its wakes.
     #[derive(Default)]
     struct Wakes(AtomicUsize);
 
@@ -310,7 +313,7 @@ mod tests {
     }
 
     #[test]
-    fn leader_that_resigns_leaves_the_flight_under_way() {
+    fn flight_stays_in_progress_after_its_leader_resigns() {
         let (flight, wakes) = (Arc::new(Flight::default()), Arc::default());
         let waiter = flight.join();
         flight.lead('a').resign();

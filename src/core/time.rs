@@ -1,4 +1,4 @@
-//! Time in whole microseconds, and the only file that reads a clock.
+//! Time in whole microseconds. No other file reads a clock.
 #![expect(
     clippy::disallowed_methods,
     reason = "the one place that reads a clock"
@@ -14,10 +14,10 @@ use std::{
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
-/// A moment, in whole microseconds since the Unix epoch.
+/// A point in time, in whole microseconds since the Unix epoch.
 ///
-/// Microseconds are what all stores can count exactly: they fit a Lua double until the year 2255.
-/// Arithmetic saturates, it never panics.
+/// All stores can represent microseconds exactly: they fit a Lua double until the year 2255.
+/// Arithmetic saturates and never panics.
 ///
 /// ```
 /// use std::time::Duration;
@@ -35,12 +35,12 @@ impl Timestamp {
     /// The Unix epoch.
     pub const EPOCH: Self = Self(0);
 
-    /// Creates the moment that many microseconds after the Unix epoch.
+    /// Creates a timestamp from microseconds since the Unix epoch.
     pub const fn from_micros(micros: u64) -> Self {
         Self(micros)
     }
 
-    /// Creates the moment that many whole seconds after the Unix epoch.
+    /// Creates a timestamp from seconds since the Unix epoch.
     pub const fn from_secs(secs: u64) -> Self {
         Self(secs.saturating_mul(1_000_000))
     }
@@ -62,7 +62,7 @@ impl Timestamp {
 }
 
 impl From<SystemTime> for Timestamp {
-    /// Converts the machine's time; a moment before the epoch becomes the epoch.
+    /// Converts a system time. A time before the epoch becomes the epoch.
     fn from(time: SystemTime) -> Self {
         Self(micros(time.duration_since(UNIX_EPOCH).unwrap_or_default()))
     }
@@ -93,30 +93,31 @@ impl Sub<Duration> for Timestamp {
 impl Sub for Timestamp {
     type Output = Duration;
 
-    /// Returns the time from `earlier` to `self`, or zero if `earlier` is the later one.
+    /// Returns the duration from `earlier` to `self`, or zero if `earlier` is later.
     fn sub(self, earlier: Self) -> Duration {
         Duration::from_micros(self.0.saturating_sub(earlier.0))
     }
 }
 
-/// Says what time it is.
+/// A source of time.
 ///
-/// Layers and stores in memory never read the machine's clock: they ask one of these, so that a
-/// test can move time instead of sleeping. A store on a server asks the server.
+/// Layers and stores in memory read the time only through this trait, so that a test can advance it
+/// instead of sleeping. A store on a server uses the server's time.
 pub trait Clock: fmt::Debug + Send + Sync + 'static {
-    /// Returns the time that durations and windows are measured by. It never goes back while the
-    /// process lives, and a step of the machine's clock does not move it.
+    /// Returns the monotonic time for durations and windows. Changes of the system clock do not
+    /// affect it.
     fn now(&self) -> Timestamp;
 
-    /// Returns the same time, perhaps some milliseconds late, for less.
+    /// Returns the monotonic time at a lower cost. It can be late by some milliseconds.
     ///
-    /// For who asks on each request and does not count in milliseconds.
+    /// Defaults to [`now`](Self::now). For calls on each request that do not need millisecond
+    /// precision.
     fn coarse(&self) -> Timestamp {
         self.now()
     }
 
-    /// Returns the calendar's time, as the machine has it now, steps included: what an expiry date
-    /// is compared with and what a log record is stamped with.
+    /// Returns the wall-clock time, including changes of the system clock, for expiry dates and log
+    /// records. Defaults to [`now`](Self::now).
     fn wall(&self) -> Timestamp {
         self.now()
     }
@@ -136,10 +137,10 @@ impl<C: Clock + ?Sized> Clock for Arc<C> {
     }
 }
 
-/// The machine's clock.
+/// The clock of the system.
 ///
-/// [`Clock::now`] is the wall clock's time at construction plus the steady time since, so an
-/// administrator who sets the clock back by an hour reopens no window.
+/// [`Clock::now`] is the wall-clock time at its creation plus the monotonic time since, so setting
+/// the system clock back by an hour does not reopen a window.
 #[derive(Clone, Debug)]
 pub struct SystemClock {
     started: Instant,
@@ -148,7 +149,7 @@ pub struct SystemClock {
 }
 
 impl SystemClock {
-    /// Creates a clock that starts at the machine's time.
+    /// Creates a clock that starts at the current system time.
     pub fn new() -> Self {
         Self {
             started: Instant::now(),
@@ -182,8 +183,8 @@ impl Clock for SystemClock {
     }
 }
 
-/// What the system keeps ready instead of measuring it anew: on Linux the time of the last tick of
-/// the kernel, one to four milliseconds long.
+/// The coarse clock of the system. On Linux it is the time of the kernel's last tick, which takes
+/// one to four milliseconds.
 #[cfg(target_os = "linux")]
 mod coarse {
     use rustix::time::{ClockId, clock_gettime};
@@ -200,7 +201,7 @@ mod coarse {
             }
         }
 
-        /// Never ahead of the precise time: both count from the same moment.
+        /// Never ahead of the precise time, since both start at the same instant.
         #[inline]
         pub(super) fn elapsed_micros(&self) -> Option<u64> {
             Some(micros(ClockId::MonotonicCoarse).saturating_sub(self.started_micros))
@@ -214,7 +215,7 @@ mod coarse {
     }
 }
 
-/// Elsewhere nothing is kept ready.
+/// There is no coarse clock on other systems.
 #[cfg(not(target_os = "linux"))]
 mod coarse {
     #[derive(Clone, Debug)]
@@ -231,9 +232,9 @@ mod coarse {
     }
 }
 
-/// A clock that stands still until it is moved: for tests.
+/// A clock for tests that changes only when it is advanced.
 ///
-/// Clones show the same time.
+/// Clones share the time.
 ///
 /// ```
 /// use std::time::Duration;
@@ -256,7 +257,7 @@ struct Hands {
 }
 
 impl ManualClock {
-    /// Creates a clock that shows this moment, both as steady and as wall time.
+    /// Creates a clock at this time, both monotonic and wall-clock.
     pub fn new(at: Timestamp) -> Self {
         Self {
             hands: Arc::new(Hands {
@@ -266,22 +267,22 @@ impl ManualClock {
         }
     }
 
-    /// Moves both hands on by a duration, rounded down to whole microseconds.
+    /// Advances both times by a duration, rounded down to whole microseconds.
     pub fn advance(&self, by: Duration) {
         let by = micros(by);
         self.hands.now_micros.fetch_add(by, Ordering::SeqCst);
         self.hands.wall_micros.fetch_add(by, Ordering::SeqCst);
     }
 
-    /// Sets the wall clock alone, forward or back, as an administrator or a leap would.
+    /// Sets the wall-clock time only, forward or back, like a change of the system clock.
     pub fn set_wall(&self, at: Timestamp) {
         self.hands
             .wall_micros
             .store(at.as_micros(), Ordering::SeqCst);
     }
 
-    /// Sets the steady time, forward or back. A real clock never does the latter: this is for
-    /// proving that nothing breaks if one does.
+    /// Sets the monotonic time, forward or back. A real clock never goes back; tests use it to
+    /// verify that nothing breaks if one does.
     pub fn set_now(&self, at: Timestamp) {
         self.hands
             .now_micros
@@ -290,7 +291,7 @@ impl ManualClock {
 }
 
 impl Default for ManualClock {
-    /// Shows 2026-01-01T00:00:00Z.
+    /// Returns a clock at 2026-01-01T00:00:00Z.
     fn default() -> Self {
         Self::new(Timestamp::from_secs(1_767_225_600))
     }

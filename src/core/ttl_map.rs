@@ -8,17 +8,17 @@ use std::{
 
 use crate::core::time::Timestamp;
 
-/// Holds at most `capacity` entries, each until a time of its own.
+/// A map of at most `capacity` entries, each with its own expiry.
 ///
 /// An entry is absent from the instant at which it expires, and its memory is freed by the next
-/// insertion. An insertion into a full map either [evicts](Self::insert) the entry that expires first,
-/// or [is refused](Self::try_insert). A lookup takes constant time, and an insertion at most logarithmic
-/// time, amortized.
+/// insertion. If the map is full, [`insert`](Self::insert) evicts the entry that expires first, and
+/// [`try_insert`](Self::try_insert) is refused. A lookup takes constant time, and an insertion at
+/// most logarithmic time, amortized.
 #[derive(Debug)]
 pub(crate) struct TtlMap<K, V> {
     entries: HashMap<K, TtlEntry<V>>,
-    /// When each entry expires, the first at the top. Entries that were removed or replaced leave an
-    /// item behind, so that there may be up to twice as many items as the map holds entries.
+    /// The expiry of each entry, earliest first. Removed and replaced entries leave an item behind,
+    /// so there may be up to twice as many items as the capacity.
     expiries: BinaryHeap<Reverse<TtlItem<K>>>,
     capacity: usize,
 }
@@ -61,7 +61,8 @@ impl<K: Copy + Ord + Hash, V> TtlMap<K, V> {
         }
     }
 
-    /// Inserts or replaces an entry, unless the map is full. Returns whether the entry was inserted.
+    /// Inserts or replaces an entry, unless the map is full. Returns `true` if the entry was
+    /// inserted.
     pub(crate) fn try_insert(
         &mut self,
         key: K,
@@ -85,7 +86,7 @@ impl<K: Copy + Ord + Hash, V> TtlMap<K, V> {
         self.expiries.clear();
     }
 
-    /// Evicts expired entries. Returns whether an entry under the key fits.
+    /// Evicts expired entries. Returns `true` if an entry under the key fits.
     fn has_room(&mut self, key: &K, now: Timestamp) -> bool {
         while let Some(Reverse(first)) = self.expiries.peek().copied()
             && first.at <= now
@@ -96,7 +97,7 @@ impl<K: Copy + Ord + Hash, V> TtlMap<K, V> {
         self.entries.len() < self.capacity || self.entries.contains_key(key)
     }
 
-    /// Evicts the entry that expires first. Returns whether there was one.
+    /// Evicts the entry that expires first. Returns `false` if the map is empty.
     fn evict_first(&mut self) -> bool {
         while let Some(Reverse(first)) = self.expiries.pop() {
             if self.evict(first) {
@@ -106,7 +107,7 @@ impl<K: Copy + Ord + Hash, V> TtlMap<K, V> {
         false
     }
 
-    /// Evicts the entry that expires at this time, if there still is one.
+    /// Evicts the entry with this expiry, if it still exists. Returns `true` if it did.
     fn evict(&mut self, expiry: TtlItem<K>) -> bool {
         match self.entries.entry(expiry.key) {
             Entry::Occupied(entry) if entry.get().expires_at == expiry.at => {

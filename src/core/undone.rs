@@ -1,9 +1,9 @@
-//! Whether a call of a store that failed has done anything.
+//! Classifies failed store calls by their effect.
 
 use super::error::StoreErrorKind;
 
 impl StoreErrorKind {
-    /// Returns whether nothing was done, so that the same call may be made again later.
+    /// Returns `true` if the call was not executed, so that it can be repeated.
     pub(crate) fn is_undone(self) -> bool {
         match self {
             Self::Unavailable | Self::Misconfigured => true,

@@ -1,4 +1,4 @@
-//! The parts of rate limits that only the author of a store needs.
+//! The types of rate limits that only store authors need.
 
 pub use super::{
     decision::{

@@ -28,21 +28,22 @@ impl RateLimitLayerBuilder {
     ///
     /// # Errors
     ///
-    /// If
+    /// Returns an error if
     ///
     /// - there is no policy, two policies of one request have the same name, or the tiers have no
     ///   fallback,
-    /// - the share of [`OnStoreError::local`](crate::rate_limit::OnStoreError::local) is zero, or a policy names another local store,
-    /// - there is a queue, and no runtime or no room to wait,
-    /// - the store [cannot decide](crate::rate_limit::RateLimitStore::check) by the policies, or cannot settle, or its
-    ///   timeout is zero,
-    /// - credits or own limits are read, and the partition does not begin with
+    /// - the share of [`OnStoreError::local`](crate::rate_limit::OnStoreError::local) is zero, or a
+    ///   policy names another local store,
+    /// - there is a queue without a runtime or with a maximum of zero waiters,
+    /// - the store [cannot decide](crate::rate_limit::RateLimitStore::check) by the policies, or
+    ///   cannot settle, or its timeout is zero,
+    /// - credits or per-key limits are enabled, and the partition does not start with
     ///   [`Partition::identity`](crate::rate_limit::Partition::identity).
     pub fn build(mut self) -> Result<RateLimitLayer, ConfigError> {
         let bans = self.limits.penalty.take();
         let bans = bans.map(Penalty::build).transpose()?.map(Arc::new);
         let sets = self.spec(bans.as_deref()).sets()?;
-        let partition = self.partition.in_store(self.stores.store.keys());
+        let partition = self.partition.in_store(self.stores.store.keys())?;
         self.check(&sets, &partition)?;
         let fast = self.fast_component(&partition, bans.is_some());
         let checks = self.checks(&partition, &sets);
@@ -93,9 +94,9 @@ impl RateLimitLayerBuilder {
         if self.max_waiters > 0 || !sets.policies().any(has_queue) {
             return Ok(());
         }
-        let problem = "a policy lets requests wait in a queue, and none may wait";
+        let problem = "a policy has a queue, and no request could wait in it";
         let error = ConfigError::new("max_waiters", 0, problem);
-        Err(error.fix("give at least 1, or use `Policy::leaky_bucket`"))
+        Err(error.fix("set at least 1, or use `Policy::leaky_bucket`"))
     }
 
     fn check_allowances(&self, partition: &StoredPartition) -> Result<(), ConfigError> {
@@ -103,9 +104,9 @@ impl RateLimitLayerBuilder {
             return Ok(());
         }
         let value = format!("counted by {:?}", self.partition);
-        let problem = "credits and own limits of a caller are counted by its lineage";
+        let problem = "credits and per-key limits are counted by lineage";
         let error = ConfigError::new("credits", value, problem);
-        Err(error.fix("begin the partition with `Partition::identity()`"))
+        Err(error.fix("start the partition with `Partition::identity()`"))
     }
 
     fn checks(&self, partition: &StoredPartition, sets: &PolicySets) -> Checks {
@@ -120,7 +121,7 @@ impl RateLimitLayerBuilder {
         Checks::new(counted, reads_identity)
     }
 
-    /// Returns the component of the fast path, if no option needs the long way.
+    /// Returns the component of the fast path, if no option requires the slow path.
     fn fast_component(
         &self,
         partition: &StoredPartition,
@@ -217,8 +218,8 @@ mod tests {
             Ok::<_, Infallible>(Response::new(()))
         }));
         for _ in 0..2 {
-            let answer = app.clone().oneshot(Request::new(())).await.unwrap();
-            assert_eq!(answer.status(), 500);
+            let response = app.clone().oneshot(Request::new(())).await.unwrap();
+            assert_eq!(response.status(), 500);
         }
     }
 }

@@ -18,7 +18,8 @@ use super::{
 };
 use crate::core::{
     audit::{Audit, Auditor},
-    http::rejection::Responder,
+    http::responder::Responder,
+    inherited::Inherited,
     runtime::Runtime,
 };
 
@@ -41,7 +42,7 @@ impl RateLimitLayer {
     }
 }
 
-/// Builds a [`RateLimitLayer`].
+/// A builder of [`RateLimitLayer`]. Created by [`RateLimitLayer::builder`].
 #[must_use]
 pub struct RateLimitLayerBuilder {
     pub(super) stores: StoreOptions,
@@ -64,7 +65,7 @@ pub(super) struct LimitOptions {
 }
 
 impl RateLimitLayerBuilder {
-    /// Adds a policy for all requests.
+    /// Adds a policy for all requests. None by default.
     ///
     /// The policies of a request are decided together: if one denies, none is charged.
     pub fn policy(mut self, policy: Policy) -> Self {
@@ -78,8 +79,8 @@ impl RateLimitLayerBuilder {
         self
     }
 
-    /// Computes the tier of a request by a function: by its method, its route, or an extension of an
-    /// outer layer. Defaults to the tier of the caller's [`Identity`](crate::Identity).
+    /// Computes the tier of a request by a function: by its method, its route, or an extension of
+    /// an outer layer. Defaults to the tier of the caller's [`Identity`](crate::Identity).
     pub fn tier_with<F>(mut self, tier: F) -> Self
     where
         F: for<'a> Fn(&RequestHead<'a>) -> Option<Cow<'a, str>> + Send + Sync + 'static,
@@ -89,11 +90,11 @@ impl RateLimitLayerBuilder {
     }
 
     /// Charges the credits of the caller's [`Identity`](crate::Identity) by an additional policy
-    /// named `credits`. Each period has the whole amount, which may be spent at once. Off by default.
+    /// named `credits`. The whole amount of a period can be spent at once. Off by default.
     ///
-    /// Credits are counted by lineage, so a rotated key has spent what the previous key has. If the
-    /// credits of a key change, the new amount applies from the next request on, less what the period
-    /// has spent. Callers without credits are not limited by the policy.
+    /// Credits are counted by lineage, so the usage of a rotated key includes that of the previous
+    /// key. If the credits of a key change, the new amount applies from the next request, less the
+    /// usage of the current period. Callers without credits are not limited by the policy.
     ///
     /// ```
     /// use portcullis::{
@@ -117,7 +118,7 @@ impl RateLimitLayerBuilder {
         self
     }
 
-    /// Replaces the policies of the tier by the limit of the caller's
+    /// Replaces the policies of the tier with the limit of the caller's
     /// [`Identity`](crate::Identity), if it has one. Off by default.
     ///
     /// The limit is a bucket named `own`: it holds the amount, and refills by the amount in each
@@ -127,13 +128,15 @@ impl RateLimitLayerBuilder {
         self
     }
 
-    /// Looks up the policies of a request by an asynchronous function of its head. They replace those
-    /// of [`policy`](Self::policy) and [`tiers`](Self::tiers), which apply if it returns `None`.
+    /// Looks up the policies of a request by an asynchronous function of its head. None by default.
     ///
-    /// The function copies the parts of the head that it needs, because the future cannot borrow them.
-    /// It is called for each request that is not exempt, and the request waits for it, so it should
-    /// cache its results. A list with a queue needs a [`runtime`](Self::runtime): without one, its
-    /// requests are rejected with `500`.
+    /// The returned policies replace those of [`policy`](Self::policy) and [`tiers`](Self::tiers),
+    /// which apply if the function returns `None`.
+    ///
+    /// The function copies the parts of the head that it needs, because the future cannot borrow
+    /// them. It is called for each request that is not exempt, and the request waits for it, so it
+    /// should cache its results. A list with a queue needs a [`runtime`](Self::runtime): without
+    /// one, its requests are rejected with `500`.
     ///
     /// ```
     /// use portcullis::{
@@ -163,33 +166,34 @@ impl RateLimitLayerBuilder {
 
     /// Settles the cost of each request after its response. Off by default.
     ///
-    /// The [`cost`](Self::cost) is an estimate then, and a [`Settlement`](super::Settlement) in the
-    /// extensions of each admitted request receives the true cost. The store must be able to
-    /// [charge](RateLimitStore::charge). Each admitted request allocates for it.
+    /// The [`cost`](Self::cost) becomes an estimate, and a [`Settlement`](super::Settlement) in the
+    /// extensions of each admitted request receives the actual cost. The store must support
+    /// [`charge`](RateLimitStore::charge), or [`build`](Self::build) returns an error. Each
+    /// admitted request allocates for the settlement.
     pub fn settle(mut self) -> Self {
         self.charging.settles = true;
         self
     }
 
-    /// Inserts the [`RateLimitOutcome`](crate::outcome::RateLimitOutcome) into the extensions of each admitted
-    /// request and of its response, so that handlers can read the remaining quota. Off by default,
-    /// because it allocates.
+    /// Inserts the [`RateLimitOutcome`](crate::outcome::RateLimitOutcome) into the extensions of
+    /// each admitted request and of its response, so that handlers can read the remaining quota.
+    /// Off by default, because it allocates.
     ///
-    /// The response of a denied request always has the outcome, and so does each response in a
+    /// The response of a denied request always has the outcome, and so does every response of a
     /// service with an access log.
     pub fn expose_outcome(mut self) -> Self {
         self.responses.exposes_outcome = true;
         self
     }
 
-    /// Bans partitions that are denied too often. None are banned by default.
+    /// Bans partitions that are denied too often. No partition is banned by default.
     pub fn penalty(mut self, penalty: Penalty) -> Self {
         self.limits.penalty = Some(penalty);
         self
     }
 
-    /// Sets the receiver of audit events: bans, and denials of policies in shadow mode. None by
-    /// default. It must not block.
+    /// Sets the receiver of audit events: bans, and denials by policies in shadow mode. None by
+    /// default. The auditor must not block.
     pub fn auditor(mut self, auditor: impl Auditor) -> Self {
         self.audit = Audit::to(auditor);
         self
@@ -197,7 +201,7 @@ impl RateLimitLayerBuilder {
 
     /// Computes the cost of a request for a policy. Defaults to 1.
     ///
-    /// A request of cost 0 is admitted and not charged. A cost above the policy's
+    /// A request with a cost of 0 is admitted and not charged. A cost above the policy's
     /// [`capacity`](Policy::capacity) is always denied.
     pub fn cost<F>(mut self, cost: F) -> Self
     where
@@ -228,8 +232,8 @@ impl RateLimitLayerBuilder {
         self
     }
 
-    /// Sets the maximum jitter that is added to `Retry-After`, so that clients whose windows end
-    /// together do not all return together. Defaults to zero.
+    /// Sets the maximum jitter that is added to `Retry-After`, so that clients whose windows end at
+    /// the same time do not all retry at the same time. Defaults to zero.
     ///
     /// The jitter of a partition is always the same.
     pub fn retry_jitter(mut self, most: Duration) -> Self {
@@ -237,50 +241,54 @@ impl RateLimitLayerBuilder {
         self
     }
 
-    /// Sets the runtime that sleeps for requests in a [queue](Policy::leaky_queue), times the
-    /// [store](Self::store_timeout), and runs tasks in the background. Defaults to Tokio with the
+    /// Sets the runtime that sleeps for requests in a [queue](Policy::leaky_queue), measures the
+    /// [store timeout](Self::store_timeout), and runs background tasks. Defaults to Tokio with the
     /// feature `tokio`, and to none without it.
     pub fn runtime(mut self, runtime: impl Runtime) -> Self {
         self.stores.run_on(Arc::new(runtime));
         self
     }
 
-    /// Sets the time that a request waits for the store, before it is handled as if the store
-    /// [failed](Self::on_store_error). Defaults to 25 ms, or to the timeout of a store that
+    /// Sets the timeout for the store. Defaults to 25 ms, or to the timeout of a store that
     /// [has one](RateLimitStore::has_timeout). Must not be zero.
     ///
-    /// The [`runtime`](Self::runtime) measures the time, by default the Tokio runtime of the request
-    /// (feature `tokio`). Without a runtime there is no timeout. It does not apply to a store in
-    /// memory.
+    /// After the timeout, the request is handled as if the store had
+    /// [failed](Self::on_store_error).
+    ///
+    /// The [`runtime`](Self::runtime) measures the time, by default the Tokio runtime of the
+    /// request (feature `tokio`). Without a runtime there is no timeout. It does not apply to
+    /// in-memory stores.
     pub fn store_timeout(mut self, after: Duration) -> Self {
         self.stores.deadline.set(Some(after));
         self
     }
 
-    /// Removes the timeout for the store. For a store that has a timeout itself.
+    /// Removes the timeout for the store, for stores that enforce their own timeout. By default,
+    /// that of [`store_timeout`](Self::store_timeout) applies.
     pub fn without_store_timeout(mut self) -> Self {
         self.stores.deadline.set(None);
         self
     }
 
-    /// Sets the maximum number of requests of all partitions that wait in queues. Defaults to 10 000.
-    /// Requests beyond it are charged nothing and receive `503`. At least 1 if there is a queue.
+    /// Sets the maximum number of requests of all partitions that wait in queues. Defaults to
+    /// 10 000. Must be at least 1 if there is a queue. Requests beyond it are not charged and
+    /// receive `503`.
     ///
-    /// A [queue](Policy::leaky_queue) bounds the waiting requests of one partition. This bounds the
-    /// memory of all of them.
+    /// A [queue](Policy::leaky_queue) bounds the waiting requests of one partition. This option
+    /// bounds the memory of all of them.
     pub fn max_waiters(mut self, waiters: usize) -> Self {
         self.max_waiters = waiters;
         self
     }
 
-    /// Sets the header fields that tell callers their limits. Defaults to
+    /// Sets the header fields that report limits to callers. Defaults to
     /// [`Off`](RateLimitFields::Off).
     pub fn fields(mut self, fields: RateLimitFields) -> Self {
         self.responses.fields = fields;
         self
     }
 
-    /// Sets the handling of requests while the store fails. Defaults to [`OnStoreError::Deny`].
+    /// Sets the handling of requests when the store fails. Defaults to [`OnStoreError::Deny`].
     pub fn on_store_error(mut self, action: OnStoreError) -> Self {
         self.stores.on_error = action;
         self
@@ -288,7 +296,7 @@ impl RateLimitLayerBuilder {
 
     /// Sets the writer of rejection bodies. Defaults to `application/problem+json`.
     pub fn responder(mut self, responder: Responder) -> Self {
-        self.responses.responder = responder;
+        self.responses.responder = Inherited::set(responder);
         self
     }
 }

@@ -9,7 +9,9 @@ use super::{
     headers::RateLimitFields,
     partition::caller_list::CallerRules,
 };
-use crate::core::{audit::Audit, http::rejection::Responder, store_api::store_key::StoreKey};
+use crate::core::{
+    audit::Audit, http::responder::Responder, inherited::Inherited, store_api::store_key::StoreKey,
+};
 
 /// The options of a limiter.
 pub(crate) struct RateLimitConfig {
@@ -18,25 +20,26 @@ pub(crate) struct RateLimitConfig {
     pub(super) callers: CallerRules,
     pub(super) responses: ResponseOptions,
     pub(super) bans: Option<Arc<Bans>>,
-    /// The requests that wait for their turns. Absent if nothing can wait.
+    /// The waiting requests. `None` if there is no runtime.
     pub(super) queue: Option<Arc<TurnQueue>>,
     pub(super) audit: Audit,
     pub(super) checks: Checks,
 }
 
-/// The options of a limiter that concern responses.
+/// The response options of a limiter.
 #[derive(Default)]
 pub(super) struct ResponseOptions {
     pub(super) fields: RateLimitFields,
-    pub(super) responder: Responder,
+    pub(super) responder: Inherited<Responder>,
     pub(super) retry_jitter: Duration,
-    /// Whether admitted requests and their responses have the outcome in their extensions.
+    /// `true` if the extensions of admitted requests and of their responses contain the outcome.
     pub(super) exposes_outcome: bool,
 }
 
 impl ResponseOptions {
-    /// Returns the jitter of a partition: always the same, and different from that of most others.
-    // A mix of both halves of the digest, so that it discloses neither.
+    /// Returns the jitter of a partition. It is constant per partition, and differs between most
+    /// partitions.
+    // Combines both halves of the digest, so that it discloses neither.
     pub(super) fn jitter(&self, partition: &StoreKey) -> Duration {
         let [.., low, _, _, _, _, _, _, _, high] = *partition.as_bytes();
         self.retry_jitter.saturating_mul(u32::from(low ^ high)) / 255

@@ -1,4 +1,4 @@
-//! Notices of limits that are valid, and probably a mistake.
+//! Notices about valid limits that are probably a mistake.
 
 use std::num::NonZeroU32;
 
@@ -8,15 +8,15 @@ use super::policy::{
 };
 use crate::core::{error::ConfigError, notice};
 
-/// The options of a limiter that are compared with one another.
+/// The options of a limiter that are checked against one another.
 pub(super) struct LimitNotices<'a> {
     pub(super) sets: &'a PolicySets,
     pub(super) tiers: Option<&'a Tiers>,
     /// The number of instances among which a local store divides the quotas.
     pub(super) share: Option<NonZeroU32>,
-    /// Whether the limiter has a penalty that counts nothing but its own denials.
+    /// `true` if the limiter has a penalty that counts only its own denials.
     pub(super) has_penalty_for_denials: bool,
-    /// Whether policies are added to a request that are not known when the limiter is built.
+    /// `true` if requests can have policies that are unknown when the limiter is built.
     pub(super) has_others: bool,
 }
 
@@ -26,7 +26,7 @@ impl LimitNotices<'_> {
         let found = [
             self.tiers_alike(),
             self.too_many_shares(),
-            self.debt_above_limit(),
+            self.unreported_above_limit(),
             self.lease_of_nothing(),
             self.mode_without_effect(),
             self.mixed_modes(),
@@ -46,9 +46,9 @@ impl LimitNotices<'_> {
             Some((name, names[at + 1..].iter().find(is_alike)?))
         });
         let (name, other) = twin?;
-        let problem = format!("the tier `{other}` differs from it in case alone");
+        let problem = format!("the tier `{other}` differs from it only in case");
         let error = ConfigError::new("tiers", name, problem);
-        Some(error.fix("use one spelling for the tier and for the keys that name it"))
+        Some(error.fix("use one spelling for the tier and in the keys"))
     }
 
     fn too_many_shares(&self) -> Option<ConfigError> {
@@ -57,34 +57,36 @@ impl LimitNotices<'_> {
             |policy: &Policy| !policy.is_shadow() && policy.capacity() < share.get().into();
         let policy = self.find(is_exceeded)?;
         let problem = format!(
-            "policy `{}` admits {} in all, and each instance admits at least 1 while the store fails",
+            "policy `{}` admits {} in total, and each instance admits at least 1 while the store \
+             fails",
             policy.name(),
             policy.capacity()
         );
         let error = ConfigError::new("share", share, problem);
         Some(error.fix(
-            "give the number of instances, or `on_store_error(OnStoreError::Deny)` to that policy",
+            "set the number of instances, or `on_store_error(OnStoreError::Deny)` on that policy",
         ))
     }
 
-    fn debt_above_limit(&self) -> Option<ConfigError> {
-        let owed = |policy: &Policy| match policy.sync_mode() {
+    fn unreported_above_limit(&self) -> Option<ConfigError> {
+        let unreported = |policy: &Policy| match policy.sync_mode() {
             SyncMode::Deferred {
                 max_unreported: most,
             } => Some(most),
             SyncMode::Exact | SyncMode::Leased { .. } => None,
         };
         let is_above = |policy: &Policy| {
-            owed(policy).is_some_and(|most| u64::from(most.get()) > policy.capacity())
+            unreported(policy).is_some_and(|most| u64::from(most.get()) > policy.capacity())
         };
         let policy = self.find(is_above)?;
         let problem = format!(
-            "each instance may admit more than the limit of policy `{}`, {}, before it reports",
+            "each instance can admit more than the limit of policy `{}`, {}, before it reports",
             policy.name(),
             policy.capacity()
         );
-        let error = ConfigError::new("SyncMode::Deferred::max_unreported", owed(policy)?, problem);
-        Some(error.fix("give a part of the limit, as `SyncMode::auto` does"))
+        let option = "SyncMode::Deferred::max_unreported";
+        let error = ConfigError::new(option, unreported(policy)?, problem);
+        Some(error.fix("set a fraction of the limit, as `SyncMode::auto` does"))
     }
 
     fn lease_of_nothing(&self) -> Option<ConfigError> {
@@ -98,8 +100,8 @@ impl LimitNotices<'_> {
         };
         let policy = self.find(is_empty)?;
         let problem = format!(
-            "an instance leases the limit of policy `{}`, {}, divided by twice the instances, which \
-             is nothing: the server decides each request",
+            "a lease is the limit of policy `{}`, {}, divided by twice the number of instances, \
+             which rounds down to 0, so the server decides each request",
             policy.name(),
             policy.capacity()
         );
@@ -109,22 +111,22 @@ impl LimitNotices<'_> {
 
     fn mode_without_effect(&self) -> Option<ConfigError> {
         let policy = self.find(Policy::ignores_mode)?;
-        let problem = "a queue and a sliding log are always counted exactly";
+        let problem = "queues and sliding logs are always counted exactly";
         let error = ConfigError::new(
-            "mode",
+            "sync_mode",
             format_args!("of policy `{}`", policy.name()),
             problem,
         );
-        Some(error.fix("drop the call of `Policy::mode`, or use another algorithm"))
+        Some(error.fix("drop the call of `Policy::with_sync_mode`, or use another algorithm"))
     }
 
     fn mixed_modes(&self) -> Option<ConfigError> {
         let set = self.sets.each().find(|set| is_mixed(set))?;
         let names: Vec<&str> = set.policies().iter().map(Policy::name).collect();
-        let problem = "policies of one request are counted by different modes, so the server decides \
-             each request";
-        let error = ConfigError::new("mode", names.join(", "), problem);
-        Some(error.fix("give all of them the same mode, or `SyncMode::Exact`"))
+        let problem =
+            "the policies of one request have different modes, so the server decides each request";
+        let error = ConfigError::new("sync_mode", names.join(", "), problem);
+        Some(error.fix("set the same mode on all of them, or `SyncMode::Exact`"))
     }
 
     fn penalty_without_denials(&self) -> Option<ConfigError> {
@@ -134,15 +136,18 @@ impl LimitNotices<'_> {
         if self.sets.policies().any(|policy| !policy.is_shadow()) {
             return None;
         }
-        let problem = "it counts denials, and every policy is in shadow mode and denies nothing";
+        let problem = "the penalty counts denials, and every policy is in shadow mode, which never \
+             denies a request";
         let error = ConfigError::new("penalty", "without effect", problem);
         Some(
-            error.fix("enforce a policy, or count failed authentication by `Penalty::failed_auth`"),
+            error.fix(
+                "enforce a policy, or call `Penalty::failed_auth` to count failed credentials",
+            ),
         )
     }
 }
 
-/// Returns whether some policies of a set are counted by a mode that others make ineffective.
+/// Returns `true` if the policies of a set have different modes, which have no effect together.
 fn is_mixed(set: &PolicySet) -> bool {
     let kind = |policy: &Policy| match policy.sync_mode() {
         SyncMode::Exact => 0,

@@ -1,4 +1,4 @@
-//! The counts of a limiter, to compare them with those of other limiters in the process.
+//! The counts of a limiter, for comparison with other limiters in the process.
 
 use std::sync::atomic::AtomicBool;
 
@@ -15,7 +15,7 @@ use crate::core::{
 pub(super) struct Checks {
     pub(super) placement: Placement,
     pub(super) counted: LimiterCounts,
-    /// Whether a decision may depend on the identity of the caller.
+    /// `true` if a decision can depend on the identity of the caller.
     #[cfg_attr(
         not(all(
             feature = "access-log",
@@ -34,9 +34,9 @@ pub(super) struct LimiterCounts {
     /// The key spaces, if they can be compared.
     spaces: Option<Vec<StoreKey>>,
     pub(super) policies: Vec<Policy>,
-    /// The policies that charge each request 1.
-    of_each_request: Vec<Policy>,
-    /// Whether a request had a route. Present if routes are counted apart.
+    /// The policies that charge every request 1.
+    unconditional: Vec<Policy>,
+    /// `true` if a request had a route. Present if the partition includes the route.
     pub(super) is_route_known: Option<AtomicBool>,
 }
 
@@ -55,15 +55,15 @@ impl LimiterCounts {
         Self {
             spaces: partition.spaces(),
             policies: sets.policies().cloned().collect(),
-            of_each_request: sets.fallback().for_all().to_vec(),
+            unconditional: sets.fallback().for_all().to_vec(),
             is_route_known: partition.counts_routes().then(AtomicBool::default),
         }
     }
 
-    /// Excludes policies whose charges depend on a function or on a list of callers.
+    /// Excludes policies whose charges depend on a function or on a caller list.
     pub(super) fn conditional(mut self, is_conditional: bool) -> Self {
         if is_conditional {
-            self.of_each_request.clear();
+            self.unconditional.clear();
         }
         self
     }
@@ -77,8 +77,8 @@ impl LimiterCounts {
         if !self.shares_spaces(outer) {
             return None;
         }
-        let is_outer = |own: &&Policy| outer.of_each_request.iter().any(|it| it.id() == own.id());
-        self.of_each_request.iter().find(is_outer).map(Policy::name)
+        let is_outer = |own: &&Policy| outer.unconditional.iter().any(|it| it.id() == own.id());
+        self.unconditional.iter().find(is_outer).map(Policy::name)
     }
 
     /// Returns two policies that share a count and have different quotas.

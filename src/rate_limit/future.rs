@@ -28,16 +28,16 @@ pin_project! {
     where
         S: Service<Request<B>>,
     {
-        // Beside the note: a variant with one field is built in its place.
+        // Separate from the note: a variant with a single field is constructed in place.
         #[pin]
         state: CallState<S, S::Future, B>,
-        // Of an admitted request, if anything is left to do after the response.
+        // Present for an admitted request if work remains after the response.
         note: Option<Note>,
     }
 }
 
 pin_project! {
-    /// The state of a call.
+    /// The state of one call.
     ///
     /// ```text
     /// Before => Called | completed
@@ -50,7 +50,7 @@ pin_project! {
     }
 }
 
-/// A call in which the inner service has not been called.
+/// A call before the inner service is called.
 #[derive(Default)]
 enum BeforeCall<S, B> {
     Pending(Box<PendingCall<S, B>>),
@@ -59,7 +59,7 @@ enum BeforeCall<S, B> {
     Completed,
 }
 
-/// A request that waits for its admission.
+/// A request with a pending admission.
 pub(super) struct PendingCall<S, B> {
     admission: PendingAdmission,
     service: S,
@@ -137,9 +137,9 @@ impl<S, B> CallState<S, S::Future, B>
 where
     S: Service<Request<B>> + Clone,
 {
-    /// Continues the admission. Calls the inner service if it admits, and sets the note; else returns
-    /// the rejection.
-    // Not in the frame of the state of nearly all requests.
+    /// Continues the admission. If the request is admitted, calls the inner service and sets the
+    /// note; otherwise returns the rejection.
+    // Kept out of the stack frame of `poll`, because nearly all requests skip it.
     #[inline(never)]
     fn poll_before(
         mut self: Pin<&mut Self>,
@@ -171,7 +171,7 @@ where
 }
 
 impl<S: Clone, B> PendingCall<S, B> {
-    /// Creates a call of a service that is ready.
+    /// Creates a call to a ready service.
     pub(super) fn new(
         admission: PendingAdmission,
         service: S,
@@ -210,8 +210,8 @@ impl<S: Clone, B> PendingCall<S, B> {
     }
 }
 
-/// Returns a service that is not ready. One that is may hold a permit, and a request in a queue
-/// must not.
+/// Returns a clone that is not ready. A ready service can hold a permit, and a queued request must
+/// not.
 fn unready<S: Clone>(ready: &S) -> S {
     ready.clone()
 }

@@ -1,4 +1,4 @@
-//! What fuzzers drive: each function panics if what it reads breaks a promise.
+//! The fuzz targets. Each function panics if an invariant does not hold for its input.
 
 use super::policy::quota::Quota;
 

@@ -1,4 +1,4 @@
-//! What a response says of the limits.
+//! Rate limit header fields of responses.
 
 use std::{cmp::Ordering, time::Duration};
 
@@ -17,42 +17,43 @@ static X_RATELIMIT_RESET: HeaderName = HeaderName::from_static("x-ratelimit-rese
 /// The largest integer of a structured field (RFC 9651 section 3.3.1).
 const INTEGER_MAX: u64 = 999_999_999_999_999;
 
-/// Which header fields tell a caller of its limits.
+/// The header fields that report limits to callers.
 ///
-/// A `429` always has `Retry-After`; these come beside it, on each response. If several limiters handle
-/// one request, the fields of the draft are appended, so that the response has those of each limiter.
+/// A `429` always has `Retry-After`; these fields are added to every response. If several limiters
+/// handle one request, the fields of the draft are appended, so that the response has those of each
+/// limiter.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum RateLimitFields {
-    /// None.
+    /// No fields.
     #[default]
     Off,
-    /// `RateLimit-Policy: "burst";q=20;w=2` and `RateLimit: "burst";r=7;t=2`, for each policy: the
-    /// syntax of draft-ietf-httpapi-ratelimit-headers-11.
+    /// `RateLimit-Policy: "burst";q=20;w=2` and `RateLimit: "burst";r=7;t=2`, with an item for each
+    /// policy, in the syntax of draft-ietf-httpapi-ratelimit-headers-11.
     Draft11,
-    /// `X-RateLimit-Limit`, `-Remaining` and `-Reset`, each with one value: that of the policy nearest
-    /// to its limit, of all limiters on the request that send these fields. Lines of the same names
-    /// that the inner service has set are replaced.
+    /// `X-RateLimit-Limit`, `-Remaining` and `-Reset`, each with one value: that of the policy
+    /// nearest to its limit among all limiters of the request that send these fields. Fields with
+    /// the same names from the inner service are replaced.
     XRateLimit(ResetFormat),
 }
 
-/// How `X-RateLimit-Reset` says when the quota is whole again: sites differ.
+/// The format of `X-RateLimit-Reset`, the time at which the quota is full again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum ResetFormat {
-    /// In so many seconds from now, rounded up.
+    /// Seconds from now, rounded up.
     Delta,
-    /// At this second of the Unix epoch, rounded up.
+    /// Seconds since the Unix epoch, rounded up.
     Epoch,
 }
 
-/// What is said of a list of policies whatever is decided: rendered once.
+/// The constant parts of the fields of a list of policies, rendered once.
 #[derive(Debug)]
 pub(crate) struct Texts {
     /// `"burst";q=20;w=2, "daily";q=1000;w=86400`
     policy: HeaderValue,
-    /// What stands before what remains: `"burst";r=`, and `, "daily";r=`. Nothing for a policy that
-    /// only watches.
+    /// The text before each remaining amount: `"burst";r=`, and `, "daily";r=`. Empty for a policy
+    /// in shadow mode.
     openings: Box<[Box<[u8]>]>,
     is_silent: bool,
 }
@@ -83,7 +84,7 @@ impl Texts {
     }
 }
 
-/// The lines that go into one response.
+/// The fields of one response.
 #[derive(Debug, Default)]
 pub(super) enum LimitLines {
     #[default]
@@ -92,18 +93,19 @@ pub(super) enum LimitLines {
         policy: HeaderValue,
         limit: HeaderValue,
     },
-    // In a box, so that the others are no larger.
+    // Boxed, so that the other variants are small.
     XRateLimit(Box<Legacy>),
 }
 
-/// The lines of one policy, and how near it is to its limit.
+/// The fields of one policy, and its distance from its limit.
 #[derive(Debug)]
 pub(super) struct Legacy {
     values: [HeaderValue; 3],
     nearness: Nearness,
 }
 
-/// The distance of a policy from its limit. Stands in the extensions of a response that has its lines.
+/// The distance of a policy from its limit, stored in the extensions of the response with its
+/// fields.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Nearness {
     is_admitted: bool,
@@ -122,7 +124,7 @@ impl Nearness {
         }
     }
 
-    /// Compares with another; the nearer one is less.
+    /// Compares two distances. The nearer one is less.
     fn order(&self, other: &Self) -> Ordering {
         // self.remaining / self.capacity < other.remaining / other.capacity, without a division.
         let share = u128::from(self.remaining) * u128::from(other.capacity);
@@ -134,7 +136,7 @@ impl Nearness {
 }
 
 impl Legacy {
-    /// Replaces the lines of the response, unless those of a nearer policy are there.
+    /// Replaces the fields of the response, unless they are those of a nearer policy.
     fn write_to<B>(self, response: &mut Response<B>) {
         let written: Option<&Nearness> = response.extensions().get();
         if written.is_some_and(|written| written.order(&self.nearness).is_le()) {
@@ -150,7 +152,7 @@ impl Legacy {
 }
 
 impl LimitLines {
-    /// `texts` are those of the policies, and what was decided stands in their order.
+    /// Creates the fields. `texts` and `decided` have the order of `policies`.
     #[inline]
     pub(super) fn new(
         fields: RateLimitFields,
@@ -174,7 +176,7 @@ impl LimitLines {
         }
     }
 
-    // Not in the frame of what nearly all requests do.
+    // Outlined: most responses have no fields.
     #[inline(never)]
     pub(super) fn write_to<B>(self, response: &mut Response<B>) {
         match self {
@@ -190,7 +192,7 @@ fn append_draft(headers: &mut HeaderMap, policy: HeaderValue, limit: HeaderValue
     headers.append(&RATELIMIT, limit);
 }
 
-/// Room for the values of a few policies without an allocation but the value's own.
+/// A buffer for the values of a few policies, to limit the allocations to that of the value.
 type Text = SmallVec<[u8; 128]>;
 
 /// Renders `"burst";r=7;t=2, "daily";r=900;t=3600`.
@@ -235,7 +237,7 @@ fn x_ratelimit(
     let nearest = enforced(policies, decided)
         .map(|(policy, decision)| (Nearness::of(policy, decision), decision))
         .min_by(|(one, _), (other, _)| one.order(other));
-    let (nearness, decision) = nearest.expect("one policy at least is enforced");
+    let (nearness, decision) = nearest.expect("at least one policy is enforced");
     let reset = match form {
         ResetFormat::Delta => decision.effective_secs(),
         ResetFormat::Epoch => {
@@ -270,13 +272,13 @@ fn push_parameter(text: &mut Text, name: &[u8], value: u64) {
     text.extend_from_slice(&digits[from..]);
 }
 
-/// The digits of the largest integer, and one more place, so that two at a time find room.
+/// The number of digits of the largest integer, rounded up to pairs.
 const DIGITS_MAX: usize = 16;
 
-/// Writes the digits of a number so that they end before `to`, and returns where they begin.
+/// Writes the digits of a number before the index `to`, and returns the index of the first one.
 fn write_digits(bytes: &mut [u8], to: usize, value: u64) -> usize {
     let (mut rest, mut from) = (value.min(INTEGER_MAX), to);
-    // Two at a time: a division takes longer than all else here.
+    // In pairs, because divisions dominate the time.
     while rest >= 10 {
         let two = 2 * (rest % 100) as usize;
         rest /= 100;

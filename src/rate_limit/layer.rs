@@ -4,16 +4,63 @@ use std::sync::Arc;
 
 use tower_layer::Layer;
 
-use super::{admission::handle::RateLimitHandle, config::RateLimitConfig, service::RateLimit};
+use super::{
+    admission::handle::RateLimitHandle,
+    config::RateLimitConfig,
+    partition::partition::Partition,
+    policy::{policy::Policy, quota_text::IntoQuota},
+    service::RateLimit,
+    store::RateLimitStore,
+};
+use crate::core::{error::ConfigError, net::client_addr::ClientAddrResolver};
 
-/// Limits the rate of requests in each partition. See the [module](super).
+/// A layer that limits the rate of requests in each partition. See the [module](super).
 #[derive(Clone, Debug)]
 pub struct RateLimitLayer {
     pub(super) config: Arc<RateLimitConfig>,
 }
 
 impl RateLimitLayer {
-    /// Returns a handle that changes the limits while they are in use.
+    /// Creates a limiter that applies one policy to each partition.
+    ///
+    /// # Errors
+    ///
+    /// Returns an error as [`RateLimitLayerBuilder::build`](super::RateLimitLayerBuilder::build)
+    /// does.
+    pub fn new(
+        store: impl RateLimitStore,
+        partition: Partition,
+        policy: Policy,
+    ) -> Result<Self, ConfigError> {
+        Self::builder(store, partition).policy(policy).build()
+    }
+
+    /// Creates a limiter that applies one quota to each client address: a token bucket named
+    /// `client`.
+    ///
+    /// The client is the TCP peer. Behind a proxy, use [`builder`](Self::builder) with
+    /// [`Partition::client_addr`].
+    ///
+    /// ```
+    /// use portcullis::{rate_limit::RateLimitLayer, store::MemoryStore};
+    ///
+    /// let layer = RateLimitLayer::per_client(MemoryStore::new(), "100/minute")?;
+    /// # let _ = layer;
+    /// # Ok::<(), portcullis::ConfigError>(())
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// Returns an error if the text is not a quota.
+    pub fn per_client(
+        store: impl RateLimitStore,
+        quota: impl IntoQuota,
+    ) -> Result<Self, ConfigError> {
+        let partition = Partition::client_addr(ClientAddrResolver::default());
+        Self::new(store, partition, Policy::token_bucket("client", quota)?)
+    }
+
+    /// Returns a handle that reads and changes the limits at runtime.
     pub fn handle(&self) -> RateLimitHandle {
         RateLimitHandle::new(Arc::clone(&self.config))
     }

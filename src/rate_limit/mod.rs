@@ -1,8 +1,8 @@
 //! Rate limits.
 //!
-//! A request whose quota is used up is rejected with `429 Too Many Requests`, `Retry-After` and
-//! `application/problem+json`, and never reaches the inner service. It is not charged, so a client that
-//! retries early is not penalized.
+//! A request beyond its quota is rejected with `429 Too Many Requests`, `Retry-After` and
+//! `application/problem+json`, and never reaches the inner service. It is not charged, so a client
+//! that retries early is not penalized.
 //!
 //! ```
 //! use std::time::Duration;
@@ -21,7 +21,8 @@
 //! let tiers = Tiers::new("free")
 //!     .tier("free", [Policy::fixed_window("free", Quota::new(1, Duration::from_secs(10)))?])
 //!     .tier("pro", [Policy::token_bucket("pro", Quota::per_second(100).burst(20))?]);
-//! let limits = RateLimitLayer::builder(MemoryStore::with_clock(clock.clone()), Partition::identity())
+//! let store = MemoryStore::with_clock(clock.clone());
+//! let limits = RateLimitLayer::builder(store, Partition::identity())
 //!     .tiers(tiers)
 //!     .fields(RateLimitFields::Draft11)
 //!     .build()?;
@@ -33,7 +34,7 @@
 //!
 //! let request = || {
 //!     let mut request = Request::new(String::new());
-//!     // The API-key layer does this.
+//!     // The API-key layer inserts it.
 //!     request.extensions_mut().insert(Identity::builder("k1").tier("free").build());
 //!     request
 //! };
@@ -51,40 +52,42 @@
 //!
 //! # Decisions
 //!
-//! A [`Partition`] defines which requests share a quota, a [`Policy`] the quota and the algorithm, and
-//! a [`RateLimitStore`] holds the counts. All policies of a request are decided together: a request
-//! that one policy denies is charged to none. Counts are whole numbers, so nothing is lost or gained by
-//! rounding: a caller that retries in time is admitted exactly the limit in the long run, and
-//! [`Policy::max_per_window`] returns the most that an algorithm admits in any one window. A request
-//! that is sent after `Retry-After` is admitted, unless another of its partition came first.
+//! A [`Partition`] defines which requests share a quota, a [`Policy`] the quota and the algorithm,
+//! and a [`RateLimitStore`] holds the counts. All policies of a request are decided together: a
+//! request that one policy denies is charged to none. Counts are integers, so there is no rounding:
+//! a caller that retries in time is admitted exactly at the limit in the long run, and
+//! [`Policy::max_per_window`] returns the maximum that an algorithm admits in any single window. A
+//! request that is sent after `Retry-After` is admitted, unless another request of its partition
+//! was admitted first.
 //!
-//! # Waiting for a turn
+//! # Queues
 //!
-//! A [queue](Policy::leaky_queue) lets requests wait in their response future until their turn
-//! comes, and denies those that would wait too long. A waiting request holds no permit of the inner
-//! service, and its place is in memory only. If the client disconnects, the place is freed, and the
-//! requests behind it in this process move up. The outcome in the record tells the
+//! A [queue](Policy::leaky_queue) delays requests in their response future until their turn, and
+//! denies those that would wait too long. A waiting request holds no permit of the inner service,
+//! and its place is in memory only. If the client disconnects, its place is freed, and the requests
+//! behind it in this process move up. The outcome in the access-log record contains the
 //! [delay](crate::outcome::RateLimitOutcome::delayed).
 //!
 //! # Requests without limits
 //!
-//! A request that is in no partition is not limited, such as one without an
+//! Requests outside every partition are not limited, such as those without an
 //! [`Identity`](crate::Identity) in a limiter by identity. [`Partition::or`] adds an alternative. A
-//! limiter by client address rejects requests without an address with `500`, and reports once what is
-//! missing.
+//! limiter by client address rejects requests without an address with `500`, and reports the
+//! missing configuration once.
 //!
 //! # Costs that are known later
 //!
-//! If the cost of a request is known only after its response, let the limiter
-//! [`settle`](RateLimitLayerBuilder::settle): an estimate is charged first, and the difference when the
-//! response body ends or the client disconnects. See [`Settlement`].
+//! If the cost of a request is known only after its response, use
+//! [`settle`](RateLimitLayerBuilder::settle): the limiter charges an estimate first, and the
+//! difference when the response body ends or the client disconnects. See [`Settlement`].
 //!
 //! # When the store is unavailable
 //!
-//! [`OnStoreError`] defines the handling of requests meanwhile: they are rejected with `503`,
-//! admitted without limits, or decided by a store in this process, by this instance's share of the
-//! quota. The record tells which. [`Policy::on_store_error`] overrides it for one policy. Policies
-//! in shadow mode reject nothing then either.
+//! [`OnStoreError`] defines the handling of requests while the store is unavailable: they are
+//! rejected with `503`, admitted without limits, or decided by a store in this process under this
+//! instance's share of the quota. The access-log record contains the choice.
+//! [`Policy::on_store_error`] overrides it for one policy. Policies in shadow mode never reject a
+//! request.
 
 mod admission;
 pub(crate) mod backend;
@@ -120,7 +123,7 @@ pub use self::partition::caller_list::CallerList;
 pub use self::partition::partition::Partition;
 pub use self::policy::policy::Policy;
 pub use self::policy::quota::Quota;
-pub use self::policy::quota_text::Quotas;
+pub use self::policy::quota_text::{IntoQuota, Quotas};
 pub use self::policy::sync_mode::SyncMode;
 pub use self::policy::{policy_set::PolicyList, tiers::Tiers};
 pub use self::service::RateLimit;

@@ -1,4 +1,4 @@
-//! Checks a limiter against the layers outside of it, and against other limiters on its store.
+//! Checks of a limiter against its outer layers and against other limiters on its store.
 
 use std::sync::{Arc, atomic::Ordering};
 
@@ -34,7 +34,7 @@ pub(super) fn compare(config: &Arc<RateLimitConfig>) {
     }
 }
 
-/// Checks one of the first requests, and marks it for the layers further inside.
+/// Checks one of the first requests, and marks it for the inner layers.
 #[cold]
 pub(super) fn check(config: &Arc<RateLimitConfig>, extensions: &mut Extensions) {
     for outer in layer_order::passed(extensions) {
@@ -57,7 +57,7 @@ pub(super) fn check(config: &Arc<RateLimitConfig>, extensions: &mut Extensions) 
     layer_order::pass(config, extensions, is_unidentified);
 }
 
-/// Reports a limiter by route if none of the first requests had one.
+/// Reports a limiter that is partitioned by route if none of the first requests had a route.
 fn check_route(config: &RateLimitConfig, extensions: &Extensions) {
     let Some(is_known) = &config.checks.counted.is_route_known else {
         return;
@@ -90,7 +90,7 @@ fn applied_twice(config: &RateLimitConfig) -> ConfigError {
         format_args!("applied twice (policy `{policy}`)"),
         "each request is charged twice, so half of the limit is admitted",
     )
-    .fix("apply the layer once, around all that shares its limits")
+    .fix("apply the layer once, around all services that share its limits")
 }
 
 fn no_route() -> ConfigError {
@@ -100,7 +100,7 @@ fn no_route() -> ConfigError {
         "none of the first requests had a route, so all routes share one quota",
     )
     .fix(
-        "apply the layer by axum's `Router::layer` or `route_layer` (feature `axum`), or count by \
+        "apply the layer by axum's `Router::layer` or `route_layer` (feature `axum`), or use \
          `Partition::from_fn`",
     )
 }
@@ -109,10 +109,10 @@ fn charged_twice(policy: &str) -> ConfigError {
     ConfigError::new(
         "policy",
         policy,
-        "two limiters around one service charge each request to one count, so half of the limit is \
-         admitted",
+        "two limiters around one service charge each request to the same count, so half of the \
+         limit is admitted",
     )
-    .fix("remove one of them, or count apart by `Policy::scope` or by another name")
+    .fix("remove one of them, or separate the counts by `Policy::scope` or another name")
 }
 
 fn two_quotas(own: &Policy, other: &Policy) -> ConfigError {
@@ -121,9 +121,9 @@ fn two_quotas(own: &Policy, other: &Policy) -> ConfigError {
         "policy",
         name,
         format!(
-            "two limiters on one store share one count under this name, and have different quotas: \
+            "two limiters on one store share a count under this name with different quotas: \
              {other} and {own}"
         ),
     )
-    .fix("count apart by `Policy::scope` or by another name, or give both the same quota")
+    .fix("separate the counts by `Policy::scope` or another name, or use the same quota in both")
 }

@@ -1,4 +1,4 @@
-//! The service: admits requests to the inner service, or responds in its place.
+//! The service: forwards admitted requests to the inner service, and rejects the others.
 
 use std::{
     mem,
@@ -20,14 +20,16 @@ use super::{
     placement,
     request_head::RequestHead,
 };
-use crate::core::http::body::ResponseBody;
+use crate::core::{http::body::ResponseBody, service_accessors::service_accessors};
 
-/// Limits how often requests reach the inner service. See the [module](super).
+/// A service that limits the rate of requests to the inner service. See the [module](super).
 #[derive(Clone, Debug)]
 pub struct RateLimit<S> {
     inner: S,
     config: Arc<RateLimitConfig>,
 }
+
+service_accessors!(RateLimit<S>);
 
 impl<S> RateLimit<S> {
     pub(super) fn new(inner: S, config: Arc<RateLimitConfig>) -> Self {
@@ -36,7 +38,7 @@ impl<S> RateLimit<S> {
 }
 
 impl<S: Clone> RateLimit<S> {
-    /// Handles a request that the fast path does not take.
+    /// Handles a request that cannot take the fast path.
     #[inline(never)]
     fn call_at_length<B>(&mut self, mut request: Request<B>) -> ResponseFuture<S, B>
     where
@@ -58,7 +60,7 @@ impl<S: Clone> RateLimit<S> {
         }
     }
 
-    /// Takes the service that is ready, and leaves a clone that is not.
+    /// Takes the ready service, and replaces it with a clone that is not ready.
     fn take_ready(&mut self) -> S {
         let clone = self.inner.clone();
         mem::replace(&mut self.inner, clone)

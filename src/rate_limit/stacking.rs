@@ -1,18 +1,23 @@
-//! The facts of the layer that `Gate` reads.
+//! The properties of the layer that `Gate` reads.
 
 use super::{layer::RateLimitLayer, partition::component::Component};
-use crate::core::audit::Audit;
+use crate::core::{audit::Audit, http::responder::Responder};
 
 impl RateLimitLayer {
-    /// Returns whether a decision may depend on the identity of the caller.
+    /// Returns `true` if a decision can depend on the identity of the caller.
     pub(crate) fn reads_identity(&self) -> bool {
         self.config.checks.reads_identity
     }
 
-    /// Returns whether requests without an identity are not limited.
+    /// Returns `true` if requests without an identity are not limited.
     pub(crate) fn needs_identity(&self) -> bool {
         let mut alternatives = self.config.charging.partition.components();
         alternatives.all(|components| components.iter().any(Component::reads_identity))
+    }
+
+    /// Sets the responder, unless the layer has one.
+    pub(crate) fn adopt_responder(&self, responder: &Responder) {
+        self.config.responses.responder.adopt(responder);
     }
 
     /// Returns the audit of the layer.

@@ -1,4 +1,4 @@
-//! The port: where a limiter keeps what each partition has used.
+//! The store interface of rate limits.
 
 use std::{fmt, sync::Arc};
 
@@ -18,41 +18,40 @@ use crate::core::{
     time::Timestamp,
 };
 
-/// Where a limiter keeps what each partition has used.
+/// A store of the usage of each partition.
 ///
-/// A store answers for two things: that reading the states of one partition, deciding on them and
-/// writing them back is one step for any two callers, and what time it is. The arithmetic is
-/// [`decide_all`](crate::store::backend::decide_all)'s.
+/// A store provides two things: an atomic read, decision and write of the states of one partition,
+/// and the current time. [`decide_all`](crate::store::backend::decide_all) does the arithmetic.
 ///
-/// A store that loses a state admits up to one more quota. One whose step is not atomic admits as
-/// many requests as it has racing callers: it is no limiter. One that cannot say what it did (a
-/// timeout) is never asked again for the same request.
+/// A store that loses a state admits up to one more quota. A store whose step is not atomic admits
+/// one request per racing caller, and so does not limit. A call with an unknown result (a timeout)
+/// is never repeated for the same request.
 ///
-/// A store that does not [carry over](crate::store::backend::Carry) what was used of a policy that another one
-/// [replaces](Policy::replacing) starts that one with a full quota.
+/// A store that does not [carry over](crate::store::backend::Carry) the usage of a policy that
+/// another one [replaces](Policy::replacing) starts the new policy with a full quota.
 ///
-/// # One command
+/// # Server layout
 ///
-/// Each question is about one partition, and so about one key of a server: on Redis a hash named
-/// by the partition's digest, with a field for each policy, named by its [`Policy::id`]. One script
-/// reads the server's time and the fields, decides, writes the fields, and moves the key's expiry on
-/// if it comes before the latest [`expires_at`](crate::store::backend::State::expires_at) of them. One key has one slot of
-/// a cluster, and all words of a state are below 2^53. Beside it stands a list for each
-/// [sliding log](Policy::sliding_log), in the same slot.
+/// Each call concerns one partition, and so one key of a server. On Redis it is a hash named by the
+/// digest of the partition, with one field per policy, named by its [`Policy::id`]. One script
+/// reads the server's time and the fields, decides, writes the fields, and extends the key's expiry
+/// to the latest [`expires_at`](crate::store::backend::State::expires_at) of them. The key has one
+/// slot of a cluster, and all words of a state are below 2^53. Each [sliding
+/// log](Policy::sliding_log) has a list in the same slot.
 pub trait RateLimitStore: fmt::Debug + Send + Sync + 'static {
     /// Returns the secret under which partitions are digested.
     fn keys(&self) -> &StoreKeys;
 
-    /// Takes what the charges ask for, all of it or nothing, and says what is left of each.
+    /// Takes the costs of all charges or of none, and returns the decision for each.
     ///
-    /// No policy stands twice among the charges.
+    /// Each policy occurs at most once in `charges`.
     fn take(&self, partition: &StoreKey, charges: &[Charge<'_>]) -> StoreFuture<Decisions>;
 
-    /// Takes what one charge asks for, if the store sees at once that it is there: the short way of
-    /// nearly all requests of a store in memory.
+    /// Takes the cost of one charge if the store can decide immediately. It is the fast path of
+    /// in-memory stores.
     ///
-    /// `None` says nothing, and nothing has been taken: then [`take`](Self::take) is asked. So it is
-    /// by default. It is only asked of a store that [has a short way](Self::can_take_now).
+    /// `None` means that nothing was taken; [`take`](Self::take) is called instead. The default
+    /// returns `None`. It is only called if [`can_take_now`](Self::can_take_now) returns `true`.
     fn try_take_now(
         &self,
         partition: &StoreKey,
@@ -62,54 +61,53 @@ pub trait RateLimitStore: fmt::Debug + Send + Sync + 'static {
         None
     }
 
-    /// Returns whether [`try_take_now`](Self::try_take_now) ever says anything.
+    /// Returns `true` if [`try_take_now`](Self::try_take_now) can return a decision.
     fn can_take_now(&self) -> bool {
         false
     }
 
-    /// Says what [`take`](Self::take) would say, and takes nothing.
+    /// Returns the decisions that [`take`](Self::take) would return, without taking anything.
     fn peek(&self, partition: &StoreKey, charges: &[Charge<'_>]) -> StoreFuture<Decisions>;
 
-    /// Charges what has been used already, whether it is left or not; see
-    /// [`Policy::charge`](super::Policy::charge). All of it now, whenever it was used.
+    /// Charges usage after the fact, even beyond the remaining quota; see
+    /// [`Policy::charge`](super::Policy::charge). The whole amount is charged at the current time.
     ///
-    /// It is asked of a store only by limiters that settle what a request truly cost, or that count
-    /// on their own while the store is away. The default fails with
-    /// [`Misconfigured`](crate::StoreErrorKind::Misconfigured), as a store does that cannot.
+    /// Only limiters that settle the actual cost of requests, or that decide locally while the
+    /// store is unavailable, call it. The default fails with
+    /// [`Misconfigured`](crate::StoreErrorKind::Misconfigured), for stores that do not support it.
     fn charge(&self, partition: &StoreKey, charges: &[Charge<'_>]) -> StoreFuture<()> {
         let _ = (partition, charges);
         StoreFuture::failed(StoreErrorKind::Misconfigured)
     }
 
-    /// Gives back what was taken too much.
+    /// Refunds an excess charge.
     ///
-    /// A refund only reaches what its receipt was given for: once the window in which it was
-    /// charged is over, or the charge has leaked away, there is nothing to give back.
+    /// A refund only applies to the charge of its receipt: after the window of the charge has
+    /// ended, or the charge has leaked away, it has no effect.
     fn refund(&self, partition: &StoreKey, refunds: &[Refund<'_>]) -> StoreFuture<()>;
 
-    /// Forgets what the partition has used of these policies.
+    /// Deletes the usage of the partition under these policies.
     fn reset(&self, partition: &StoreKey, policies: &[&Policy]) -> StoreFuture<()>;
 
-    /// Returns what is wrong with asking this store for these policies together, if it cannot decide
-    /// by them: a limiter is not built then. It asks for each list that a request may have to pass
-    /// and that is known before.
+    /// Checks that the store can decide by these policies together. It is called when a limiter is
+    /// built, for each list of policies that is known by then.
     ///
     /// # Errors
     ///
-    /// None by default: a store decides by all policies.
+    /// Returns an error if the store does not support a policy. The default supports all policies.
     fn check(&self, policies: &[&Policy]) -> Result<(), ConfigError> {
         let _ = policies;
         Ok(())
     }
 
-    /// Returns whether the store can [charge](Self::charge) and [refund](Self::refund); if not, a
-    /// limiter that settles is not built. It can by default.
+    /// Returns `true` if the store can [charge](Self::charge) and [refund](Self::refund). A limiter
+    /// that settles requires it. The default returns `true`.
     fn can_settle(&self) -> bool {
         true
     }
 
-    /// Returns whether each answer comes within a time that the store sees to itself. A layer waits
-    /// no longer than a deadline of its own if not, and so it is by default.
+    /// Returns `true` if the store limits the time of each call itself. The layer applies its own
+    /// timeout otherwise. The default returns `false`.
     fn has_timeout(&self) -> bool {
         false
     }
@@ -165,19 +163,19 @@ impl<T: RateLimitStore + ?Sized> RateLimitStore for Arc<T> {
     }
 }
 
-/// What is given back to one policy.
+/// A refund to one policy.
 #[derive(Clone, Copy, Debug)]
 pub struct Refund<'a> {
     /// The policy.
     pub policy: &'a Policy,
     /// The receipt of the charge, from its [`Decision`](crate::store::backend::Decision).
     pub receipt: Receipt,
-    /// How much of the charge was too much.
+    /// The excess amount of the charge.
     pub amount: u64,
 }
 
 impl<'a> Refund<'a> {
-    /// Creates a refund of this much.
+    /// Creates a refund of this amount.
     pub fn new(policy: &'a Policy, receipt: Receipt, amount: u64) -> Self {
         Self {
             policy,

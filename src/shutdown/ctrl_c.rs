@@ -1,4 +1,4 @@
-//! The signal by which a process is asked to end where there are no Unix signals: Ctrl-C.
+//! The shutdown signal on systems without Unix signals: Ctrl-C.
 
 use std::{future::pending, io};
 
@@ -11,7 +11,7 @@ impl Signals {
         Ok(Self)
     }
 
-    /// Waits for Ctrl-C, and returns the status of a process that it ends.
+    /// Waits for Ctrl-C, and returns the exit status of a process that it terminates.
     pub(super) async fn next(&mut self) -> i32 {
         match tokio::signal::ctrl_c().await {
             Ok(()) => 130,

@@ -1,10 +1,10 @@
-//! Graceful shutdown: stop at a signal, finish running requests within a bound, then exit.
+//! Graceful shutdown: stop at a signal, complete running requests within a timeout, then exit.
 //!
-//! A process manager ends a process by SIGTERM, a terminal by SIGINT (Ctrl-C). [`Shutdown`] listens for
-//! both. The first signal asks the server to stop accepting connections and to finish the requests that
-//! are running. The server has [`drain_timeout`](Shutdown::drain_timeout) to do so, 10 s by default:
-//! an idle connection or a half-sent request cannot keep the process alive. A second signal exits the
-//! process at once.
+//! Process managers stop a process with SIGTERM, terminals with SIGINT (Ctrl-C). [`Shutdown`]
+//! listens for both. At the first signal, the server stops accepting connections and completes the
+//! requests in flight. It has [`drain_timeout`](Shutdown::drain_timeout) for that, 10 s by default,
+//! so an idle connection or an incomplete request cannot keep the process running. A second signal
+//! exits the process immediately.
 //!
 //! ```no_run
 //! use axum::{Router, routing::get};
@@ -28,28 +28,29 @@
 //! let server = axum::serve(listener, app).with_graceful_shutdown(shutdown.requested());
 //! shutdown.drain(server).await.transpose()?;
 //!
-//! // The last records, once no request can write another.
+//! // Write the last records, after all requests have completed.
 //! log.flush().await;
 //! # Ok(())
 //! # }
 //! ```
 //!
-//! With hyper, [`requested`](Shutdown::requested) ends the loop that accepts connections, and
-//! `hyper_util::server::graceful::GracefulShutdown` asks the connections to end. Both belong into the
-//! future that is drained; `examples/hyper.rs` is complete.
+//! With hyper, stop the accept loop when [`requested`](Shutdown::requested) completes, and use
+//! `hyper_util::server::graceful::GracefulShutdown` to close the connections. Run both in the
+//! future that is drained; see `examples/hyper.rs`.
 //!
 //! # Order of the steps
 //!
 //! 1. [`drain`](Shutdown::drain) the server.
-//! 2. Flush what the layers hold in memory: [`LogQueue::flush`](crate::access_log::sinks::LogQueue::flush),
+//! 2. Flush the buffers of the layers:
+//!    [`LogQueue::flush`](crate::access_log::sinks::LogQueue::flush),
 //!    [`JsonLines::flush`](crate::access_log::sinks::JsonLines::flush),
 //!    [`KeyRing::flush`](crate::api_key::KeyRing::flush).
-//! 3. Close the store, such as by `RedisStore::close`.
+//! 3. Close the store, for example with `RedisStore::close`.
 //! 4. Return from `main`.
 //!
-//! A request that is still running after the timeout is dropped with the runtime. Its record has the
-//! outcome `dropped` or `body_dropped`. [`JsonLines`](crate::access_log::sinks::JsonLines) writes it; a
-//! [`LogQueue`](crate::access_log::sinks::LogQueue) cannot store it any more.
+//! A request that is still running after the timeout is dropped with the runtime. Its record has
+//! the outcome `dropped` or `body_dropped`. [`JsonLines`](crate::access_log::sinks::JsonLines)
+//! writes it; a [`LogQueue`](crate::access_log::sinks::LogQueue) can no longer store it.
 
 mod shutdown;
 #[cfg(not(unix))]

@@ -1,4 +1,4 @@
-//! The request to shut down, and a server that follows it.
+//! The shutdown request and the draining of a server.
 
 use std::{
     fmt,
@@ -23,9 +23,9 @@ use crate::core::{
 /// The default of [`Shutdown::drain_timeout`].
 pub(super) const DRAIN_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// A request to shut down, and the time that a server has to follow it.
+/// A shutdown request with a timeout for the server.
 ///
-/// A clone is the same request. See the [module](super) for an example.
+/// Clones share the request. See the [module](super) for an example.
 #[derive(Clone)]
 pub struct Shutdown {
     requested: Arc<watch::Sender<bool>>,
@@ -33,8 +33,8 @@ pub struct Shutdown {
 }
 
 impl Shutdown {
-    /// Creates a shutdown that only [`request`](Self::request) starts: for tests, and for applications
-    /// that handle signals themselves.
+    /// Creates a shutdown that starts with [`request`](Self::request) only, for tests and for
+    /// applications that handle signals themselves.
     pub fn new() -> Self {
         Self {
             requested: Arc::new(watch::Sender::new(false)),
@@ -42,16 +42,16 @@ impl Shutdown {
         }
     }
 
-    /// Creates a shutdown that starts at the first SIGINT or SIGTERM. Where there are no Unix signals,
-    /// it starts at Ctrl-C.
+    /// Creates a shutdown that starts at the first SIGINT or SIGTERM, or at Ctrl-C on systems
+    /// without Unix signals.
     ///
-    /// Signals are received from this call on. A second one exits the process at once, with status 130
-    /// (SIGINT) or 143 (SIGTERM).
+    /// Signals are received from this call on. A second one exits the process immediately, with
+    /// status 130 (SIGINT) or 143 (SIGTERM).
     ///
     /// # Errors
     ///
-    /// Returns an error outside of a Tokio runtime, in one without its I/O driver, and if the operating
-    /// system refuses the handler.
+    /// Returns an error outside of a Tokio runtime, in a runtime without an I/O driver, or if the
+    /// operating system rejects the handler.
     pub fn on_signal() -> Result<Self, ConfigError> {
         let shutdown = Self::new();
         let mut signals = listen()?;
@@ -64,42 +64,44 @@ impl Shutdown {
         Ok(shutdown)
     }
 
-    /// Sets the longest time between the request to shut down and the end of [`drain`](Self::drain).
+    /// Sets the maximum time from the request to shut down to the end of [`drain`](Self::drain).
     ///
-    /// Defaults to 10 s. Zero drops running requests immediately. Process managers kill a process that
-    /// takes too long (Kubernetes after 30 s, `docker stop` after 10 s): stay below their timeout.
+    /// Defaults to 10 s. Zero drops running requests immediately. Process managers kill a process
+    /// that exceeds their timeout (30 s for Kubernetes, 10 s for `docker stop`), so use a shorter
+    /// one.
     #[must_use]
     pub fn drain_timeout(mut self, timeout: Duration) -> Self {
         self.drain_timeout = timeout;
         self
     }
 
-    /// Requests the shutdown, as the first signal does.
+    /// Requests the shutdown, like the first signal.
     pub fn request(&self) {
         self.requested.send_replace(true);
     }
 
-    /// Returns whether the shutdown was requested.
+    /// Returns `true` if the shutdown was requested.
     pub fn is_requested(&self) -> bool {
         *self.requested.borrow()
     }
 
-    /// Completes once the shutdown is requested: for `axum::serve(..).with_graceful_shutdown(..)` and
-    /// for the loop that accepts connections.
+    /// Completes when the shutdown is requested, for `axum::serve(..).with_graceful_shutdown(..)`
+    /// and accept loops.
     pub fn requested(&self) -> impl Future<Output = ()> + Send + use<> {
         let mut requested = self.requested.subscribe();
         async move {
             if requested.wait_for(|requested| *requested).await.is_err() {
-                // Nothing is left that can request it.
+                // No sender is left that can request it.
                 pending().await
             }
         }
     }
 
-    /// Runs a server until it ends, but at most [`drain_timeout`](Self::drain_timeout) longer than until
+    /// Runs a server until it ends, but no longer than [`drain_timeout`](Self::drain_timeout) after
     /// the shutdown is requested.
     ///
-    /// Returns the output of the server, or `None` if the timeout elapsed. A timeout is one notice.
+    /// Returns the output of the server, or `None` if the timeout elapsed, which is reported as a
+    /// notice.
     pub async fn drain<S: IntoFuture>(&self, server: S) -> Option<S::Output> {
         let mut server = pin!(server.into_future());
         let mut expired = pin!(self.expired());
@@ -148,7 +150,7 @@ pub(super) fn listen() -> Result<Signals, ConfigError> {
 
 pub(super) fn too_slow(timeout: Duration) -> String {
     format!(
-        "connections were still open {timeout:?} after the shutdown was requested, and are closed: raise \
-         `Shutdown::drain_timeout` if their requests need longer"
+        "connections were still open {timeout:?} after the shutdown was requested, and were closed: increase \
+         `Shutdown::drain_timeout` if requests need more time"
     )
 }

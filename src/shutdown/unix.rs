@@ -1,4 +1,4 @@
-//! The signals by which a process is asked to end, on Unix.
+//! The shutdown signals on Unix.
 
 use std::{future::poll_fn, io, task::Poll};
 
@@ -19,7 +19,7 @@ impl Signals {
         })
     }
 
-    /// Waits for a signal, and returns the status of a process that it ends.
+    /// Waits for a signal, and returns the exit status of a process that it terminates.
     pub(super) async fn next(&mut self) -> i32 {
         let kind = poll_fn(|cx| {
             if self.interrupt.poll_recv(cx).is_ready() {

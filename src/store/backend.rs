@@ -1,9 +1,10 @@
-//! The types that the author of a store needs, and the rest of an application does not.
+//! Types for implementing a store; applications do not need them.
 //!
 //! A store implements the traits of the layers that it serves:
-//! [`ApiKeyStore`](crate::api_key::ApiKeyStore), [`RateLimitStore`](crate::rate_limit::RateLimitStore),
-//! [`CacheStore`](crate::cache::CacheStore) and [`LogStore`](crate::access_log::LogStore). The suites in
-//! `portcullis::conformance` (feature `test-util`) verify an implementation.
+//! [`ApiKeyStore`](crate::api_key::ApiKeyStore),
+//! [`RateLimitStore`](crate::rate_limit::RateLimitStore), [`CacheStore`](crate::cache::CacheStore)
+//! and [`LogStore`](crate::access_log::LogStore). The suites in `portcullis::conformance` (feature
+//! `test-util`) verify an implementation.
 
 #[cfg(feature = "api-key")]
 pub use crate::api_key::backend::*;

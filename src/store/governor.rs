@@ -1,4 +1,4 @@
-//! A limiter of `governor`'s as a store of rate limits.
+//! Rate limits decided by a `governor` limiter.
 
 use std::{fmt, num::NonZeroU32, sync::Arc};
 
@@ -24,7 +24,7 @@ use crate::{
     },
 };
 
-/// The kind of `governor`'s limiters that a [`GovernorStore`] asks.
+/// The type of `governor` limiter that a [`GovernorStore`] uses.
 pub type GovernorLimiter = RateLimiter<
     StoreKey,
     DefaultKeyedStateStore<StoreKey>,
@@ -32,10 +32,10 @@ pub type GovernorLimiter = RateLimiter<
     StateInformationMiddleware,
 >;
 
-/// A limiter of `governor`'s, counted by as a [`RateLimitStore`].
+/// A [`RateLimitStore`] that decides with a `governor` limiter.
 ///
-/// The limiter decides by its own quota; that of the [`Policy`] is only what headers and records
-/// say. Make the one of the other, so that they agree:
+/// The limiter decides by its own quota; that of the [`Policy`] appears only in headers and
+/// records. Derive one from the other so that they agree:
 ///
 /// ```
 /// use std::num::NonZeroU32;
@@ -56,13 +56,14 @@ pub type GovernorLimiter = RateLimiter<
 /// # Ok::<(), portcullis::ConfigError>(())
 /// ```
 ///
-/// What `governor` cannot do is refused. A limiter with several policies on one request, with a
-/// penalty (which is a second one), with a queue, or that settles is not built. To peek, charge,
-/// refund and reset fails with [`StoreErrorKind::Misconfigured`], and so do requests whose policies
-/// [a function chose](crate::rate_limit::RateLimitLayerBuilder::policies_with) and that it cannot
-/// decide by. It forgets no partition by itself: call
-/// `retain_recent` on the limiter now and then, or its memory grows with each new client. A
-/// [`MemoryStore`](super::MemoryStore) has none of these limits.
+/// Unsupported features are rejected. Building a layer fails with several policies per request,
+/// with a penalty (which is a second policy), with a queue, or with settlement. Peeking, charging,
+/// refunding and resetting fail with [`StoreErrorKind::Misconfigured`], and so do requests for
+/// which [a function](crate::rate_limit::RateLimitLayerBuilder::policies_with) returns unsupported
+/// policies.
+///
+/// Partitions are never evicted: call `retain_recent` on the limiter periodically, or its memory
+/// grows with each new client. A [`MemoryStore`](super::MemoryStore) has none of these limits.
 #[derive(Clone)]
 pub struct GovernorStore {
     limiter: Arc<GovernorLimiter>,
@@ -71,7 +72,7 @@ pub struct GovernorStore {
 }
 
 impl GovernorStore {
-    /// Creates a store that asks this limiter; keep a clone of the `Arc` to tend to it.
+    /// Creates a store that uses this limiter. Retain a clone of the `Arc` for its maintenance.
     pub fn new(limiter: impl Into<Arc<GovernorLimiter>>) -> Self {
         Self {
             limiter: limiter.into(),
@@ -147,14 +148,14 @@ impl RateLimitStore for GovernorStore {
     }
 
     fn check(&self, policies: &[&Policy]) -> Result<(), ConfigError> {
-        let fix = "leave it out, or count by a `MemoryStore`";
+        let fix = "drop it, or use a `MemoryStore`";
         if let [_, second, ..] = policies {
-            let problem = "a limiter of governor's decides by one policy, its own";
+            let problem = "a `GovernorStore` supports one policy only";
             return Err(ConfigError::new("policies", second.name(), problem).fix(fix));
         }
         match policies.iter().find(|policy| policy.max_wait().is_some()) {
             Some(queue) => {
-                let problem = "a limiter of governor's denies and lets nobody wait";
+                let problem = "a `GovernorStore` does not support queues";
                 Err(ConfigError::new("policies", queue.name(), problem).fix(fix))
             }
             None => Ok(()),
@@ -198,7 +199,7 @@ mod tests {
     #[test]
     fn a_governor_limiter_decides_by_its_quota() {
         let store = store(per_hour(3));
-        let policy = Policy::token_bucket("hour", per_hour(3).into()).unwrap();
+        let policy = Policy::token_bucket("hour", per_hour(3)).unwrap();
         assert_eq!(take(&store, &policy, 2).remaining(), 1);
         assert!(take(&store, &policy, 0).is_admitted());
         let denied = take(&store, &policy, 2);

@@ -1,8 +1,8 @@
-//! Where the layers keep things.
+//! Stores for the state of the layers.
 //!
-//! [`MemoryStore`] keeps them in this process, for all four layers at once. A store of your own
-//! implements one port or several, and stands wherever a `MemoryStore` does:
-//! [how](crate::guide::stores).
+//! [`MemoryStore`] stores it in this process, for all four layers. A custom store implements one or
+//! several of the store traits and replaces a `MemoryStore` in the layers that it serves; see
+//! [the guide](crate::guide::stores).
 //!
 //! ```
 //! use portcullis::{
@@ -12,7 +12,7 @@
 //!     store::MemoryStore,
 //! };
 //!
-//! // In a test the clock is moved by hand; `MemoryStore::new()` has the machine's.
+// A manual clock for tests; `MemoryStore::new()` uses the system clock.
 //! let clock = ManualClock::default();
 //! let store = MemoryStore::with_clock(clock.clone());
 //! let limits = RateLimitLayer::builder(store.clone(), Partition::identity())
@@ -23,6 +23,13 @@
 //! # Ok::<(), portcullis::ConfigError>(())
 //! ```
 
+#[cfg(all(
+    feature = "access-log",
+    feature = "api-key",
+    feature = "cache",
+    feature = "rate-limit"
+))]
+mod all;
 pub mod backend;
 #[cfg(feature = "encryption")]
 mod encrypted;
@@ -55,6 +62,13 @@ mod redis;
 #[cfg(all(feature = "cache", feature = "memory", feature = "redis"))]
 mod tiered;
 
+#[cfg(all(
+    feature = "access-log",
+    feature = "api-key",
+    feature = "cache",
+    feature = "rate-limit"
+))]
+pub use self::all::Store;
 #[cfg(feature = "encryption")]
 pub use self::encrypted::{EncryptedStore, EncryptedStoreBuilder, EncryptionKey};
 #[cfg(feature = "governor")]

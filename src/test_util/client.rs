@@ -1,4 +1,4 @@
-//! The plainest of clients, for what a test asks a server past the store.
+//! A minimal Redis client for commands of tests.
 
 use std::{
     fmt,
@@ -8,11 +8,11 @@ use std::{
 
 use super::patience::PATIENCE;
 
-/// A connection that puts one command after the other (RESP2), beside any store.
+/// A connection to a Redis server without pipelining (RESP2), separate from any store.
 pub struct RedisClient(BufReader<TcpStream>);
 
 impl RedisClient {
-    /// Connects to a server. `None` if nobody listens.
+    /// Connects to a server. Returns `None` if the connection fails.
     pub fn connect(addr: SocketAddr) -> Option<Self> {
         let stream = TcpStream::connect(addr).ok()?;
         stream.set_nodelay(true).ok()?;
@@ -20,7 +20,7 @@ impl RedisClient {
         Some(Self(BufReader::new(stream)))
     }
 
-    /// Puts a command, and waits for its answer. `None` if the connection ended before.
+    /// Sends a command and waits for its reply. Returns `None` if the connection ends before.
     pub fn ask(&mut self, command: &[&[u8]]) -> Option<RedisReply> {
         let mut out = format!("*{}\r\n", command.len()).into_bytes();
         for word in command {
@@ -65,31 +65,31 @@ impl fmt::Debug for RedisClient {
     }
 }
 
-/// What a server answers.
+/// A reply of a Redis server.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum RedisReply {
-    /// A line of text, such as `OK`.
+    /// A simple string, such as `OK`.
     Text(String),
-    /// An error, with its code in front.
+    /// An error, which starts with its code.
     Error(String),
-    /// A number.
+    /// An integer.
     Int(i64),
-    /// A value, of any bytes.
+    /// A bulk string.
     Bulk(Vec<u8>),
-    /// Nothing is there.
+    /// A null reply.
     Nil,
-    /// Several answers.
+    /// An array of replies.
     Array(Vec<RedisReply>),
 }
 
 impl RedisReply {
-    /// Makes a line of text, to compare an answer with.
+    /// Creates a simple string to compare a reply with.
     pub fn text(text: &str) -> Self {
         Self::Text(text.to_owned())
     }
 
-    /// Returns whatever was answered as text, parts with a blank between them.
+    /// Returns the reply as text. The elements of an array are separated by spaces.
     pub fn as_text(&self) -> String {
         match self {
             Self::Text(text) | Self::Error(text) => text.clone(),
@@ -100,15 +100,15 @@ impl RedisReply {
         }
     }
 
-    /// Returns the number that was answered.
+    /// Returns the integer.
     ///
     /// # Panics
     ///
-    /// If it is not one.
+    /// Panics if the reply is not an integer.
     pub fn as_int(&self) -> i64 {
         match self {
             Self::Int(int) => *int,
-            other => panic!("no number: {other:?}"),
+            other => panic!("not an integer: {other:?}"),
         }
     }
 }

@@ -1,29 +1,31 @@
-//! A Cluster.
+//! A Redis Cluster for tests.
 
 use super::{client::RedisReply, patience::until, server::RedisServer};
 
-/// How long a node may be silent before the others hold it to be gone, in milliseconds.
+/// The timeout after which nodes consider another one failed, in milliseconds.
 const NODE_TIMEOUT: &str = "2000";
 
-/// A Cluster of three main servers, each with a replica, ended when this is dropped.
+/// A Cluster of three primaries with one replica each. It stops when it is dropped.
 #[derive(Debug)]
 pub struct RedisCluster {
     servers: Vec<RedisServer>,
 }
 
 impl RedisCluster {
-    /// Starts the six servers, and waits until all know one another and each replica is in step.
+    /// Starts the six servers, and waits until they form a Cluster and the replicas are in sync.
     ///
     /// # Panics
     ///
-    /// If `redis-server` is not installed, or they do not find one another within 20 seconds.
+    /// Panics if `redis-server` is not installed, or if the Cluster does not form within 20
+    /// seconds.
     pub fn start() -> Self {
         let options = [
             ["--cluster-enabled", "yes"],
             ["--cluster-config-file", "nodes.conf"],
             ["--cluster-node-timeout", NODE_TIMEOUT],
             ["--cluster-require-full-coverage", "no"],
-            // A replica is named once it has heard something from its main server: a ping is enough.
+            // A replica is listed after its first message from the primary, for which a ping is
+            // enough.
             ["--repl-ping-replica-period", "1"],
         ];
         let servers = (0..6).map(|_| RedisServer::with(options.as_flattened()));
@@ -78,18 +80,18 @@ impl RedisCluster {
         until(|| self.servers.iter().all(&mut is_so));
     }
 
-    /// Returns the main servers, with a third of the slots each, and then the replicas in the same
+    /// Returns the primaries, each with a third of the slots, followed by the replicas in the same
     /// order.
     pub fn servers(&self) -> &[RedisServer] {
         &self.servers
     }
 
-    /// Returns the main servers, in the order of their slots.
+    /// Returns the primaries in the order of their slots.
     pub fn primaries(&self) -> &[RedisServer] {
         &self.servers[..3]
     }
 
-    /// Returns the replica of each main server, in the same order.
+    /// Returns the replicas in the order of their primaries.
     pub fn replicas(&self) -> &[RedisServer] {
         &self.servers[3..]
     }

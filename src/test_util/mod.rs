@@ -1,15 +1,16 @@
-//! Redis servers that a test starts and ends, and a proxy that fails as it is told.
+//! Redis servers for tests, and a proxy that injects network faults.
 //!
-//! They prove a service on the storage that it will run on: a server, a Cluster of three main servers
-//! and their replicas, or Sentinels that watch one. Each listens on a free port of the loopback and
-//! keeps its files in a folder of its own; both are gone once it is dropped. `redis-server` must be
-//! installed.
+//! They test a service with its real storage: a single server, a Cluster of three primaries with
+//! replicas, or a server with Sentinels. Each server listens on a free port of the loopback
+//! interface and stores its files in a temporary folder. Both are released when it is dropped.
+//! `redis-server` must be installed.
 //!
-//! Whatever goes wrong here panics and says what: it is a test that fails.
+//! All functions panic on errors, which fails the test.
 //!
 //! ```
 //! # #[cfg(feature = "rate-limit")]
-//! # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), portcullis::ConfigError> {
+//! # #[tokio::main(flavor = "current_thread")]
+//! # async fn main() -> Result<(), portcullis::ConfigError> {
 //! use http::{Request, Response, StatusCode};
 //! use portcullis::{
 //!     rate_limit::{OnStoreError, Partition, Policy, Quota, RateLimitLayer},
@@ -30,7 +31,7 @@
 //!     Ok::<_, std::convert::Infallible>(Response::new(String::new()))
 //! }));
 //!
-//! // What does the service answer while its server is silent?
+//! // While the server does not respond, the service rejects requests.
 //! proxy.set(Fault::BlackHole);
 //! let answer = service.oneshot(Request::new(())).await.unwrap();
 //! assert_eq!(answer.status(), StatusCode::SERVICE_UNAVAILABLE);
@@ -42,7 +43,7 @@
 //! ```
 #![allow(
     clippy::disallowed_methods,
-    reason = "waits for processes, and passes on bytes in threads of its own"
+    reason = "waits for processes, and copies bytes in its own threads"
 )]
 
 mod client;

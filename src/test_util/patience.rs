@@ -1,20 +1,20 @@
-//! How long a test waits for servers.
+//! The timeout of tests for servers.
 
 use std::{
     thread,
     time::{Duration, Instant},
 };
 
-/// How long servers may take to come up, to answer, and to find one another.
+/// The timeout for servers to start, reply, and find each other.
 pub(super) const PATIENCE: Duration = Duration::from_secs(20);
 
-/// Waits until something is so of servers.
+/// Waits until a condition is met.
 pub(super) fn until(mut is_so: impl FnMut() -> bool) {
     let begun = Instant::now();
     while !is_so() {
         assert!(
             begun.elapsed() < PATIENCE,
-            "the servers do not find one another"
+            "the servers did not reach the expected state in time"
         );
         thread::sleep(Duration::from_millis(20));
     }

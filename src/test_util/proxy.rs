@@ -1,4 +1,4 @@
-//! A proxy that fails.
+//! A TCP proxy that injects faults.
 
 use std::{
     fmt,
@@ -9,45 +9,46 @@ use std::{
     time::Duration,
 };
 
-/// What a [`FaultProxy`] does with what passes through it.
+/// The treatment of bytes by a [`FaultProxy`]. A piece is the result of one read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Fault {
-    /// Passes it on.
+    /// Forwards all bytes.
     None,
-    /// Passes each piece on this much later, either way.
+    /// Delays each piece in both directions.
     Delay(Duration),
-    /// Keeps all of it, either way, and new connections too, until something else is set.
+    /// Holds back all bytes and new connections until another fault is set.
     BlackHole,
-    /// Passes on what the client says, and throws away what the server does.
+    /// Forwards the bytes of the client, and discards those of the server.
     HalfOpen,
-    /// Ends connections, and each new one.
+    /// Closes all connections, including new ones.
     Reset,
-    /// Throws away so many pieces that the server says, each of them a reply if there is one call
-    /// at a time; then passes on.
+    /// Discards this number of pieces from the server, then forwards all bytes. If there is one
+    /// call at a time, each piece is a reply.
     Swallow(u32),
-    /// Passes on this many pieces that the server sends on each connection, and throws away the rest.
-    /// With one call at a time each piece is a reply; the first ones are those of the handshake.
+    /// Forwards this number of pieces from the server on each connection, and discards the rest. If
+    /// there is one call at a time, each piece is a reply; the first ones are those of the
+    /// handshake.
     Replies(u32),
-    /// Passes on what the server says byte by byte, each this much after the last.
+    /// Forwards the bytes of the server one by one, with this delay between them.
     Slow(Duration),
-    /// Passes on other bytes than the server said.
+    /// Replaces the bytes of the server.
     Corrupt,
 }
 
-/// A TCP proxy before a server, which does to what passes what a network may do. It ends when it is
-/// dropped, and its connections with it.
+/// A TCP proxy for a server that injects network faults. It stops when it is dropped, and closes
+/// its connections.
 pub struct FaultProxy {
     addr: SocketAddr,
     line: Arc<ProxyInner>,
 }
 
 impl FaultProxy {
-    /// Begins to pass on to a server.
+    /// Starts a proxy that forwards all bytes to a server.
     ///
     /// # Panics
     ///
-    /// If the loopback has no free port.
+    /// Panics if the loopback interface has no free port.
     pub fn new(server: SocketAddr) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").expect("the loopback has a free port");
         let addr = listener.local_addr().expect("a listener has an address");
@@ -61,14 +62,14 @@ impl FaultProxy {
                 if line.state().ended {
                     return;
                 }
-                // A connection that ends at once is one that a network could have.
+                // A connection that fails immediately is a valid network fault.
                 let _ = client.and_then(|client| connect(&line, client, server));
             }
         });
         proxy
     }
 
-    /// Sets what becomes of all that passes from now on.
+    /// Sets the fault, which applies to all bytes from now on.
     pub fn set(&self, fault: Fault) {
         let mut state = self.line.state();
         state.fault = fault;
@@ -79,12 +80,12 @@ impl FaultProxy {
         self.line.changed.notify_all();
     }
 
-    /// Returns where the proxy listens.
+    /// Returns the address that the proxy listens on.
     pub fn addr(&self) -> SocketAddr {
         self.addr
     }
 
-    /// Returns the URL of the server behind, as it is reached through here.
+    /// Returns the URL of the server through the proxy.
     pub fn url(&self) -> String {
         format!("redis://{}", self.addr)
     }
@@ -97,7 +98,7 @@ impl Drop for FaultProxy {
         state.end_all();
         drop(state);
         self.line.changed.notify_all();
-        // The thread that accepts is woken by a last connection.
+        // A last connection wakes the thread that accepts.
         let _ = TcpStream::connect(self.addr);
     }
 }
@@ -111,7 +112,7 @@ impl fmt::Debug for FaultProxy {
     }
 }
 
-/// What all connections of a proxy share.
+/// The state that all connections of a proxy share.
 #[derive(Default)]
 struct ProxyInner {
     state: Mutex<ProxyState>,
@@ -121,7 +122,7 @@ struct ProxyInner {
 struct ProxyState {
     fault: Fault,
     ended: bool,
-    /// One end of each connection, with the number that it leaves by.
+    /// One end of each connection, with the number that removes it.
     ends: Vec<(u64, TcpStream)>,
     next: u64,
 }
@@ -154,7 +155,7 @@ impl ProxyInner {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Returns what is to become of a piece, once it is to leave at all.
+    /// Returns the fault for a piece, after waiting while bytes are held back.
     fn fault(&self, is_answer: bool) -> io::Result<Fault> {
         let mut state = self.state();
         while state.fault == Fault::BlackHole && !state.ended {
@@ -198,7 +199,7 @@ fn connect(line: &Arc<ProxyInner>, client: TcpStream, server: SocketAddr) -> io:
         let line = Arc::clone(line);
         thread::spawn(move || {
             let _ = pass(&line, &mut from, &mut to, is_answer);
-            // Where one way ends, both do.
+            // If one direction ends, both are closed.
             let _ = from.shutdown(Shutdown::Both);
             let _ = to.shutdown(Shutdown::Both);
             line.state().ends.retain(|(own, _)| *own != number);

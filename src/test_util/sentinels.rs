@@ -1,8 +1,8 @@
-//! A server that Sentinels watch.
+//! A Redis server with Sentinels for tests.
 
 use super::{patience::until, server::RedisServer};
 
-/// A server with a replica, watched by three Sentinels under the name `main`, ended when this is
+/// A server with a replica and three Sentinels that monitor it as `main`. All stop when it is
 /// dropped.
 #[derive(Debug)]
 pub struct RedisSentinels {
@@ -12,12 +12,12 @@ pub struct RedisSentinels {
 }
 
 impl RedisSentinels {
-    /// Starts all five, and waits until the Sentinels know one another and both servers. They hold a
-    /// server to be gone after half a second of silence.
+    /// Starts all five servers, and waits until the Sentinels know each other and both servers.
+    /// They consider a server failed after half a second without a reply.
     ///
     /// # Panics
     ///
-    /// If `redis-server` is not installed, or they do not find one another within 20 seconds.
+    /// Panics if `redis-server` is not installed, or if this takes longer than 20 seconds.
     pub fn start() -> Self {
         let main = RedisServer::start();
         let port = main.addr().port().to_string();
@@ -42,12 +42,12 @@ impl RedisSentinels {
         }
     }
 
-    /// Returns the server that is the main one at the start.
+    /// Returns the initial primary.
     pub fn main(&self) -> &RedisServer {
         &self.main
     }
 
-    /// Returns its replica, which takes its place if it is gone.
+    /// Returns its replica, which becomes the primary after a failover.
     pub fn replica(&self) -> &RedisServer {
         &self.replica
     }

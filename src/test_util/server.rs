@@ -1,4 +1,4 @@
-//! A server, in a folder and on a port of its own.
+//! A Redis server for tests.
 
 use std::{
     fs,
@@ -20,12 +20,12 @@ use super::{
 
 static SERVERS: AtomicU64 = AtomicU64::new(0);
 
-/// What a Sentinel reads, and writes to.
+/// The file with the configuration and the state of a Sentinel.
 const SENTINEL_CONFIG: &str = "sentinel.conf";
 
-/// A `redis-server`, ended when this is dropped.
+/// A `redis-server` process that stops when it is dropped.
 ///
-/// It keeps nothing on disk and knows `DEBUG`.
+/// It persists nothing, and permits the command `DEBUG`.
 #[derive(Debug)]
 pub struct RedisServer {
     child: Mutex<Child>,
@@ -35,36 +35,36 @@ pub struct RedisServer {
 }
 
 impl RedisServer {
-    /// Starts a server with the usual settings, and waits until it answers.
+    /// Starts a server with default settings, and waits until it replies.
     ///
     /// # Panics
     ///
-    /// If `redis-server` is not installed, or does not come up within 20 seconds.
+    /// Panics if `redis-server` is not installed, or does not start within 20 seconds.
     pub fn start() -> Self {
         Self::with(&[])
     }
 
-    /// Starts a server with further options of `redis-server`, such as `["--maxmemory", "2mb"]`.
+    /// Starts a server with additional options of `redis-server`, such as `["--maxmemory", "2mb"]`.
     ///
     /// # Panics
     ///
-    /// As [`RedisServer::start`].
+    /// See [`RedisServer::start`].
     pub fn with(options: &[&str]) -> Self {
         Self::with_config(None, options)
     }
 
-    /// Starts a Sentinel that watches nothing until it is told to.
+    /// Starts a Sentinel that monitors no server yet.
     ///
     /// # Panics
     ///
-    /// As [`RedisServer::start`].
+    /// See [`RedisServer::start`].
     pub fn sentinel(options: &[&str]) -> Self {
         Self::with_config(Some(""), options)
     }
 
     pub(super) fn with_config(sentinel: Option<&str>, options: &[&str]) -> Self {
         let options: Vec<String> = options.iter().map(ToString::to_string).collect();
-        // Another process may take a port between the moment it is found free and its use.
+        // Another process may take the port before the server does.
         for _ in 0..10 {
             let (folder, addr) = (new_folder(sentinel), free_addr());
             let server = Self {
@@ -77,7 +77,7 @@ impl RedisServer {
                 return server;
             }
         }
-        panic!("no server came up: `redis-server` ended, or was silent, ten times");
+        panic!("`redis-server` did not start in ten attempts");
     }
 
     fn is_up(&self) -> bool {
@@ -86,7 +86,7 @@ impl RedisServer {
             if !matches!(self.child().try_wait(), Ok(None)) {
                 return false;
             }
-            // Without a password it says no, but it says so.
+            // Without a password the reply is an error, which is enough.
             let reply = self.try_ask(&["PING"]).map(|reply| reply.as_text());
             if reply.is_some_and(|reply| !reply.starts_with("LOADING")) {
                 return true;
@@ -96,12 +96,12 @@ impl RedisServer {
         false
     }
 
-    /// Returns where the server listens.
+    /// Returns the address that the server listens on.
     pub fn addr(&self) -> SocketAddr {
         self.addr
     }
 
-    /// Returns the server's URL, as in `redis://127.0.0.1:40123`.
+    /// Returns the URL of the server, such as `redis://127.0.0.1:40123`.
     pub fn url(&self) -> String {
         format!("redis://{}", self.addr)
     }
@@ -111,14 +111,14 @@ impl RedisServer {
         self.folder.join("s")
     }
 
-    /// Puts a command to the server, past any store.
+    /// Sends a command to the server directly and returns the reply.
     ///
     /// # Panics
     ///
-    /// If it does not answer.
+    /// Panics if the server does not reply.
     pub fn ask(&self, command: &[&str]) -> RedisReply {
         let answer = self.try_ask(command);
-        answer.unwrap_or_else(|| panic!("no answer to {command:?}"))
+        answer.unwrap_or_else(|| panic!("no reply to {command:?}"))
     }
 
     fn try_ask(&self, command: &[&str]) -> Option<RedisReply> {
@@ -126,29 +126,30 @@ impl RedisServer {
         RedisClient::connect(self.addr)?.ask(&command)
     }
 
-    /// Opens a connection past any store.
+    /// Opens a direct connection to the server.
     ///
     /// # Panics
     ///
-    /// If the server does not listen.
+    /// Panics if the connection fails.
     pub fn client(&self) -> RedisClient {
         RedisClient::connect(self.addr).expect("the server listens")
     }
 
-    /// Stops the server where it stands (`SIGSTOP`), until it thaws: it hangs, connections stay.
+    /// Suspends the process of the server (`SIGSTOP`) until [`thaw`](Self::thaw). Its connections
+    /// stay open.
     ///
     /// # Panics
     ///
-    /// If it no longer runs.
+    /// Panics if the server does not run.
     pub fn freeze(&self) {
         self.signal("-STOP");
     }
 
-    /// Lets a frozen server go on.
+    /// Resumes a suspended server.
     ///
     /// # Panics
     ///
-    /// If it no longer runs.
+    /// Panics if the server does not run.
     pub fn thaw(&self) {
         self.signal("-CONT");
     }
@@ -162,29 +163,29 @@ impl RedisServer {
         );
     }
 
-    /// Kills the server (`SIGKILL`), and its data with it.
+    /// Kills the server (`SIGKILL`), which loses its data.
     pub fn kill(&self) {
         let mut child = self.child();
         let _ = child.kill();
         let _ = child.wait();
     }
 
-    /// Starts the server again, at the same port and without its data.
+    /// Starts the server again, on the same port and without its data.
     ///
     /// # Panics
     ///
-    /// If it does not come up again.
+    /// Panics if the server does not start.
     pub fn restart(&self) {
         self.kill();
         *self.child() = spawn(&self.folder, self.addr, &self.options);
-        assert!(self.is_up(), "the server does not come up again");
+        assert!(self.is_up(), "the server did not start again");
     }
 
-    /// Returns how often a command was run, by `INFO commandstats`: its name in small letters.
+    /// Returns the number of calls of a command by `INFO commandstats`. `command` is in lower case.
     ///
     /// # Panics
     ///
-    /// If the server does not answer.
+    /// Panics if the server does not reply.
     pub fn calls_of(&self, command: &str) -> u64 {
         let info = self.ask(&["INFO", "commandstats"]).as_text();
         let start = format!("cmdstat_{command}:calls=");
@@ -199,24 +200,23 @@ impl RedisServer {
     ///
     /// # Panics
     ///
-    /// If the server does not answer.
+    /// Panics if the server does not reply.
     pub fn keys(&self) -> Vec<String> {
         match self.ask(&["KEYS", "*"]) {
             RedisReply::Array(keys) => keys.iter().map(RedisReply::as_text).collect(),
-            other => panic!("no keys: {other:?}"),
+            other => panic!("not a list of keys: {other:?}"),
         }
     }
 
-    /// Returns all that lies there, names and values, as one piece of text: what to look for a secret
-    /// in that must not be stored.
+    /// Returns all keys and values as one text, to check that no secret is stored.
     ///
     /// # Panics
     ///
-    /// If the server does not answer.
+    /// Panics if the server does not reply.
     pub fn everything(&self) -> String {
         let mut client = self.client();
         let mut ask = |command: &[&[u8]]| {
-            let answer = client.ask(command).expect("the server answers");
+            let answer = client.ask(command).expect("the server replies");
             answer.as_text()
         };
         let mut all = String::new();
@@ -230,7 +230,7 @@ impl RedisServer {
                 "set" => ask(&[b"SMEMBERS", name]),
                 "zset" => ask(&[b"ZRANGE", name, b"0", b"-1"]),
                 "stream" => ask(&[b"XRANGE", name, b"-", b"+"]),
-                // It has expired since.
+                // The key has expired since.
                 "none" => String::new(),
                 other => panic!("{key} is a {other}"),
             });
@@ -238,11 +238,11 @@ impl RedisServer {
         all
     }
 
-    /// Returns the keys that never expire.
+    /// Returns the keys without an expiry.
     ///
     /// # Panics
     ///
-    /// If the server does not answer.
+    /// Panics if the server does not reply.
     pub fn keys_without_expiry(&self) -> Vec<String> {
         let mut client = self.client();
         let mut forever = self.keys();
@@ -262,7 +262,7 @@ impl Drop for RedisServer {
     }
 }
 
-/// Makes a folder for one server, with what a Sentinel is to read.
+/// Creates the folder of a server, with the configuration of a Sentinel if given.
 fn new_folder(sentinel: Option<&str>) -> PathBuf {
     let number = SERVERS.fetch_add(1, Ordering::Relaxed);
     let name = format!("portcullis-redis-{}-{number}", std::process::id());
@@ -303,11 +303,11 @@ fn spawn(folder: &Path, addr: SocketAddr, options: &[String]) -> Child {
         .expect("redis-server is not installed: run `apt-get install redis-server`")
 }
 
-/// Returns a free port of the loopback, above which a Cluster's bus has room too.
+/// Returns a free port of the loopback interface whose Cluster bus port is valid too.
 ///
 /// # Panics
 ///
-/// If there is none.
+/// Panics if there is none.
 pub fn free_addr() -> SocketAddr {
     loop {
         let listener = TcpListener::bind("127.0.0.1:0");

@@ -1,4 +1,4 @@
-//! The behaviour of the layers, proved from outside.
+//! The behavior of the layers, proved from outside.
 #![allow(
     clippy::disallowed_methods,
     reason = "tests spawn tasks and start servers"

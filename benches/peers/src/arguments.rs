@@ -1,4 +1,4 @@
-//! The command line: a suite, how much effort to spend, and which of its cases to run.
+//! The command line: a suite, options, and filters for its cases.
 
 use crate::harness::{Case, Effort, base_of};
 use crate::suite::Suite;
@@ -6,7 +6,7 @@ use crate::suite::Suite;
 pub struct Arguments {
     pub suite: Suite,
     pub effort: Effort,
-    /// Whether to name the rows rather than to run them.
+    /// `true` to list the rows instead of running them.
     pub is_list: bool,
     wanted: Vec<String>,
 }
@@ -24,7 +24,7 @@ impl Arguments {
             }
         }
         let mut words = words.into_iter();
-        let suite = words.next().ok_or("which suite?")?;
+        let suite = words.next().ok_or("missing suite")?;
         let suite = Suite::named(&suite).ok_or_else(|| format!("unknown suite: {suite}"))?;
         Ok(Self {
             suite,
@@ -34,8 +34,8 @@ impl Arguments {
         })
     }
 
-    /// Returns the cases that were asked for, with the rows that they add up and the bare services
-    /// that stand under all of these.
+    /// Returns the selected cases, with the rows that their sums need and the bare services of all
+    /// of them.
     pub fn keep(&self, cases: Vec<Case>) -> Vec<Case> {
         if self.wanted.is_empty() {
             return cases;

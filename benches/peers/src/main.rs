@@ -1,4 +1,4 @@
-//! Runs us and our peers in turn, in one process, and prints how we compare.
+//! Runs portcullis and its peers in turn, in one process, and prints a comparison.
 
 mod arguments;
 mod harness;
@@ -18,7 +18,7 @@ fn main() -> ExitCode {
         Ok(arguments) => arguments,
         Err(problem) => return refuse(&problem),
     };
-    // Whoever spawns a task finds a runtime. The rows themselves run on this thread, beside it.
+    // For rows that spawn tasks. The rows themselves run on this thread.
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(1)
         .enable_time()
@@ -31,7 +31,7 @@ fn main() -> ExitCode {
 fn run(arguments: &Arguments) -> ExitCode {
     let cases = arguments.keep(arguments.suite.cases());
     if cases.is_empty() {
-        return refuse("no case's name contains what was asked for");
+        return refuse("no case matches the filters");
     }
     if arguments.is_list {
         let row = |case: &Case| println!("{} {}", case.name, case.who.name());

@@ -1,4 +1,4 @@
-//! Which cases stand in which suite.
+//! The cases of each suite.
 
 use crate::harness::Case;
 use crate::workload::{bare_anonymous, bare_router, bare_service_fn};
@@ -39,7 +39,7 @@ impl Suite {
         Self::ALL.map(|(name, _)| name).join("|")
     }
 
-    /// Returns the suite's rows, those of one case together: bare, ours, peers.
+    /// Returns the rows of the suite, grouped by case: bare, ours, peers.
     pub fn cases(self) -> Vec<Case> {
         let parts = match self {
             Self::Limits => vec![
@@ -83,7 +83,7 @@ impl Suite {
     }
 }
 
-/// Brings the rows of a case together, to be run one after the other and printed so.
+/// Groups the rows of a case, so that they run and print in sequence.
 fn grouped(cases: Vec<Case>) -> Vec<Case> {
     let names: Vec<_> = cases.iter().map(|case| case.name).collect();
     let mut cases = cases;

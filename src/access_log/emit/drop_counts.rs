@@ -1,14 +1,14 @@
-//! The number of records that were lost, and why.
+//! Counts of lost records.
 
 use std::ops::{Add, Sub};
 
-/// The number of records that were lost, and why.
+/// The number of lost records, by reason.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct DropCounts {
     /// Lost because the queue was full.
     pub queue_full: u64,
-    /// Lost because the store failed, or did not answer in time.
+    /// Lost because the store failed or timed out.
     pub store_failed: u64,
     /// Lost because the writer failed.
     pub writer_failed: u64,
@@ -17,12 +17,12 @@ pub struct DropCounts {
 }
 
 impl DropCounts {
-    /// Returns how many were lost in all.
+    /// Returns the total number of lost records.
     pub fn total(&self) -> u64 {
         self.each().map(|(_, lost)| lost).sum()
     }
 
-    /// Returns each reason by its name in the log, and how many were lost for it.
+    /// Returns the name of each reason in the log, and its count.
     pub fn each(&self) -> impl Iterator<Item = (&'static str, u64)> {
         [
             ("queue_full", self.queue_full),
@@ -50,7 +50,7 @@ impl Add for DropCounts {
 impl Sub for DropCounts {
     type Output = Self;
 
-    /// Returns what was lost since `earlier`.
+    /// Returns the losses since `earlier`.
     fn sub(self, earlier: Self) -> Self {
         Self {
             queue_full: self.queue_full.saturating_sub(earlier.queue_full),

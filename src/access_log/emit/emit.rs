@@ -1,4 +1,4 @@
-//! From an ended request to the sinks: what it matters, whether it is kept, and who takes it.
+//! Emission of records: levels, sampling, aggregation, and delivery to the sinks.
 
 use std::{
     hash::{BuildHasher, Hasher, RandomState},
@@ -30,12 +30,12 @@ use crate::{
     },
 };
 
-/// When no folded denial waits for the end of its window.
+/// The value of `next_due` if no aggregated denial is pending.
 const NEVER: u64 = u64::MAX;
 
-/// A request that has ended, and what is known of it.
+/// An ended request.
 pub(crate) struct Ended {
-    /// How much it matters, once that has been asked.
+    /// The level, once it is determined.
     pub(crate) level: LogLevel,
     pub(crate) record: KeptRecord<Arrival>,
     pub(crate) departure: Departure,
@@ -48,18 +48,18 @@ impl Ended {
     }
 }
 
-/// Hands the records of ended requests to the sinks.
+/// Emits the records of ended requests to the sinks.
 pub(crate) struct Emitter {
     pub(crate) config: AccessLogConfig,
     pub(crate) placement: Placement,
     folding: Option<Folding>,
-    /// The number of losses that the observers know of.
+    /// The number of losses that was last reported to the observers.
     losses_told: AtomicU64,
 }
 
 struct Folding {
     folds: Mutex<Folds<Ended>>,
-    /// When the next window is over, in microseconds: asked for each request, without the lock.
+    /// The end of the next window in microseconds, which each request reads without the lock.
     next_due: AtomicU64,
     kinds: RandomState,
 }
@@ -79,7 +79,8 @@ impl Emitter {
         }
     }
 
-    /// Returns whether any sink takes any record, or anybody counts: if not, none is kept.
+    /// Returns `true` if any sink accepts any level, or an observer or scope is set. Otherwise, no
+    /// record is created.
     pub(crate) fn is_wanted(&self) -> bool {
         if !self.config.observers.is_empty() || self.config.scopes.is_some() {
             return true;
@@ -87,11 +88,11 @@ impl Emitter {
         let min = self.config.min_level;
         let emitted = || LogLevel::ALL.into_iter().filter(|level| *level >= min);
         let taken = |sink: &Arc<dyn Sink>| emitted().any(|level| sink.is_enabled(level));
-        // A sink that panics over the question is asked again with the record.
+        // If `is_enabled` panics, it is called again with the record.
         catch_unwind(AssertUnwindSafe(|| self.config.sinks.iter().any(taken))).unwrap_or(true)
     }
 
-    /// Opens what surrounds the request's work, if anything does.
+    /// Opens the scope of a request, if scopes are configured.
     pub(crate) fn scope(&self, arrival: &Arrival) -> Option<Box<dyn Scope>> {
         let scopes = self.config.scopes.as_ref()?;
         let record = Record {
@@ -108,20 +109,20 @@ impl Emitter {
         catch_unwind(AssertUnwindSafe(|| scopes.open(&record))).ok()
     }
 
-    /// Tells what surrounds the request's work how that has ended.
+    /// Ends the scope of a request with its record.
     pub(crate) fn end_scope(&self, scope: &dyn Scope, ended: &Ended) {
-        self.guarded(|| scope.end(&self.levelled(ended, 1)));
+        self.guarded(|| scope.end(&self.leveled(ended, 1)));
     }
 
-    /// Tells the observers of an arrival.
+    /// Reports an arrival to the observers.
     pub(crate) fn on_request(&self, method: &Method) {
         for observer in &self.config.observers {
             self.guarded(|| observer.on_request(method));
         }
     }
 
-    /// Emits a start record. It is sampled by the same digest as the record of the end: whenever it is
-    /// written, that one is too.
+    /// Emits a start record. The same digest samples both records, so if the start record is
+    /// written, the record of the end is too.
     pub(crate) fn emit_start(&self, arrival: &Arrival, departure: &Departure, slots: &RecordData) {
         let uid = request_id::generate(arrival.at);
         let mut record = Record {
@@ -146,13 +147,13 @@ impl Emitter {
         }
     }
 
-    /// Emits the record of a request. A sink of the user's that panics costs the record: were the
-    /// panic let through while the request's own unwinds, the process would end.
+    /// Emits the record of a request. A panic of a sink is caught and loses the record: during
+    /// unwinding, a second panic would abort the process.
     pub(crate) fn emit(&self, mut ended: Ended, now: Timestamp) {
         ended.level = self.level(&ended);
         self.config.audit.tell_if(|| self.denied(&ended));
         for observer in &self.config.observers {
-            self.guarded(|| observer.on_record(&self.levelled(&ended, 1)));
+            self.guarded(|| observer.on_record(&self.leveled(&ended, 1)));
         }
         match &self.folding {
             Some(folding) => self.guarded(|| self.fold(folding, ended, now)),
@@ -163,7 +164,7 @@ impl Emitter {
         }
     }
 
-    /// Tells the observers how much was lost, if that has changed.
+    /// Reports the losses to the observers if they have changed.
     fn tell_losses(&self) {
         let sinks = self.config.sinks.iter().map(|sink| sink.drop_counts());
         let mut records = sinks.fold(DropCounts::default(), DropCounts::add);
@@ -177,7 +178,7 @@ impl Emitter {
         }
     }
 
-    /// Returns what auditors are told of a caller that authentication turned away.
+    /// Returns the audit event of a request that authentication rejected.
     fn denied(&self, ended: &Ended) -> Option<AuditEvent> {
         match ended.slots.auth()? {
             AuthOutcome::Denied { reason, key_id } => Some(AuditEvent::AuthDenied {
@@ -214,7 +215,7 @@ impl Emitter {
         }
     }
 
-    /// Writes a record that stands for so many.
+    /// Writes a record that represents `count` requests.
     fn write(&self, ended: &Ended, count: u64) {
         let Some(record) = self.record(ended, count) else {
             return;
@@ -232,7 +233,8 @@ impl Emitter {
         record.sample_rate > 1 && !sample::keeps(record.request_id().as_str(), self.config.one_in)
     }
 
-    /// Hands a record to each sink that takes its level. One that panics costs the others nothing.
+    /// Writes a record to each sink that accepts its level. A panic of one does not affect the
+    /// others.
     fn hand_out(&self, record: &Record<'_>) -> Handed {
         let mut handed = Handed::Over;
         for sink in &self.config.sinks {
@@ -248,17 +250,17 @@ impl Emitter {
         handed
     }
 
-    /// Returns the record if it matters enough.
+    /// Returns the record if it has at least the minimum level.
     fn record<'a>(&'a self, ended: &'a Ended, count: u64) -> Option<Record<'a>> {
-        let record = self.levelled(ended, count);
+        let record = self.leveled(ended, count);
         (record.level >= self.config.min_level).then_some(record)
     }
 
     fn level(&self, ended: &Ended) -> LogLevel {
-        self.level_of(&mut self.levelled(ended, 1))
+        self.level_of(&mut self.leveled(ended, 1))
     }
 
-    /// Returns the level of a record. A level function that panics leaves the default.
+    /// Returns the level of a record, or the default level if the level function panics.
     fn level_of(&self, record: &mut Record<'_>) -> LogLevel {
         record.level = record.default_level();
         let Some(level) = &self.config.level else {
@@ -270,8 +272,8 @@ impl Emitter {
         })
     }
 
-    /// Returns the record with the level that was found.
-    fn levelled<'a>(&'a self, ended: &'a Ended, count: u64) -> Record<'a> {
+    /// Returns the record with its determined level.
+    fn leveled<'a>(&'a self, ended: &'a Ended, count: u64) -> Record<'a> {
         let config = &self.config;
         let slow = config.slow_after;
         let mut record = Record {
@@ -289,7 +291,7 @@ impl Emitter {
         record
     }
 
-    /// Returns for how many requests the record stands if it is written.
+    /// Returns the number of requests that the record represents if it is written.
     fn sample_rate(&self, record: &Record<'_>) -> u32 {
         match self.config.one_in.get() {
             one_in if one_in > 1 && is_routine(record) => one_in,
@@ -299,7 +301,7 @@ impl Emitter {
 }
 
 impl Drop for Emitter {
-    /// Writes what is still folded: no window ends after this.
+    /// Writes pending aggregated denials, since no later request can.
     fn drop(&mut self) {
         let Some(folding) = self.folding.take() else {
             return;
@@ -315,7 +317,7 @@ impl Drop for Emitter {
 }
 
 impl Folding {
-    /// Returns what a denied request repeats: the same caller or client, route and reason.
+    /// Returns the kind of a denied request: equal for the same caller or client, route and reason.
     fn kind(&self, record: &Record<'_>) -> Option<u64> {
         if !record.is_denied() {
             return None;
@@ -376,13 +378,13 @@ impl Folding {
     }
 }
 
-/// Whether all sinks took a record.
+/// The result of writing a record to all sinks.
 enum Handed {
     Over,
     Panicked,
 }
 
-/// Returns whether a request is like most: only such are sampled.
+/// Returns `true` if a request is routine. Only routine requests are sampled.
 fn is_routine(record: &Record<'_>) -> bool {
     let failed = match record.outcome() {
         RequestOutcome::Running | RequestOutcome::Completed => record.is_server_error(),

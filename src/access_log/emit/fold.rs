@@ -1,4 +1,4 @@
-//! Repeated denials, folded into one record with a count.
+//! Aggregation of repeated denials into one record with a count.
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -7,16 +7,17 @@ use std::{
 
 use crate::core::time::Timestamp;
 
-/// Denials of how many kinds are folded at once. Further kinds are not folded until a window ends.
+/// The maximum number of kinds of denials in open windows. Denials of further kinds are not
+/// aggregated until a window ends.
 const KINDS_MAX: usize = 1_024;
 
-/// Denials of one kind: the first is shown at once, the later ones of its window are counted, and
-/// the last of them stands for all when the window is over.
+/// Aggregates denials by kind. The first one is emitted immediately. The later ones of its window
+/// are counted, and the last of them represents all when the window ends.
 #[derive(Debug)]
 pub(super) struct Folds<T> {
     window: Duration,
     kinds: HashMap<u64, FoldKind<T>>,
-    /// The kinds by the time at which their windows began.
+    /// The kinds, ordered by the start of their windows.
     order: VecDeque<(Timestamp, u64)>,
 }
 
@@ -35,7 +36,7 @@ impl<T> Folds<T> {
         }
     }
 
-    /// Takes in a denial, and returns it if it is to be shown at once.
+    /// Adds a denial and returns it if it must be emitted immediately.
     pub(crate) fn offer(&mut self, kind: u64, denial: T, now: Timestamp) -> Option<T> {
         if let Some(known) = self.kinds.get_mut(&kind) {
             known.last = Some(denial);
@@ -53,7 +54,8 @@ impl<T> Folds<T> {
         Some(denial)
     }
 
-    /// Takes out the next denial whose window is over, and how many it stands for.
+    /// Removes and returns the next denial whose window has ended, with the number of denials it
+    /// represents.
     pub(super) fn take_due(&mut self, now: Timestamp) -> Option<(T, u64)> {
         while self.next_due().is_some_and(|due| due <= now) {
             if let Some(folded) = self.take_oldest() {
@@ -63,7 +65,8 @@ impl<T> Folds<T> {
         None
     }
 
-    /// Takes out a denial whose window is not over, and how many it stands for: at the end.
+    /// Removes and returns a denial regardless of its window, with the number of denials it
+    /// represents. For shutdown.
     pub(super) fn take_any(&mut self) -> Option<(T, u64)> {
         while !self.order.is_empty() {
             if let Some(folded) = self.take_oldest() {
@@ -73,7 +76,7 @@ impl<T> Folds<T> {
         None
     }
 
-    /// Returns when the next window is over.
+    /// Returns the end of the next window.
     pub(super) fn next_due(&self) -> Option<Timestamp> {
         self.order.front().map(|(began, _)| *began + self.window)
     }
@@ -110,7 +113,7 @@ mod tests {
         assert_eq!(
             folds.take_due(at(99)),
             None,
-            "one that was shown is no repetition"
+            "an emitted record is not a repetition"
         );
     }
 

@@ -1,23 +1,23 @@
-//! How much a record matters.
+//! The level of a record.
 
-/// How much a record matters, by the words and numbers of OpenTelemetry's log model.
+/// The level of a record, with the names and numbers of the OpenTelemetry log model.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum LogLevel {
-    /// Of interest to who looks for something.
+    /// Only useful for debugging.
     Debug,
-    /// As it should be, the client's mistakes included.
+    /// Normal operation, including client errors.
     Info,
-    /// Somebody should know.
+    /// Requires attention.
     Warn,
-    /// The server failed.
+    /// A server failure.
     Error,
 }
 
 impl LogLevel {
-    /// All levels, the one that matters most first.
+    /// All levels, most severe first.
     pub(crate) const ALL: [Self; 4] = [Self::Error, Self::Warn, Self::Info, Self::Debug];
 
-    /// Returns the level's name, as `severity_text` has it.
+    /// Returns the name of the level, as in `severity_text`.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Debug => "DEBUG",
@@ -27,7 +27,7 @@ impl LogLevel {
         }
     }
 
-    /// Returns the level's number, as `severity_number` has it.
+    /// Returns the number of the level, as in `severity_number`.
     pub const fn severity_number(self) -> u8 {
         match self {
             Self::Debug => 5,

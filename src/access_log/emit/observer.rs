@@ -1,4 +1,4 @@
-//! Who sees every request, whether or not its record is written.
+//! Observation of every request, including those whose record is not written.
 
 use std::fmt;
 
@@ -10,31 +10,33 @@ use crate::{
     core::{audit::AuditEvent, record::StoreCall},
 };
 
-/// Sees every request that the access log keeps a record of, before any record is sampled, folded
-/// or left out for its level: for counting.
+/// Receives every request that has a record, before records are sampled, aggregated or filtered by
+/// level. For metrics.
 ///
-/// Each arrival is followed by exactly one end, also when the request is dropped or panics.
+/// Each call of [`on_request`](Self::on_request) is followed by exactly one call of
+/// [`on_record`](Self::on_record), even if the request is dropped or panics.
 pub trait Observer: fmt::Debug + Send + Sync + 'static {
-    /// A request has arrived.
+    /// Called when a request arrives.
     fn on_request(&self, method: &Method);
 
-    /// A request has ended. The record's level is what it is by default, or what the user's
-    /// function says.
+    /// Called when a request ends. The record has its final level.
     fn on_record(&self, record: &Record<'_>);
 
-    /// So many records were lost so far, by all sinks together, and so many audit events by the
-    /// log's auditor. Said with the first request that ends, and then when it changes.
+    /// Called with the total number of records that all sinks lost and of audit events that the
+    /// auditor lost: when the first request ends, and then whenever the numbers change.
     fn on_drop(&self, records: &DropCounts, audit_events: u64) {
         let _ = (records, audit_events);
     }
 
-    /// A [`LogQueue`](crate::access_log::sinks::LogQueue) that this observes has asked its store to keep a batch. The
-    /// call's layer is `access_log` for records, and `audit` for audit events.
+    /// Called when a [`LogQueue`](crate::access_log::sinks::LogQueue) with this observer has called
+    /// its store to append a batch. The layer of the call is `access_log` for records and `audit`
+    /// for audit events.
     fn on_store_call(&self, call: &StoreCall) {
         let _ = call;
     }
 
-    /// A [`LogQueue`](crate::access_log::sinks::LogQueue) that this observes has received an audit event.
+    /// Called when a [`LogQueue`](crate::access_log::sinks::LogQueue) with this observer receives
+    /// an audit event.
     fn on_audit(&self, event: &AuditEvent) {
         let _ = event;
     }

@@ -1,13 +1,13 @@
-//! Which of the requests that went well are kept.
+//! Sampling of routine requests.
 
 use std::{hash::Hasher, num::NonZeroU32};
 
 use siphasher::sip::SipHasher13;
 
-/// Returns whether a request of this name is among the one in so many that are kept.
+/// Returns `true` if the request with this id is in the sample of one in `one_in`.
 ///
-/// The same name gets the same answer in each process, so that all records of one request are kept
-/// or none is.
+/// The result for an id is the same in every process, so either all records of a request are
+/// emitted or none.
 pub(crate) fn keeps(request_id: &str, one_in: NonZeroU32) -> bool {
     let mut hasher = SipHasher13::new();
     hasher.write(request_id.as_bytes());

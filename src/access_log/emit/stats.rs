@@ -1,11 +1,11 @@
-//! The number of requests that are under way, and what became of their records.
+//! Counters of requests and records.
 
 use std::sync::{
     Arc,
     atomic::{AtomicU64, Ordering},
 };
 
-/// Counts requests under way and what became of their records. A clone shows the same counts.
+/// Counters of requests in progress and of records. Clones share the counters.
 #[derive(Clone, Debug, Default)]
 pub struct LogStats {
     counts: Arc<LogCounters>,
@@ -22,34 +22,35 @@ struct LogCounters {
 }
 
 impl LogStats {
-    /// Returns how many requests are under way: arrived, and their response's body not yet at its
-    /// end. A request that is dropped or panics counts until then, and no longer.
+    /// Returns the number of requests in progress: those that arrived and whose response body has
+    /// not ended. Requests that are dropped or panic count until then.
     pub fn active(&self) -> u64 {
         self.counts.active.load(Ordering::Relaxed)
     }
 
-    /// Returns the number of start records that were handed to the sinks. [`emitted`](Self::emitted) does
-    /// not include them.
+    /// Returns the number of start records that were written to the sinks, which
+    /// [`emitted`](Self::emitted) does not include.
     pub fn started(&self) -> u64 {
         self.counts.started.load(Ordering::Relaxed)
     }
 
-    /// Returns the number of records of ended requests that were handed to the sinks.
+    /// Returns the number of records of ended requests that were written to the sinks.
     pub fn emitted(&self) -> u64 {
         self.counts.emitted.load(Ordering::Relaxed)
     }
 
-    /// Returns how many records were lost because a sink, or a function of the user's, panicked.
+    /// Returns the number of records and calls that failed because a sink or a function of the
+    /// application panicked.
     pub fn failed(&self) -> u64 {
         self.counts.failed.load(Ordering::Relaxed)
     }
 
-    /// Returns how many denials were folded into the record of another.
+    /// Returns the number of denials that were aggregated into the record of another.
     pub fn folded(&self) -> u64 {
         self.counts.folded.load(Ordering::Relaxed)
     }
 
-    /// Returns how many records were left out because others stand for them.
+    /// Returns the number of records that sampling left out.
     pub fn sampled_out(&self) -> u64 {
         self.counts.sampled_out.load(Ordering::Relaxed)
     }
@@ -74,14 +75,14 @@ impl LogStats {
         self.counts.failed.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// Counts a request as under way until what is returned is dropped.
+    /// Counts a request as in progress until the returned guard is dropped.
     pub(crate) fn enter(&self) -> Active {
         self.counts.active.fetch_add(1, Ordering::Relaxed);
         Active(Arc::clone(&self.counts))
     }
 }
 
-/// A request that is under way.
+/// A request in progress.
 #[derive(Debug)]
 pub(crate) struct Active(Arc<LogCounters>);
 

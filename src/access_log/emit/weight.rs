@@ -1,16 +1,16 @@
-//! What is lost first when room is scarce.
+//! The priority of records and events in a full queue.
 
 use super::level::LogLevel;
 use crate::access_log::record::record::Record;
 
-/// What becomes of a record or an event when room is scarce.
+/// The priority of a record or event in a full queue.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Weight {
-    /// A request that went well: it may take three quarters of the room.
+    /// A successful request, which can use three quarters of the capacity.
     Routine,
-    /// A request that failed or was denied: it may take seven eighths.
+    /// A failed or denied request, which can use seven eighths of the capacity.
     Important,
-    /// An event for auditors: it has the last eighth to itself.
+    /// An audit event, for which the last eighth is reserved.
     Audit,
 }
 

@@ -20,7 +20,7 @@ use crate::{
 
 pub(super) const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
-/// The head of a request, whatever its body.
+/// The head of a request, independent of its body type.
 pub(crate) struct Call<'a> {
     method: &'a Method,
     uri: &'a Uri,
@@ -48,7 +48,7 @@ impl<'a> Call<'a> {
 }
 
 /// Returns the facts that are known when a request arrives.
-// Inlined, so that they are built where they stay.
+// Inlined, so that the value is built in its final place.
 #[inline(always)]
 pub(crate) fn arrival(config: &AccessLogConfig, call: &Call<'_>) -> Arrival {
     let started = config.clock.now();
@@ -73,7 +73,7 @@ pub(crate) fn arrival(config: &AccessLogConfig, call: &Call<'_>) -> Arrival {
     }
 }
 
-/// Returns the request id that the caller sent, if it is trusted and holds no API key.
+/// Returns the request id that the client sent, if it is trusted and contains no API key.
 fn inbound(config: &AccessLogConfig, call: &Call<'_>) -> Option<RequestId> {
     if !call.is_from(&config.trust_request_id) {
         return None;
@@ -97,7 +97,10 @@ fn trace(config: &AccessLogConfig, call: &Call<'_>) -> Option<TraceContext> {
 fn client(config: &AccessLogConfig, call: &Call<'_>) -> Option<Client> {
     let peer = call.peer?;
     let peer_ip = peer.ip().to_canonical();
-    let addr = config.client_addr.resolve_behind(peer_ip, call.headers);
+    let addr = config
+        .client_addr
+        .get()
+        .resolve_behind(peer_ip, call.headers);
     Some(Client {
         addr: addr.ip(),
         peer,
@@ -105,7 +108,7 @@ fn client(config: &AccessLogConfig, call: &Call<'_>) -> Option<Client> {
     })
 }
 
-/// Returns the length that a body has by its own account.
+/// Returns the declared length of a body (`Content-Length`).
 pub(crate) fn content_length(headers: &HeaderMap) -> Option<u64> {
     let value = headers.get(CONTENT_LENGTH)?.to_str().ok()?;
     let digits = !value.is_empty() && value.bytes().all(|byte| byte.is_ascii_digit());

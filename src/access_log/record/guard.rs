@@ -1,4 +1,4 @@
-//! The record in the making: it is emitted when this is dropped, however that comes about.
+//! The guard of a running request, which emits the record on drop at the latest.
 
 use std::{
     sync::{Arc, Mutex, PoisonError},
@@ -38,14 +38,13 @@ const EVENT_STREAM: &[u8] = b"text/event-stream";
 
 /// The record of a request that is running.
 ///
-/// It goes from the service into the future, and from there into the body: its own size is copied
-/// with each of them, so that all that is written once is in the record's allocation. The caller
-/// that finds the request's end reports the outcome; without a report, the drop is the end.
-/// While code of the application runs, `polling` is set: a drop that finds it set comes from
-/// unwinding.
+/// It moves from the service to the future and then to the body. Each move copies it, so fields
+/// that are written once are in the record's allocation. The caller that detects the end of the
+/// request reports the outcome; otherwise, the drop is the end. `polling` is `true` while
+/// application code runs: if it is set on drop, the drop comes from unwinding.
 pub(crate) struct Guard {
     emitter: Arc<Emitter>,
-    /// Taken when the record is emitted.
+    /// `None` once the record is emitted.
     record: Option<KeptRecord<Arrival>>,
     options: Option<Box<Options>>,
     scope: Option<Box<dyn Scope>>,
@@ -56,17 +55,17 @@ pub(crate) struct Guard {
     _active: Active,
 }
 
-/// The state of options that most logs do not use.
+/// The state of rarely used options.
 #[derive(Default)]
 struct Options {
     span: OwnSpan,
-    /// Until the start record of a request that runs for long. The mutex makes it `Sync`.
+    /// The timer of the start record of a long-running request. The mutex makes it `Sync`.
     start_timer: Option<Mutex<Task>>,
 }
 
 impl Guard {
-    /// Begins the records that a request has, unless no sink would take them. The extensions of the
-    /// request then hold the handle of the record.
+    /// Starts the records of a request, or returns `None` if no sink would accept them. Adds the
+    /// record handle to the request's extensions.
     pub(crate) fn open<B>(
         emitter: &Arc<Emitter>,
         request: &mut Request<B>,
@@ -106,8 +105,8 @@ impl Guard {
         Some(guard)
     }
 
-    /// Finds the ids of the request's own span before the inner service is called. They are in the
-    /// extensions of the request, and those that are created are its `traceparent`.
+    /// Finds or creates the ids of the request's own span before the inner service is called. Adds
+    /// them to the request's extensions, and created ids to its `traceparent`.
     fn find_span<B>(&mut self, request: &mut Request<B>) {
         let config = &self.emitter.config;
         let Some(record) = &self.record else { return };
@@ -144,8 +143,8 @@ impl Guard {
         options.map_or(OwnSpan::Unknown, |options| options.span)
     }
 
-    /// Asks again for the ids of the request's own span once it has ended: in its scope these are the
-    /// final ones, elsewhere only if there were none before.
+    /// Reads the ids of the request's own span again once the request has ended. Inside its scope
+    /// these are final; elsewhere they are read only if there were none before.
     fn settle_span(&mut self) {
         let config = &self.emitter.config;
         if !config.spans.is_used() {
@@ -165,7 +164,7 @@ impl Guard {
         }
     }
 
-    /// Returns the ids of the request's own span. Those that were set inside have priority.
+    /// Returns the ids of the request's own span. Ids that were set inside take priority.
     fn own_span(&self) -> Option<Box<TraceContext>> {
         let record = self.record.as_ref();
         let inner = record.and_then(|record| record.beside().inner_span.get());
@@ -189,7 +188,7 @@ impl Guard {
         }
     }
 
-    /// Emits the start record of a request that has been running for long enough.
+    /// Emits the start record if the request has been running for long enough.
     pub(crate) fn poll_start(&mut self, cx: &mut Context<'_>) {
         let options = self.options.as_mut();
         let Some(timer) = options.and_then(|options| options.start_timer.as_mut()) else {
@@ -201,7 +200,7 @@ impl Guard {
         }
     }
 
-    /// Runs what panics on no account inside of the scope.
+    /// Runs a function that never panics inside the scope.
     fn in_scope<T>(&self, run: impl FnOnce() -> T) -> T {
         if let Some(scope) = &self.scope {
             scope.enter();
@@ -213,7 +212,7 @@ impl Guard {
         done
     }
 
-    /// Says that code of the user's begins to run.
+    /// Marks the start of application code.
     pub(crate) fn enter(&mut self) {
         self.polling = true;
         if let Some(scope) = &self.scope {
@@ -221,7 +220,7 @@ impl Guard {
         }
     }
 
-    /// Says that code of the user's has returned.
+    /// Marks the end of application code.
     pub(crate) fn leave(&mut self) {
         self.polling = false;
         if let Some(scope) = &self.scope {
@@ -229,13 +228,13 @@ impl Guard {
         }
     }
 
-    /// Records the head of the response. Returns nothing if the response ends with it.
+    /// Records the response head. Returns `None` if the response ends with it.
     pub(crate) fn respond<B: Body>(mut self, response: &mut Response<B>) -> Option<Self> {
         let config = &self.emitter.config;
         let at = config.clock.now();
         let arrival = self.record.as_ref()?.beside();
         let headers = response.headers();
-        // gRPC needs HTTP/2; a response without a body has its status in the head.
+        // gRPC requires HTTP/2. A response without a body has its status in the head.
         if arrival.version >= Version::HTTP_2 {
             self.grpc_status = GrpcStatus::of(headers);
         }
@@ -261,28 +260,28 @@ impl Guard {
         Some(self)
     }
 
-    /// Notes bytes that were handed to the server.
+    /// Counts bytes that were handed to the server.
     pub(crate) fn count(&mut self, bytes: u64) {
         self.response_bytes += bytes;
     }
 
-    /// Notes the trailers.
+    /// Reads the gRPC status from the trailers.
     pub(crate) fn trailers(&mut self, trailers: &HeaderMap) {
         self.grpc_status = GrpcStatus::of(trailers).or(self.grpc_status);
     }
 
-    /// Emits the record of a request that has ended.
+    /// Emits the record of an ended request.
     pub(crate) fn finish(mut self, outcome: RequestOutcome) {
         let at = self.emitter.config.clock.now();
         self.close(outcome, at);
     }
 
-    /// Returns the outcome of a request whose end nobody has reported.
+    /// Returns the outcome of a request that is dropped without a report.
     fn outcome_of_drop(&self) -> RequestOutcome {
         match self.head() {
             _ if self.polling => RequestOutcome::Panicked,
             None => RequestOutcome::Dropped,
-            // A server asks no further once it has all the bytes that it waits for.
+            // A server stops polling once it has all expected bytes.
             Some(head) if head.bytes_expected == Some(self.response_bytes) => {
                 RequestOutcome::Completed
             }
@@ -290,9 +289,9 @@ impl Guard {
         }
     }
 
-    /// Emits the record of a request that ended so, at this time.
+    /// Emits the record with this outcome and end time.
     fn close(&mut self, outcome: RequestOutcome, at: Timestamp) {
-        // A scope that unwinding has left open stays open for the record.
+        // A scope that unwinding left open stays open for the record.
         if let Some(scope) = self.scope.as_ref().filter(|_| !self.polling) {
             scope.enter();
         }
@@ -332,7 +331,7 @@ impl Drop for Guard {
     }
 }
 
-/// Returns whether the head of a response begins a stream.
+/// Returns `true` if a response head starts a stream.
 fn is_stream<B>(method: &Method, response: &Response<B>) -> bool {
     let status = response.status();
     let is_tunnel = method == Method::CONNECT && status.is_success();
@@ -344,7 +343,7 @@ fn is_stream<B>(method: &Method, response: &Response<B>) -> bool {
     status == StatusCode::SWITCHING_PROTOCOLS || is_tunnel || content_type.is_some_and(event_stream)
 }
 
-/// Returns how many bytes the server will ask a body for, where that is known.
+/// Returns the number of bytes that the server will poll from the body, if it is known.
 fn bytes_expected<B: Body>(method: &Method, response: &Response<B>) -> Option<u64> {
     let status = response.status();
     let bodiless = *method == Method::HEAD

@@ -1,22 +1,22 @@
-//! API keys in texts that are written down.
+//! Redaction of API keys in recorded texts.
 
 use std::borrow::Cow;
 
-/// The text that replaces a hidden key.
+/// The replacement of a redacted secret.
 pub(crate) const REDACTED: &str = "REDACTED";
 
-/// The number of characters of a key's id, between underscores.
+/// The number of characters of a key id, between underscores.
 const ID_LEN: usize = 16;
-/// The number of characters of a secret from which on it is hidden: fewer of 43 are of no use.
+/// The minimum length of a redacted secret: fewer of its 43 characters are of no use.
 const SECRET_LEN_MIN: usize = 16;
-/// The shortest text in which there is something to hide.
+/// The minimum length of a text that can contain a secret.
 const TEXT_LEN_MIN: usize = ID_LEN + SECRET_LEN_MIN + 2;
 
-/// Returns a text with the secrets of all API keys hidden that stand in it, wherever and however
-/// escaped. The public part of a key stays.
+/// Returns text with the secrets of all API keys redacted, at any position and with any
+/// percent-encoding. The public part of a key is preserved.
 ///
-/// A key is recognized by its form alone, `…_1id_secret`, so that the keys of another service, and
-/// keys that were cut off, are hidden as well.
+/// Keys are recognized by their form alone, `…_1id_secret`, so that truncated keys and keys of
+/// other services are redacted too.
 #[inline]
 pub(crate) fn hide_keys(text: &str) -> Cow<'_, str> {
     match text.len() < TEXT_LEN_MIN {
@@ -46,12 +46,12 @@ fn hide_keys_of_long(text: &str) -> Cow<'_, str> {
     Cow::Owned(hidden)
 }
 
-/// Returns whether the secret of an API key stands in a text.
+/// Returns `true` if text contains the secret of an API key.
 pub(crate) fn holds_key(text: &str) -> bool {
     matches!(hide_keys(text), Cow::Owned(_))
 }
 
-/// Returns where the next secret of a key begins and ends.
+/// Returns the range of the next secret.
 fn next_secret(text: &[u8], from: usize) -> Option<(usize, usize)> {
     let mut at = from;
     while at < text.len() {
@@ -69,7 +69,7 @@ fn next_secret(text: &[u8], from: usize) -> Option<(usize, usize)> {
     None
 }
 
-/// Returns where the secret begins behind an id and an underscore.
+/// Returns the start of the secret after an id and an underscore.
 fn behind_id(text: &[u8], start: usize) -> Option<usize> {
     let (version, _) = unescaped_at(text, start)?;
     let (end, len) = behind_base62(text, start, ID_LEN);
@@ -78,7 +78,7 @@ fn behind_id(text: &[u8], start: usize) -> Option<usize> {
     is_id.then_some(next)
 }
 
-/// Returns where letters and digits end, and how many there are; no more than `max`.
+/// Returns the end and the number of letters and digits, at most `max`.
 fn behind_base62(text: &[u8], start: usize, max: usize) -> (usize, usize) {
     let (mut at, mut len) = (start, 0);
     while len < max
@@ -94,8 +94,8 @@ fn unescaped_at(text: &[u8], at: usize) -> Option<(u8, usize)> {
     (at < text.len()).then(|| unescaped(text, at))
 }
 
-/// Returns the character at a place and where the next one stands. What was escaped twice is read
-/// twice: `%255F` is an underscore.
+/// Returns the character at a position and the position of the next one. Nested escapes are
+/// decoded: `%255F` is an underscore.
 fn unescaped(text: &[u8], at: usize) -> (u8, usize) {
     let (mut byte, mut next) = (text[at], at + 1);
     while byte == b'%'

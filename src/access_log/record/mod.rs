@@ -1,4 +1,4 @@
-//! The record of one request while it is being filled.
+//! The record of one request.
 
 pub(super) mod arrival;
 pub(super) mod guard;

@@ -1,4 +1,4 @@
-//! The record of one request, as a level function, a sampler and a sink see it.
+//! The record of one request, as level functions, observers and sinks see it.
 
 use std::{
     borrow::Cow,
@@ -30,8 +30,8 @@ use crate::{
 
 /// The record of one request, complete and redacted.
 ///
-/// What it returns may be written down: values of the query, secret segments of the path and
-/// headers that nobody asked for are gone already.
+/// All returned values are redacted and safe to log: query values, secret path segments and headers
+/// that are not configured are omitted.
 pub struct Record<'a> {
     pub(crate) arrival: &'a Arrival,
     pub(crate) departure: &'a Departure,
@@ -41,43 +41,44 @@ pub struct Record<'a> {
     pub(crate) is_slow: bool,
     pub(crate) sample_rate: u32,
     pub(crate) repeat_count: u64,
-    /// The id of a start record; none in the record of the end.
+    /// The id of a start record; `None` for the record of the end.
     pub(crate) start_uid: Option<&'a RequestId>,
 }
 
-/// The facts of a request that the record keeps: those of its arrival, and later the head of its
-/// response. Not redacted: it does not leave the slice.
+/// The facts of a request's arrival and, later, its response head. Not redacted, so it never leaves
+/// `access_log`.
 pub(crate) struct Arrival {
     pub(crate) at: Timestamp,
-    /// The time of the arrival by the monotonic clock.
+    /// The arrival time on the monotonic clock.
     pub(super) started: Timestamp,
     pub(crate) request_id: RequestId,
-    /// The record's own name, where the request has brought its.
+    /// The id of the record, if the request id came from the client.
     pub(crate) uid: Option<RequestId>,
-    /// The context that the caller sent.
+    /// The trace context that the caller sent.
     pub(crate) trace: Option<TraceContext>,
-    /// The request's own span, as a layer inside or the handler set it. Boxed, as few requests have one.
+    /// The request's own span, if an inner layer or the handler set it. Boxed because few requests
+    /// have one.
     pub(super) inner_span: OnceLock<Box<TraceContext>>,
     pub(crate) client: Option<Client>,
     pub(crate) method: Method,
     pub(crate) uri: Uri,
-    /// What `Host` says, where the URI does not.
+    /// The `Host` header, if the URI has no authority.
     pub(crate) host: Option<HeaderValue>,
     pub(crate) version: Version,
     pub(crate) headers: Headers,
     pub(super) bytes_declared: Option<u64>,
     pub(crate) route: Option<String>,
-    /// The head of the response, once there is one.
+    /// The response head, once it is ready.
     pub(super) head: OnceLock<ResponseHead>,
 }
 
-/// The head of a response.
+/// A response head.
 pub(super) struct ResponseHead {
     pub(super) status: StatusCode,
     pub(super) headers: Headers,
     pub(super) at: Timestamp,
     pub(super) is_stream: bool,
-    /// The length of the body, where that is known before the body is read.
+    /// The body length, if it is known before the body is read.
     pub(super) bytes_expected: Option<u64>,
 }
 
@@ -88,25 +89,25 @@ impl Beside for Arrival {
 }
 
 impl Arrival {
-    /// Returns the client's address, or its network where addresses are masked.
+    /// Returns the client address, or its network if addresses are masked.
     pub(crate) fn client_shown(&self) -> Option<IpAddr> {
         let client = self.client.as_ref()?;
         Some(client.shown(client.addr))
     }
 }
 
-/// Who called, by address.
+/// The addresses of the client and the peer.
 pub(crate) struct Client {
     pub(crate) addr: IpAddr,
     pub(crate) peer: SocketAddr,
     pub(super) masked: bool,
 }
 
-/// How the request ended.
+/// The facts of a request's end.
 #[derive(Default)]
 pub(crate) struct Departure {
     pub(crate) outcome: RequestOutcome,
-    /// The request's own span. Boxed, as few requests have one.
+    /// The request's own span. Boxed because few requests have one.
     pub(crate) span: Option<Box<TraceContext>>,
     pub(crate) grpc_status: Option<GrpcStatus>,
     pub(crate) duration: Duration,
@@ -114,54 +115,56 @@ pub(crate) struct Departure {
 }
 
 impl Record<'_> {
-    /// Returns the calendar's time at which the request arrived.
+    /// Returns the wall-clock time at which the request arrived.
     pub fn arrived_at(&self) -> Timestamp {
         self.arrival.at
     }
 
-    /// Returns how much the record matters. Inside of a level function: what it matters by default.
+    /// Returns the level of the record. Inside a level function, returns the default level.
     pub fn level(&self) -> LogLevel {
         self.level
     }
 
-    /// Returns the request's name.
+    /// Returns the request id.
     pub fn request_id(&self) -> &RequestId {
         &self.arrival.request_id
     }
 
-    /// Returns the id of this record: the request id, unless that one came from the caller, who may send
-    /// a request twice. A record that is stored twice has the same id both times; a start record has an id
-    /// of its own.
+    /// Returns the id of this record. It equals the request id unless the client sent that id,
+    /// because a client can repeat an id. A record that is stored twice has the same id both times.
+    /// A start record has its own id.
     pub fn record_id(&self) -> &RequestId {
         let own = self.start_uid.or(self.arrival.uid.as_ref());
         own.unwrap_or(&self.arrival.request_id)
     }
 
-    /// Returns whether this is a [start record](crate::access_log::AccessLogLayerBuilder::start_records): the request is
-    /// still running, and its record follows when it ends.
+    /// Returns `true` for a [start
+    /// record](crate::access_log::AccessLogLayerBuilder::start_records): the request is still
+    /// running, and its record follows when it ends.
     pub fn is_start(&self) -> bool {
         self.start_uid.is_some()
     }
 
-    /// Returns the trace context that the caller sent in `traceparent`, if it is valid and
+    /// Returns the trace context of the caller's `traceparent`, if it is valid and
     /// [trusted](crate::access_log::AccessLogLayerBuilder::trust_traceparent).
     pub fn trace(&self) -> Option<&TraceContext> {
         self.arrival.trace.as_ref()
     }
 
-    /// Returns the context of the request's own span, if [it is set](crate::access_log::RequestLog::set_span),
-    /// [tracing reports it](crate::access_log::AccessLogLayerBuilder::trace_ids) or
-    /// [it is created](crate::access_log::AccessLogLayerBuilder::create_trace_ids).
+    /// Returns the context of the request's own span, if it is
+    /// [set](crate::access_log::RequestLog::set_span), [reported by
+    /// tracing](crate::access_log::AccessLogLayerBuilder::trace_ids) or
+    /// [created](crate::access_log::AccessLogLayerBuilder::create_trace_ids).
     pub fn span(&self) -> Option<&TraceContext> {
         self.departure.span.as_deref()
     }
 
-    /// Returns the id of the trace: that of the request's own span, or else the caller's.
+    /// Returns the trace id of the request's own span, or else of the caller's.
     pub fn trace_id(&self) -> Option<&str> {
         self.span().or(self.trace()).map(TraceContext::trace_id)
     }
 
-    /// Returns the id of the request's own span; never that of the caller's span.
+    /// Returns the id of the request's own span, never of the caller's.
     pub fn span_id(&self) -> Option<&str> {
         self.span().map(TraceContext::span_id)
     }
@@ -178,30 +181,29 @@ impl Record<'_> {
         self.trace().filter(same_trace)
     }
 
-    /// Returns the trace flags: those of the request's own span, or else the caller's.
+    /// Returns the trace flags of the request's own span, or else of the caller's.
     pub fn trace_flags(&self) -> Option<&str> {
         self.span().or(self.trace()).map(TraceContext::flags)
     }
 
-    /// Returns the client's address, or its network where addresses are masked.
+    /// Returns the client address, or its network if addresses are masked.
     pub fn client_addr(&self) -> Option<IpAddr> {
         self.arrival.client_shown()
     }
 
-    /// Returns the address at the other end of the connection, or its network where addresses are
-    /// masked.
+    /// Returns the peer address of the connection, or its network if addresses are masked.
     pub fn peer_addr(&self) -> Option<IpAddr> {
         let shown = |client: &Client| client.shown(client.peer.ip().to_canonical());
         self.arrival.client.as_ref().map(shown)
     }
 
-    /// Returns the port at the other end of the connection, unless addresses are masked.
+    /// Returns the peer port of the connection, unless addresses are masked.
     pub fn peer_port(&self) -> Option<u16> {
         let client = self.arrival.client.as_ref()?;
         (!client.masked).then(|| client.peer.port())
     }
 
-    /// Returns whether addresses are masked.
+    /// Returns `true` if addresses are masked.
     pub fn is_client_masked(&self) -> bool {
         self.arrival
             .client
@@ -209,23 +211,23 @@ impl Record<'_> {
             .is_some_and(|client| client.masked)
     }
 
-    /// Returns the request's method.
+    /// Returns the request method.
     pub fn method(&self) -> &Method {
         &self.arrival.method
     }
 
-    /// Returns the version of HTTP by which the request came.
+    /// Returns the HTTP version of the request.
     pub fn version(&self) -> Version {
         self.arrival.version
     }
 
-    /// Returns the scheme, where the request says it: over HTTP/1 it does not.
+    /// Returns the scheme of the request URI, which HTTP/1 requests usually omit.
     pub fn scheme(&self) -> Option<&str> {
         self.arrival.uri.scheme_str()
     }
 
-    /// Returns the host that the request asks for, and the port, if it is well formed. A client may
-    /// write there what it likes.
+    /// Returns the host and port that the request is addressed to, if they are well formed. The
+    /// client controls this value.
     pub fn server(&self) -> Option<(&str, Option<u16>)> {
         match (self.arrival.uri.authority(), &self.arrival.host) {
             (Some(authority), _) => {
@@ -237,19 +239,20 @@ impl Record<'_> {
         }
     }
 
-    /// Returns the path without its secret segments, of bounded length.
+    /// Returns the path with secret segments redacted, at most 1 024 bytes plus a truncation mark.
     pub fn path(&self) -> Cow<'_, str> {
         self.redaction.path(self.arrival.uri.path())
     }
 
-    /// Returns the query without its values, but for those that are allowed, of bounded length.
+    /// Returns the query with all values redacted except those of allowed parameters. Long queries
+    /// are truncated.
     pub fn query(&self) -> Option<String> {
         let mut shown = String::new();
         self.with_query(|piece| shown.push_str(piece))
             .then_some(shown)
     }
 
-    /// Shows the query piece by piece, and returns whether there is one.
+    /// Passes the redacted query to `show` in pieces. Returns `false` if there is no query.
     pub(crate) fn with_query(&self, show: impl FnMut(&str)) -> bool {
         match self.arrival.uri.query() {
             Some(query) => {
@@ -260,22 +263,22 @@ impl Record<'_> {
         }
     }
 
-    /// Returns the route that the request matched, as the router spells it; never the path itself.
+    /// Returns the route that the request matched, in the router's notation, never the path itself.
     pub fn route(&self) -> Option<&str> {
         self.slots.route().or(self.arrival.route.as_deref())
     }
 
-    /// Returns the headers of the request that are written down, with their text.
+    /// Returns the recorded request headers and their redacted text.
     pub fn request_headers(&self) -> impl Iterator<Item = (&HeaderName, Cow<'_, str>)> {
         texts(&self.arrival.headers)
     }
 
-    /// Returns the headers of the response that are written down, with their text.
+    /// Returns the recorded response headers and their redacted text.
     pub fn response_headers(&self) -> impl Iterator<Item = (&HeaderName, Cow<'_, str>)> {
         texts(self.head().map_or(&[], |head| &head.headers))
     }
 
-    /// Returns the status, if a head was made.
+    /// Returns the response status, if the response head was ready.
     pub fn status(&self) -> Option<StatusCode> {
         self.head().map(|head| head.status)
     }
@@ -284,17 +287,18 @@ impl Record<'_> {
         self.arrival.head.get()
     }
 
-    /// Returns the status of gRPC by its name, if the response or its trailers had one.
+    /// Returns the name of the gRPC status, if the response head or its trailers contain one.
     pub fn grpc_status(&self) -> Option<&'static str> {
         self.departure.grpc_status.map(GrpcStatus::as_str)
     }
 
-    /// Returns how the request ended.
+    /// Returns the outcome of the request.
     pub fn outcome(&self) -> RequestOutcome {
         self.departure.outcome
     }
 
-    /// Returns what went wrong, in one of a bounded set of words; nothing if nothing did.
+    /// Returns the error type, from a bounded set of values, or `None` if there was no server error
+    /// and the response was not cut short.
     pub fn error_type(&self) -> Option<&str> {
         match (self.departure.outcome, self.head().map(|head| &head.status)) {
             (RequestOutcome::Completed, Some(status)) if status.is_server_error() => {
@@ -315,68 +319,71 @@ impl Record<'_> {
         }
     }
 
-    /// Returns the time from the request's arrival to the end of the response's body.
+    /// Returns the time from the arrival of the request to the end of the response body.
     pub fn duration(&self) -> Duration {
         self.departure.duration
     }
 
-    /// Returns the time from the request's arrival to the response's head, if there was one.
+    /// Returns the time from the arrival of the request to the response head, if it was ready.
     pub fn time_to_head(&self) -> Option<Duration> {
         self.head().map(|head| head.at - self.arrival.started)
     }
 
-    /// Returns whether the head of the response begins a stream: an upgrade (`101`), a tunnel (`2xx` to
+    /// Returns `true` if the response is a stream: an upgrade (`101`), a tunnel (`2xx` to
     /// `CONNECT`), or server-sent events (`text/event-stream`).
     pub fn is_stream(&self) -> bool {
         self.head().is_some_and(|head| head.is_stream)
     }
 
-    /// Returns whether the request took as long as what counts as slow.
+    /// Returns `true` if the request took at least
+    /// [`slow_after`](crate::access_log::AccessLogLayerBuilder::slow_after).
     pub fn is_slow(&self) -> bool {
         self.is_slow
     }
 
-    /// Returns for how many requests this record stands because the others are not kept: 1 unless
-    /// records are sampled and this one is like most.
+    /// Returns the number of requests that this record represents: 1 unless records are
+    /// [sampled](crate::access_log::AccessLogLayerBuilder::sample_one_in) and this one is routine.
     pub fn sample_rate(&self) -> u32 {
         self.sample_rate
     }
 
-    /// Returns for how many denials in a row this record stands: 1 unless denials are folded.
+    /// Returns the number of repeated denials that this record represents: 1 unless denials are
+    /// [aggregated](crate::access_log::AccessLogLayerBuilder::aggregate_denials).
     pub fn repeat_count(&self) -> u64 {
         self.repeat_count
     }
 
-    /// Returns how many bytes of the request's body were read, if that is known.
+    /// Returns the number of request body bytes that were read, if they are counted.
     pub fn request_bytes(&self) -> Option<u64> {
         self.slots.request_bytes()
     }
 
-    /// Returns how many bytes the request's body has by its own account, `Content-Length`.
+    /// Returns the declared length of the request body (`Content-Length`).
     pub fn request_bytes_declared(&self) -> Option<u64> {
         self.arrival.bytes_declared
     }
 
-    /// Returns how many bytes of the response's body were handed to the server.
+    /// Returns the number of response body bytes that were handed to the server.
     pub fn response_bytes(&self) -> u64 {
         self.departure.response_bytes
     }
 
-    /// Returns what the layers inside and the handler have written.
+    /// Returns the data that the inner layers and the handler added.
     pub fn data(&self) -> &RecordData {
         self.slots
     }
 
-    /// Returns whether the API keys or a rate limiter rejected the request.
+    /// Returns `true` if authentication or a rate limiter rejected the request.
     pub fn is_denied(&self) -> bool {
         let mut limits = self.slots.rate_limits().iter();
         limits.any(|limit| weight(limit.decision) >= REJECTED)
             || matches!(self.slots.auth(), Some(AuthOutcome::Denied { .. }))
     }
 
-    /// Returns the decision that counted among those of all limiters, and the policy behind it.
+    /// Returns the most significant decision of all limiters, and its policy.
     ///
-    /// Who denied counted. Where nobody did, the policy with the smallest share left speaks.
+    /// A rejection takes priority. Otherwise, the policy is the one with the smallest remaining
+    /// share of its quota.
     pub fn rate_limit(&self) -> Option<(RateLimitDecision, Option<&PolicyOutcome>)> {
         let (first, others) = self.slots.rate_limits().split_first()?;
         let mut decision = first.decision;
@@ -392,7 +399,7 @@ impl Record<'_> {
         Some((decision, counted))
     }
 
-    /// Returns how long limiters made the request wait for its turn.
+    /// Returns the total time that limiters delayed the request.
     pub fn rate_limit_delay(&self) -> Duration {
         self.slots
             .rate_limits()
@@ -401,7 +408,7 @@ impl Record<'_> {
             .sum()
     }
 
-    /// Returns who owns the caller's key, as the log was told to write it down; nothing by default.
+    /// Returns the owner of the caller's key in the configured form, or `None` by default.
     pub fn user(&self) -> Option<User<'_>> {
         let AuthOutcome::Allowed(identity) = self.slots.auth()? else {
             return None;
@@ -416,19 +423,20 @@ impl Record<'_> {
         }
     }
 
-    /// Returns a part of the cache's key as hexadecimal digits, if the log was told to write it
-    /// down.
+    /// Returns a part of the cache key digest as hexadecimal digits, if
+    /// [`include_cache_key_hash`](crate::access_log::AccessLogLayerBuilder::include_cache_key_hash)
+    /// is set.
     pub fn cache_key_hash(&self) -> Option<String> {
         let hash = self.slots.cache()?.key_hash?;
         self.redaction.cache_key.then(|| redact::hex(&hash))
     }
 
-    /// Returns what the cache did, if the request came as far.
+    /// Returns the cache outcome, if the request reached the cache.
     pub fn cache(&self) -> Option<&CacheOutcome> {
         self.slots.cache()
     }
 
-    /// Returns how long the request waited for stores, if it did.
+    /// Returns the total time that the request waited for stores, if it did.
     pub fn store_duration(&self) -> Option<Duration> {
         let waits = self.slots.store_calls().iter();
         waits
@@ -436,13 +444,13 @@ impl Record<'_> {
             .reduce(|all, one| all + one)
     }
 
-    /// Returns how many of the request's questions a store did not answer.
+    /// Returns the number of store calls of the request that failed.
     pub fn store_errors(&self) -> usize {
         let calls = self.slots.store_calls().iter();
         calls.filter(|call| call.error.is_some()).count()
     }
 
-    /// Returns how much the record matters, unless the user says otherwise.
+    /// Returns the level of the record without a level function.
     pub(crate) fn default_level(&self) -> LogLevel {
         match self.departure.outcome {
             RequestOutcome::Panicked | RequestOutcome::BodyError | RequestOutcome::Failed => {
@@ -486,30 +494,30 @@ impl fmt::Debug for Record<'_> {
     }
 }
 
-/// How a request ended.
+/// The outcome of a request.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum RequestOutcome {
-    /// The request is still running: in a start record alone.
+    /// The request is in progress. Start records only.
     Running,
     /// The whole response was handed to the server.
     Completed,
-    /// The request was dropped before a head was made: the client left, or something outside of
-    /// the access log, such as a timeout, gave up.
+    /// The request was dropped before the response head was ready: the client disconnected, or an
+    /// outer layer, such as a timeout, dropped it.
     #[default]
     Dropped,
-    /// The response was dropped before its body had ended.
+    /// The response was dropped before its body ended.
     BodyDropped,
-    /// The response's body failed.
+    /// The response body returned an error.
     BodyError,
-    /// The handler, or the response's body, panicked.
+    /// The handler or the response body panicked.
     Panicked,
     /// The inner service returned an error instead of a response.
     Failed,
 }
 
 impl RequestOutcome {
-    /// Returns the outcome's name in the record.
+    /// Returns the name of the outcome in the record.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Running => "running",
@@ -523,18 +531,18 @@ impl RequestOutcome {
     }
 }
 
-/// Who owns the caller's key, as it is written down.
+/// The owner of the caller's key in its recorded form.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum User<'a> {
     /// The owner's id.
     Id(&'a str),
-    /// A keyed digest of it.
+    /// A keyed digest of the owner's id.
     Hash(String),
 }
 
 impl User<'_> {
-    /// Returns the owner's id, if that is what is written down.
+    /// Returns the owner's id, if it is recorded.
     pub fn id(&self) -> Option<&str> {
         match self {
             Self::Id(id) => Some(id),
@@ -542,7 +550,7 @@ impl User<'_> {
         }
     }
 
-    /// Returns the owner's digest, if that is what is written down.
+    /// Returns the owner's digest, if it is recorded.
     pub fn hash(&self) -> Option<&str> {
         match self {
             Self::Id(_) => None,
@@ -551,14 +559,14 @@ impl User<'_> {
     }
 }
 
-/// A status of gRPC.
+/// A gRPC status.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct GrpcStatus(u8);
 
 impl GrpcStatus {
     const UNKNOWN: u8 = 2;
 
-    /// By their numbers.
+    /// Indexed by code.
     const NAMES: [&str; 17] = [
         "OK",
         "CANCELLED",
@@ -579,7 +587,7 @@ impl GrpcStatus {
         "UNAUTHENTICATED",
     ];
 
-    /// Reads the status from headers or trailers. One that is none of gRPC's is unknown.
+    /// Parses the status from headers or trailers. An invalid or unassigned code is `UNKNOWN`.
     pub(crate) fn of(fields: &HeaderMap) -> Option<Self> {
         const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
 
@@ -593,7 +601,7 @@ impl GrpcStatus {
         Self::NAMES[usize::from(self.0)]
     }
 
-    /// Returns whether the server failed, as OpenTelemetry has it.
+    /// Returns `true` if OpenTelemetry classifies the status as a server error.
     fn is_server_error(self) -> bool {
         matches!(self.0, 2 | 4 | 12..=15)
     }
@@ -617,10 +625,10 @@ fn texts(
         .map(|(name, value)| (name, redact::header_text(value)))
 }
 
-/// The least weight of a decision that rejects the request.
+/// The minimum weight of a decision that rejects the request.
 const REJECTED: u8 = 4;
 
-/// Returns the weight of a decision among several: that of one that rejects the request is highest.
+/// Returns the rank of a decision among several. Rejections rank highest.
 fn weight(decision: RateLimitDecision) -> u8 {
     match decision {
         RateLimitDecision::Skipped => 0,
@@ -646,12 +654,12 @@ fn scarcest<'a>(
     Some(policies.fold(first, scarcer))
 }
 
-/// Returns the share of a quota that is left, in millionths.
+/// Returns the remaining share of a quota in millionths.
 fn share(policy: &PolicyOutcome) -> u64 {
     const WHOLE: u64 = 1_000_000;
 
     let limit = policy.limit.max(1);
-    // A division of 128 bits takes several times as long.
+    // A 128-bit division takes several times as long.
     match policy.remaining.checked_mul(WHOLE) {
         Some(scaled) => scaled / limit,
         None => {

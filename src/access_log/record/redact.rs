@@ -1,4 +1,4 @@
-//! What of a request may be written down. What is not named here is not.
+//! Redaction: the parts of a request that a record can contain. All others are omitted.
 
 use std::{borrow::Cow, fmt};
 
@@ -13,19 +13,19 @@ use sha2::Sha256;
 pub(crate) use super::key_text::{REDACTED, hide_keys, holds_key};
 use crate::core::error::ConfigError;
 
-/// What stands at the end of a text that was longer.
+/// The suffix of a truncated text.
 const CUT: &str = "…";
 
-/// The longest text of a field.
+/// The maximum length of a text field.
 pub(crate) const TEXT_BYTES_MAX: usize = 1_024;
 
-/// The longest value of a header that is written down, and the longest name.
+/// The maximum length of a recorded header value or of a name.
 pub(crate) const SHORT_BYTES_MAX: usize = 256;
 
-/// The longest name of a parameter: what is longer is a value in a name's place.
+/// The maximum length of a query parameter name. A longer one is probably a value.
 const PARAMETER_BYTES_MAX: usize = 64;
 
-/// Headers that bear credentials: never written, not even on demand.
+/// Headers that carry credentials. They are never recorded, not even if configured.
 const CREDENTIALS: [HeaderName; 9] = [
     AUTHORIZATION,
     PROXY_AUTHORIZATION,
@@ -38,36 +38,36 @@ const CREDENTIALS: [HeaderName; 9] = [
     HeaderName::from_static("x-amz-security-token"),
 ];
 
-/// The headers of a request or a response that are written down, each with all its values.
+/// The recorded headers of a request or response, each with all its values.
 pub(super) type Headers = Vec<(HeaderName, HeaderValue)>;
 
-/// What may be written down.
+/// The allow lists of the record.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Redaction {
-    /// Parameters of the query whose values are no secrets.
+    /// Query parameters whose values are recorded.
     pub(crate) query: Vec<String>,
     pub(crate) request_headers: Vec<HeaderName>,
     pub(crate) response_headers: Vec<HeaderName>,
-    /// Headers that are as secret as [`CREDENTIALS`].
+    /// Additional headers that carry credentials, like [`CREDENTIALS`].
     pub(crate) redact_headers: Vec<HeaderName>,
     pub(crate) secret_paths: Vec<SecretPath>,
     pub(crate) users: Users,
-    /// Whether a part of the cache's key is written down.
+    /// `true` if a part of the cache key digest is recorded.
     pub(crate) cache_key: bool,
 }
 
-/// What is written down of the owner of the caller's key.
+/// The recorded form of the key's owner.
 #[derive(Clone, Default)]
 pub(crate) enum Users {
     #[default]
     Nothing,
     Id,
-    /// A digest under this secret.
+    /// A digest that is keyed with this secret.
     Hash(Hmac<Sha256>),
 }
 
 impl Users {
-    /// Hashes owners under a secret.
+    /// Records a digest of the owner, keyed with this secret.
     pub(crate) fn hashed(secret: &[u8]) -> Self {
         Self::Hash(Hmac::new_from_slice(secret).expect("HMAC takes a key of any length"))
     }
@@ -83,7 +83,7 @@ impl fmt::Debug for Users {
     }
 }
 
-/// Returns the first half of an owner's digest, as hexadecimal digits.
+/// Returns the first half of an owner's digest as hexadecimal digits.
 pub(crate) fn user_hash(keyed: &Hmac<Sha256>, owner: &str) -> String {
     let digest = keyed.clone().chain_update(owner).finalize().into_bytes();
     hex(&digest[..16])
@@ -94,7 +94,7 @@ pub(crate) fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-/// The bytes of which names and addresses of hosts are made, but for one.
+/// The bytes that are valid in both host names and addresses.
 const HOST: [bool; 256] = {
     let mut host = [false; 256];
     let mut byte = 0_u8;
@@ -105,30 +105,30 @@ const HOST: [bool; 256] = {
     host
 };
 
-/// Returns the host's name or address, and the port, of an authority that is well formed.
+/// Returns the host and port of a well-formed authority.
 pub(super) fn host_and_port(authority: &str) -> Option<(&str, Option<u16>)> {
     const HOST_BYTES_MAX: usize = 255;
 
-    // By bytes: a search for a character prepares for long texts, and these are short.
+    // Searches bytes: `char` search is optimized for long texts, and these are short.
     let colon = authority.bytes().rposition(|byte| byte == b':');
     let (host, port) = match colon.map(|at| (&authority[..at], &authority[at + 1..])) {
         Some((host, port)) if !port.ends_with(']') => (host, Some(port.parse().ok()?)),
         Some(_) | None => (authority, None),
     };
-    let (host, beside) = match host
+    let (host, extra) = match host
         .strip_prefix('[')
         .and_then(|host| host.strip_suffix(']'))
     {
         Some(host) => (host, b':'),
         None => (host, b'_'),
     };
-    let plain = |byte: u8| HOST[usize::from(byte)] || byte == beside;
+    let plain = |byte: u8| HOST[usize::from(byte)] || byte == extra;
     let valid = (1..=HOST_BYTES_MAX).contains(&host.len()) && host.bytes().all(plain);
     valid.then_some((host, port))
 }
 
 impl Redaction {
-    /// Refuses to write down what bears credentials.
+    /// Returns an error if a recorded header carries credentials.
     pub(crate) fn check(&self) -> Result<(), ConfigError> {
         let secret =
             |name: &&HeaderName| CREDENTIALS.contains(name) || self.redact_headers.contains(name);
@@ -139,25 +139,25 @@ impl Redaction {
         for (option, names) in asked {
             if let Some(name) = names.iter().find(secret) {
                 return Err(
-                    ConfigError::new(option, name, "this header bears credentials")
-                        .fix("take it from the list; the key's public id is in the record anyway"),
+                    ConfigError::new(option, name, "this header carries credentials")
+                        .fix("remove it; the record contains the public id of the key"),
                 );
             }
         }
         Ok(())
     }
 
-    /// Returns the headers of a request that are written down.
+    /// Returns the recorded headers of a request.
     pub(crate) fn request_headers(&self, headers: &HeaderMap) -> Headers {
         allowed(&self.request_headers, headers)
     }
 
-    /// Returns the headers of a response that are written down.
+    /// Returns the recorded headers of a response.
     pub(crate) fn response_headers(&self, headers: &HeaderMap) -> Headers {
         allowed(&self.response_headers, headers)
     }
 
-    /// Returns a path without its secret segments, of bounded length.
+    /// Returns the path with secret segments redacted, truncated to the maximum length.
     pub(crate) fn path<'a>(&self, path: &'a str) -> Cow<'a, str> {
         let hidden = match self.hide_segments(path) {
             Some(hidden) => Cow::Owned(hide_keys(&hidden).into_owned()),
@@ -169,7 +169,7 @@ impl Redaction {
         }
     }
 
-    /// Returns a path without the segments that any of the secret paths hides.
+    /// Returns the path with the segments redacted that any pattern hides, or `None` if none does.
     fn hide_segments(&self, path: &str) -> Option<String> {
         let mut secret: Vec<usize> = Vec::new();
         for pattern in self.secret_paths.iter().filter(|own| own.fits(path)) {
@@ -191,11 +191,11 @@ impl Redaction {
         Some(out)
     }
 
-    /// Shows a query without its values, but for those of the parameters that are allowed, piece by
-    /// piece.
+    /// Passes the redacted query to `show` in pieces. Only values of allowed parameters are
+    /// included.
     ///
-    /// A name is kept only where a value follows it: what stands alone may be a token, and one in
-    /// Base64 ends with equals signs.
+    /// A name is included only if a value follows it: a parameter without a value can be a token,
+    /// and a Base64 token ends with equals signs.
     pub(crate) fn query(&self, query: &str, mut show: impl FnMut(&str)) {
         let mut shown = 0;
         let mut show = |piece: &str| {
@@ -216,7 +216,7 @@ impl Redaction {
         }
     }
 
-    /// Shows a parameter, and returns whether there is room for another.
+    /// Passes a parameter to `show` and returns `true` if there is space for another one.
     fn parameter(&self, parameter: &str, mut show: impl FnMut(&str) -> bool) -> bool {
         let (name, value) = split_at_byte(parameter, b'=');
         let value = value.unwrap_or_default();
@@ -231,8 +231,8 @@ impl Redaction {
     }
 }
 
-/// Returns what stands before and behind the first such byte of ASCII; nothing behind if there is
-/// none.
+/// Splits text at the first occurrence of an ASCII byte. Returns `None` for the second part if
+/// there is none.
 fn split_at_byte(text: &str, byte: u8) -> (&str, Option<&str>) {
     match text.bytes().position(|own| own == byte) {
         Some(at) => (&text[..at], Some(&text[at + 1..])),
@@ -240,7 +240,7 @@ fn split_at_byte(text: &str, byte: u8) -> (&str, Option<&str>) {
     }
 }
 
-/// A path some of whose segments are secret: `/reset/{token}`.
+/// A path pattern with secret segments: `/reset/{token}`.
 #[derive(Clone, Debug)]
 pub(crate) struct SecretPath {
     segments: Vec<Segment>,
@@ -253,7 +253,8 @@ enum Segment {
 }
 
 impl Segment {
-    /// Returns whether the segment is plain and has a character that no path has unescaped.
+    /// Returns `true` if the segment is literal and contains a character that no path has
+    /// unescaped.
     fn matches_no_path(&self) -> bool {
         match self {
             Self::Plain(text) => text.contains(['{', '}', '?', '#']) || text == "*",
@@ -263,7 +264,7 @@ impl Segment {
 }
 
 impl SecretPath {
-    /// Reads a pattern: segments in braces are secret, the others are as they stand.
+    /// Parses a pattern. Segments in braces are secret; all others are literal.
     pub(crate) fn parse(pattern: &str) -> Result<Self, ConfigError> {
         let segment = |text: &str| {
             let inner = text
@@ -279,26 +280,25 @@ impl SecretPath {
             .iter()
             .any(|segment| matches!(segment, Segment::Secret))
         {
-            let problem = "no segment stands in braces, so nothing would be hidden";
+            let problem = "no segment is in braces, so nothing would be redacted";
             return Err(ConfigError::new("redact_path", pattern, problem)
-                .fix("name the secret segment: `/reset/{token}`"));
+                .fix("put the secret segment in braces, such as `/reset/{token}`"));
         }
         if let Some(Segment::Plain(text)) =
             segments.iter().find(|segment| segment.matches_no_path())
         {
-            let problem =
-                format!("the segment `{text}` is compared as it is written, and no path has it");
+            let problem = format!("the segment `{text}` is literal, and no path contains it");
             return Err(ConfigError::new("redact_path", pattern, problem).fix(
-                "put whole segments in braces, `/reset/{token}`, and leave out query and wildcards",
+                "put whole segments in braces, such as `/reset/{token}`, without a query or wildcards",
             ));
         }
         Ok(Self { segments })
     }
 
-    /// Returns whether a path begins like this one. A path that ends earlier has nothing to hide
-    /// behind its end.
+    /// Returns `true` if the path matches as far as both have segments. A shorter path has no
+    /// secret segment beyond its end.
     ///
-    /// Neither doubled slashes nor escaped letters let a path slip through.
+    /// Duplicate slashes and percent escapes are normalized, so that they cannot bypass a pattern.
     fn fits(&self, path: &str) -> bool {
         self.segments
             .iter()
@@ -309,7 +309,7 @@ impl SecretPath {
             })
     }
 
-    /// Returns the numbers of the secret segments.
+    /// Returns the indexes of the secret segments.
     fn secret_segments(&self) -> impl Iterator<Item = usize> {
         let numbered = self.segments.iter().enumerate();
         numbered.filter_map(|(number, own)| match own {
@@ -319,7 +319,7 @@ impl SecretPath {
     }
 }
 
-/// Returns a text, cut and marked where it is longer.
+/// Returns text, truncated and marked if it is longer than `max_bytes`.
 #[inline]
 pub(crate) fn capped(text: &str, max_bytes: usize) -> Cow<'_, str> {
     match text.len() <= max_bytes {
@@ -336,7 +336,7 @@ fn cut(text: &str, max_bytes: usize) -> Cow<'_, str> {
     Cow::Owned(cut)
 }
 
-/// Returns a header's value as it is written down.
+/// Returns the recorded form of a header value.
 pub(super) fn header_text(value: &HeaderValue) -> Cow<'_, str> {
     if value.is_sensitive() {
         return Cow::Borrowed(REDACTED);
@@ -349,7 +349,7 @@ pub(super) fn header_text(value: &HeaderValue) -> Cow<'_, str> {
     }
 }
 
-/// Returns a short text as it is written down, without the secrets of API keys.
+/// Returns the recorded form of short text, without the secrets of API keys.
 fn shown_short(text: &str) -> Cow<'_, str> {
     match hide_keys(text) {
         Cow::Borrowed(text) => capped(text, SHORT_BYTES_MAX),
@@ -369,7 +369,7 @@ fn segments(path: &str) -> impl Iterator<Item = &str> {
     path.split('/').filter(|segment| !segment.is_empty())
 }
 
-/// Whether a segment is this text, once its percent escapes are read.
+/// Returns `true` if the percent-decoded segment equals this text.
 fn unescaped_eq(segment: &str, text: &str) -> bool {
     let mut bytes = segment.bytes();
     let digit = |byte: Option<u8>| byte.and_then(|byte| char::from(byte).to_digit(16));
@@ -540,7 +540,8 @@ mod tests {
         fn no_value_is_ever_in_a_query(
             parameters in prop::collection::vec(("[a-z]{0,9}", "[A-Z0-9=]{0,9}"), 0..9)
         ) {
-            let text: Vec<_> = parameters.iter().map(|(name, value)| format!("{name}={value}")).collect();
+            let parameter = |(name, value): &(String, String)| format!("{name}={value}");
+            let text: Vec<_> = parameters.iter().map(parameter).collect();
             let hidden = query(&[], &text.join("&")).replace(REDACTED, "");
             prop_assert!(!hidden.contains(|char: char| char.is_ascii_uppercase()));
         }

@@ -1,10 +1,10 @@
-//! Makes up the names of requests.
+//! Generation of request ids.
 
 use uuid::Builder;
 
 use crate::core::{http::request_id::RequestId, time::Timestamp};
 
-/// Makes up the name of a request that arrived at this time of the calendar.
+/// Generates the id of a request that arrived at this time: a UUID of version 7.
 pub(crate) fn generate(at: Timestamp) -> RequestId {
     let random = fastrand::u128(..).to_le_bytes();
     let bits: &[u8; 10] = random.first_chunk().expect("16 bytes hold 10");

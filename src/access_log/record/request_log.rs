@@ -1,4 +1,4 @@
-//! What a handler writes into its request's record.
+//! The handle by which a handler writes to its request's record.
 
 use std::borrow::Cow;
 
@@ -10,10 +10,11 @@ use crate::core::{
     record::{FieldValue, RecordHandle},
 };
 
-/// The record of the request at hand, for its handler; nothing happens where no record is kept.
+/// A handle to the record of the current request, for its handler. Without a record, all calls have
+/// no effect.
 ///
-/// A handler that uses it needs no access log to be tested. With feature `axum` it is an extractor,
-/// and then also tells the record which route was matched.
+/// Handlers that use it can be tested without an access log. With feature `axum` it is an
+/// extractor, which also records the matched route.
 ///
 /// ```
 /// use portcullis::access_log::RequestLog;
@@ -31,45 +32,46 @@ pub struct RequestLog {
 }
 
 impl RequestLog {
-    /// Returns what writes into the record of the request with these extensions.
+    /// Returns the handle for the request with these extensions.
     pub fn from_extensions(extensions: &Extensions) -> Self {
         Self {
             record: RecordHandle::from_extensions(extensions).cloned(),
         }
     }
 
-    /// Writes a field, in the place of one of the same name.
+    /// Sets a custom field and replaces one with the same name.
     ///
-    /// A record takes 32 fields; of a text it takes the first 1 024 bytes.
+    /// A record stores at most 32 custom fields and the first 1 024 bytes of each text.
     pub fn set(&self, name: impl Into<Cow<'static, str>>, value: impl Into<FieldValue>) {
         if let Some(record) = &self.record {
             record.set_field(name, value);
         }
     }
 
-    /// Writes the route that the request matched, as the router spells it.
+    /// Sets the route that the request matched, in the router's notation.
     pub fn set_route(&self, route: impl Into<Cow<'static, str>>) {
         if let Some(record) = &self.record {
             record.set_route(route);
         }
     }
 
-    /// Sets the ids of the request's own span: for a tracing layer inside of the access log, whose span
-    /// [`trace_ids`](crate::access_log::AccessLogLayerBuilder::trace_ids) cannot see.
+    /// Sets the ids of the request's own span, for a tracing layer inside the access log, whose
+    /// span [`trace_ids`](crate::access_log::AccessLogLayerBuilder::trace_ids) cannot return.
     ///
-    /// The first call counts, and has priority over ids that are reported or created.
+    /// Only the first call has an effect. It takes priority over reported and created ids.
     pub fn set_span(&self, span: TraceContext) {
         let arrival = self
             .record
             .as_ref()
             .and_then(RecordHandle::beside::<Arrival>);
         if let Some(arrival) = arrival {
-            // A second call changes nothing.
+            // Later calls have no effect.
             let _ = arrival.inner_span.set(Box::new(span));
         }
     }
 
-    /// Returns the request's name, if a record is kept: to hand it on, or to show it.
+    /// Returns the request id, for outgoing requests and error pages, or `None` if the request has
+    /// no record.
     pub fn request_id(&self) -> Option<RequestId> {
         self.record.as_ref()?.request_id()
     }

@@ -1,41 +1,41 @@
-//! What the fields of a record are called.
+//! The names of record fields.
 
-/// The version of the record's schema, written into each record.
+/// The version of the record schema, which each record contains.
 ///
-/// It is raised when a field changes its name, its type or its meaning; a new field leaves it. Version 2
-/// writes the caller's span as `parent_id`; version 1 wrote it as `span_id`.
+/// It increases when the name, type or meaning of a field changes; a new field does not increase
+/// it. Version 2 writes the caller's span as `parent_id`; version 1 wrote it as `span_id`.
 pub const SCHEMA_VERSION: u32 = 2;
 
-/// The event name of the record of a request.
+/// The event name of a request record.
 pub(crate) const EVENT_NAME: &str = "http.server.request";
 
 /// The event name of a start record.
 pub(crate) const START_EVENT_NAME: &str = "http.server.request.start";
 
-/// What the event is called that tells of lost records.
+/// The event name of a loss report.
 pub(crate) const LOSS_EVENT_NAME: &str = "portcullis.log.lost";
 
 /// The event name of a notice.
 pub(crate) const NOTICE_EVENT_NAME: &str = "portcullis.notice";
 
-/// By whose convention the fields are named.
+/// The naming convention of record fields.
 ///
-/// OpenTelemetry has no word for what this crate adds, so those fields stand under `portcullis.`
-/// in all but the short names.
+/// OpenTelemetry and ECS define no names for the fields that this crate adds, so these are prefixed
+/// with `portcullis.` in all conventions but [`Short`](Self::Short).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum FieldNaming {
-    /// OpenTelemetry's semantic conventions, the stable names where there are some.
+    /// OpenTelemetry semantic conventions, with stable names if they exist.
     #[default]
     Otel,
-    /// The Elastic Common Schema.
+    /// Elastic Common Schema.
     Ecs,
-    /// Short ones, for who reads the log by eye or pays by the byte.
+    /// Short names, for human readers and smaller logs.
     Short,
 }
 
 impl FieldNaming {
-    /// Returns a field's name as a member of a JSON object begins with it: `,"name":`.
+    /// Returns the start of a JSON object member with this field: `,"name":`.
     #[inline]
     pub(crate) fn member(self, field: Field) -> &'static str {
         let text_member = self.text_member(field);
@@ -54,7 +54,7 @@ impl FieldNaming {
         &member[2..member.len() - 2]
     }
 
-    /// Returns whether a field of ours has this name.
+    /// Returns `true` if a built-in field has this name.
     pub(crate) fn contains(self, name: &str) -> bool {
         Field::ALL.iter().any(|field| self.of(*field) == name)
     }
@@ -62,7 +62,7 @@ impl FieldNaming {
 
 macro_rules! fields {
     ($($field:ident: $otel:literal, $ecs:literal, $short:literal;)+) => {
-        /// The fields of a record, in the order in which they are written.
+        /// The fields of a record, in output order.
         #[derive(Clone, Copy, Debug, PartialEq, Eq)]
         pub(crate) enum Field {
             $($field,)+
@@ -84,7 +84,7 @@ macro_rules! fields {
     };
 }
 
-// Field: by OpenTelemetry, by ECS, short.
+// Field: OpenTelemetry name, ECS name, short name.
 fields! {
     Timestamp: "timestamp", "@timestamp", "ts";
     SeverityText: "severity_text", "log.level", "level";

@@ -1,18 +1,18 @@
-//! The ids of spans and of their traces, by W3C Trace Context.
+//! Span and trace ids, as defined by W3C Trace Context.
 
 use http::{HeaderMap, HeaderName, HeaderValue};
 
-/// The request field that carries a [`TraceContext`].
+/// The request header that carries a [`TraceContext`].
 pub(crate) const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 
-/// The flags that W3C Trace Context defines: sampled, and a random trace id.
+/// The flags that W3C Trace Context defines: "sampled" and "random trace id".
 const KNOWN_FLAGS: u8 = 0b11;
 const SAMPLED: u8 = 0b01;
 const RANDOM_TRACE_ID: u8 = 0b10;
 
-/// The ids of one span and of its trace, as the request field `traceparent` carries them.
+/// The ids of a span and its trace, as in the `traceparent` header.
 ///
-/// The ids are lower-case hexadecimal digits, and neither is all zero.
+/// The ids are lowercase hexadecimal digits, and neither is all zero.
 ///
 /// ```
 /// use portcullis::access_log::TraceContext;
@@ -44,9 +44,10 @@ impl TraceContext {
         })
     }
 
-    /// Reads the `traceparent` of a request: version 00, or a later one that begins like it.
+    /// Parses the `traceparent` header of a request: version 00, or a later version with the same
+    /// prefix.
     ///
-    /// Returns `None` if it is absent, invalid or present more than once.
+    /// Returns `None` if it is absent, invalid or repeated.
     pub(crate) fn of(headers: &HeaderMap) -> Option<Self> {
         let mut lines = headers.get_all(TRACEPARENT).iter();
         match (lines.next(), lines.next()) {
@@ -86,8 +87,8 @@ impl TraceContext {
         }
     }
 
-    /// Creates a span with a random id in the same trace. Flags that the standard does not define are
-    /// cleared.
+    /// Creates a span with a random id in the same trace. Clears flags that the standard does not
+    /// define.
     pub(crate) fn child(&self) -> Self {
         Self {
             span_id: random_span_id(),
@@ -96,22 +97,22 @@ impl TraceContext {
         }
     }
 
-    /// Returns the digits of the trace id, of the span id and of the flags, as ASCII.
+    /// Returns the ASCII digits of the trace id, the span id and the flags.
     pub(crate) fn digits(&self) -> [&[u8]; 3] {
         [&self.trace_id, &self.span_id, &self.flags]
     }
 
-    /// Returns whether both are of one trace.
+    /// Returns `true` if both are in the same trace.
     pub(super) fn is_same_trace(&self, other: &Self) -> bool {
         self.trace_id == other.trace_id
     }
 
-    /// Returns the id of the trace: 32 hexadecimal digits.
+    /// Returns the trace id: 32 hexadecimal digits.
     pub fn trace_id(&self) -> &str {
         text(&self.trace_id)
     }
 
-    /// Returns the id of the span: 16 hexadecimal digits.
+    /// Returns the span id: 16 hexadecimal digits.
     pub fn span_id(&self) -> &str {
         text(&self.span_id)
     }
@@ -121,16 +122,16 @@ impl TraceContext {
         text(&self.flags)
     }
 
-    /// Returns whether the flag "sampled" is set.
+    /// Returns `true` if the "sampled" flag is set.
     pub fn is_sampled(&self) -> bool {
         self.flag_bits() & SAMPLED != 0
     }
 
-    /// Returns the `traceparent` of a request that is sent from within this span.
+    /// Returns the `traceparent` value for requests that are sent from this span.
     pub fn traceparent(&self) -> HeaderValue {
         let (trace_id, span_id, flags) = (self.trace_id(), self.span_id(), self.flags());
         HeaderValue::try_from(format!("00-{trace_id}-{span_id}-{flags}"))
-            .expect("hexadecimal digits and dashes are a field value")
+            .expect("hexadecimal digits and dashes are a header value")
     }
 
     fn flag_bits(&self) -> u8 {
@@ -142,7 +143,7 @@ fn random_span_id() -> [u8; 16] {
     hex(&fastrand::u64(1..).to_be_bytes())
 }
 
-/// Writes bytes as lower-case hexadecimal digits, two for each.
+/// Encodes bytes as lowercase hexadecimal digits, two per byte.
 fn hex<const DIGITS: usize>(bytes: &[u8]) -> [u8; DIGITS] {
     const ALPHABET: &[u8; 16] = b"0123456789abcdef";
     let mut digits = [b'0'; DIGITS];
@@ -158,7 +159,7 @@ fn hex_field<const N: usize>(bytes: &[u8]) -> Option<([u8; N], &[u8])> {
     field.iter().all(is_hex).then_some((*field, rest))
 }
 
-/// Upper-case digits are invalid in a `traceparent`.
+/// Uppercase digits are invalid in a `traceparent`.
 fn is_hex(byte: &u8) -> bool {
     matches!(byte, b'0'..=b'9' | b'a'..=b'f')
 }

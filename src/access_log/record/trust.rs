@@ -1,10 +1,10 @@
-//! Who is believed when it names a request or a trace.
+//! Trust in request ids and trace contexts that clients send.
 
 use std::net::IpAddr;
 
 use crate::core::net::ip_network::IpNetwork;
 
-/// Who is believed when a request comes with a name or a trace of its own.
+/// The peers whose request ids or trace contexts are used.
 ///
 /// ```
 /// use portcullis::access_log::Trust;
@@ -16,17 +16,18 @@ use crate::core::net::ip_network::IpNetwork;
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Trust {
-    /// Nobody.
+    /// No peer.
     #[default]
     Nobody,
-    /// Who is connected from one of these networks: one's own proxies.
+    /// Peers in these networks, such as the application's own proxies.
     Peers(Vec<IpNetwork>),
-    /// Everybody: a client may then give one name to many requests, or another client's trace.
+    /// All peers. A client can then use one id for many requests or the trace of another client.
     Everybody,
 }
 
 impl Trust {
-    /// Returns whether this peer is believed. One that is not known is not, unless all are.
+    /// Returns `true` if this peer is trusted. An unknown peer is trusted only by
+    /// [`Self::Everybody`].
     pub(super) fn believes(&self, peer: Option<IpAddr>) -> bool {
         match self {
             Self::Nobody => false,

@@ -1,4 +1,4 @@
-//! Entries that wait to be stored, within bounds: what matters least is lost first.
+//! A bounded queue of entries to store. The least important entries are lost first.
 
 use std::collections::VecDeque;
 
@@ -7,21 +7,21 @@ use crate::access_log::{
     store::LogEntry,
 };
 
-/// What an entry takes beside its text.
+/// The memory of an entry in addition to its text.
 const OVERHEAD_BYTES: usize = size_of::<LogEntry>() + 32;
 
-/// How many, and how many bytes of, entries may wait.
+/// The maximum number and bytes of waiting entries.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct BacklogBounds {
-    pub(super) entries_max: usize,
+    pub(super) max_entries: usize,
     pub(crate) max_bytes: usize,
 }
 
 impl BacklogBounds {
-    /// Returns a share of the bounds, in eighths.
+    /// Returns a fraction of the bounds, in eighths.
     fn eighths(self, eighths: usize) -> Self {
         Self {
-            entries_max: self.entries_max * eighths / 8,
+            max_entries: self.max_entries * eighths / 8,
             max_bytes: self.max_bytes / 8 * eighths,
         }
     }
@@ -31,7 +31,7 @@ impl BacklogBounds {
 #[derive(Debug)]
 pub(super) struct Backlog {
     waiting: VecDeque<LogEntry>,
-    /// How many there are, those that are being stored included.
+    /// The number of entries, including those that are being stored.
     entries: usize,
     bytes: usize,
     bounds: BacklogBounds,
@@ -49,7 +49,7 @@ impl Backlog {
         }
     }
 
-    /// Takes an entry in, or counts it as lost.
+    /// Enqueues an entry, or counts it as lost.
     pub(crate) fn offer(&mut self, weight: Weight, entry: LogEntry) {
         let bounds = match weight {
             Weight::Routine => self.bounds.eighths(6),
@@ -57,7 +57,7 @@ impl Backlog {
             Weight::Audit => self.bounds.eighths(1),
         };
         let cost = cost(&entry);
-        if self.entries >= bounds.entries_max || self.bytes + cost > bounds.max_bytes {
+        if self.entries >= bounds.max_entries || self.bytes + cost > bounds.max_bytes {
             self.drop_counts.queue_full += 1;
             return;
         }
@@ -66,32 +66,32 @@ impl Backlog {
         self.waiting.push_back(entry);
     }
 
-    /// Takes out the oldest entries.
-    pub(crate) fn take(&mut self, entries_max: usize) -> Option<Vec<LogEntry>> {
-        let count = self.waiting.len().min(entries_max);
+    /// Removes and returns the oldest entries, at most `max_entries`.
+    pub(crate) fn take(&mut self, max_entries: usize) -> Option<Vec<LogEntry>> {
+        let count = self.waiting.len().min(max_entries);
         (count > 0).then(|| self.waiting.drain(..count).collect())
     }
 
-    /// Forgets a batch that was stored.
+    /// Removes the size of a stored batch.
     pub(crate) fn stored(&mut self, batch: &[LogEntry]) {
         self.entries -= batch.len();
         self.bytes -= batch.iter().map(cost).sum::<usize>();
     }
 
-    /// Forgets a batch that the store lost.
+    /// Removes the size of a lost batch and counts its entries as lost.
     pub(crate) fn lost(&mut self, batch: &[LogEntry]) {
         self.stored(batch);
         self.drop_counts.store_failed += batch.len() as u64;
     }
 
-    /// Puts a batch back in front, to be tried again.
+    /// Returns a batch to the front of the queue, to be retried.
     pub(crate) fn put_back(&mut self, batch: Vec<LogEntry>) {
         for entry in batch.into_iter().rev() {
             self.waiting.push_front(entry);
         }
     }
 
-    /// Returns how many entries wait and are not being stored.
+    /// Returns the number of waiting entries, excluding those that are being stored.
     pub(crate) fn waiting(&self) -> usize {
         self.waiting.len()
     }
@@ -116,9 +116,9 @@ mod tests {
         LogEntry::new(Timestamp::from_micros(number), "{}")
     }
 
-    fn roomy(entries_max: usize) -> Backlog {
+    fn roomy(max_entries: usize) -> Backlog {
         Backlog::new(BacklogBounds {
-            entries_max,
+            max_entries,
             max_bytes: 1 << 20,
         })
     }
@@ -157,7 +157,7 @@ mod tests {
     #[test]
     fn bytes_are_bounded_as_entries_are() {
         let mut backlog = Backlog::new(BacklogBounds {
-            entries_max: 1_000,
+            max_entries: 1_000,
             max_bytes: 8_000,
         });
         for _ in 0..100 {
@@ -171,7 +171,7 @@ mod tests {
     }
 
     proptest! {
-        /// Steps: offer, take, and one of three ends of the batch taken first.
+        /// Steps: offer, take, store the oldest batch, put back the newest batch.
         #[test]
         fn nothing_is_lost_uncounted_nothing_stands_twice_and_order_is_kept(
             steps in prop::collection::vec((0_u8..5, 1_usize..4), 0..200)

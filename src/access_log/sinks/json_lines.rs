@@ -1,4 +1,4 @@
-//! Records as lines of JSON, to any writer.
+//! Records as JSON lines, to any writer.
 
 use std::{
     fmt,
@@ -25,24 +25,25 @@ use crate::{
 
 /// Writes each record as one line of JSON.
 ///
-/// A writer may block forever, such as a pipe without a reader: it is called on a thread of its own,
-/// which starts with the first line, and no request waits for it. Up to 4 MiB of lines wait for it. When
-/// it is slower than the requests, the least important lines are lost first: requests that succeeded may
-/// take three quarters of the queue, those that failed or were denied seven eighths, and the last eighth
-/// is reserved for audit events and notices. Lost lines, also those that the writer refuses, are counted,
-/// and a line `portcullis.log.lost` has their number as soon as the writer takes one. The first failure
-/// of the writer after a success is also a notice, which names the stream or file, the error and the fix.
+/// The writer is called on a dedicated thread, which starts with the first line, so requests do not
+/// wait even if the writer blocks forever. Up to 4 MiB of lines are queued. When the writer is
+/// slower than the requests, the least important lines are lost first: records of successful
+/// requests can use three quarters of the queue, records of failed or denied requests seven
+/// eighths. The last eighth is reserved for audit events and notices. Lost lines, including those
+/// that the writer rejects, are counted, and a `portcullis.log.lost` line reports their number when
+/// the writer accepts lines again. The first failure after a success also emits a notice that names
+/// the stream or file, the error and the fix.
 ///
-/// On stderr and stdout, the notices of this crate are lines of the log too: events `portcullis.notice`,
-/// written by the same thread, so that none stands amid a record. Where a `tracing` subscriber is
-/// installed (feature `tracing`), it receives the notices instead.
+/// On stderr and stdout, notices of this crate are also log lines: `portcullis.notice` events,
+/// written by the same thread so that they never interleave with a record. If a `tracing`
+/// subscriber is installed (feature `tracing`), it receives the notices instead.
 ///
-/// A line is written within about ten milliseconds. When the last clone is dropped, as it is when a
-/// server has shut down, the writer has a second to take the rest; a process that is killed loses it, and
-/// [`flush`](Self::flush) waits for it. [`JsonLines::direct`] needs no thread.
+/// Lines are written within about 10 ms. When the last clone is dropped, as on server shutdown, the
+/// writer has one second to write the remaining lines. A killed process loses them;
+/// [`flush`](Self::flush) waits for them. [`JsonLines::direct`] needs no thread.
 ///
-/// A clone writes to the same writer. It is an [`Auditor`] too: audit events are lines among the records,
-/// told apart by `event.name`.
+/// Clones share the writer. `JsonLines` is also an [`Auditor`]: audit events are lines among the
+/// records, distinguished by `event.name`.
 ///
 /// ```
 /// use portcullis::access_log::{AccessLogLayer, sinks::JsonLines, FieldNaming};
@@ -56,7 +57,7 @@ pub struct JsonLines {
     words: JsonWords,
 }
 
-/// Lines that are no records, as JSON.
+/// JSON lines other than records.
 #[derive(Clone)]
 struct JsonWords {
     names: FieldNaming,
@@ -74,18 +75,19 @@ impl JsonLines {
         Self::writer(io::stdout())
     }
 
-    /// Writes to this writer, a file say, on a thread of its own.
+    /// Writes to this writer, such as a file, on a dedicated thread.
     ///
-    /// It gets whole lines, several by one call where they come fast, and is flushed when all that
-    /// waited has been written.
+    /// The writer receives whole lines, several per call under load, and is flushed when the queue
+    /// is empty.
     pub fn writer(writer: impl Write + Send + 'static) -> Self {
         Self::new(LineOutput::queued(writer, JsonWords::default()))
     }
 
-    /// Writes to this writer on the thread that serves the request, each record by one call: for a
-    /// writer that never waits, such as a buffer in memory.
+    /// Writes to this writer on the thread that serves the request, one call per record, for
+    /// writers that never wait, such as a buffer in memory.
     ///
-    /// One that blocks blocks requests. It is not flushed: let it write through.
+    /// A writer that blocks delays requests. The writer is not flushed, so use one that writes
+    /// through.
     pub fn direct(writer: impl Write + Send + 'static) -> Self {
         Self::new(LineOutput::direct(writer, JsonWords::default()))
     }
@@ -97,7 +99,7 @@ impl JsonLines {
         }
     }
 
-    /// Sets by whose convention the fields are named: OpenTelemetry's by default.
+    /// Sets the naming convention of the fields. Defaults to [`FieldNaming::Otel`].
     #[must_use]
     pub fn field_naming(mut self, names: FieldNaming) -> Self {
         self.words.names = names;
@@ -105,14 +107,15 @@ impl JsonLines {
         self
     }
 
-    /// Sets how many bytes of lines may wait for the writer. 4 MiB by default.
+    /// Sets the maximum number of queued bytes. Defaults to 4 MiB. Has no effect on
+    /// [`JsonLines::direct`].
     #[must_use]
     pub fn max_bytes(self, bytes: usize) -> Self {
-        self.lines.set_bytes_max(bytes);
+        self.lines.set_max_bytes(bytes);
         self
     }
 
-    /// Sets the clock that dates audit events and notices. Defaults to the system clock.
+    /// Sets the clock that sets the time of audit events and notices. Defaults to the system clock.
     #[must_use]
     pub fn clock(mut self, clock: impl Clock) -> Self {
         self.words.clock = Arc::new(clock);
@@ -120,13 +123,13 @@ impl JsonLines {
         self
     }
 
-    /// Waits until the writer has taken all lines, but not longer than this, and returns whether it
-    /// has: for the end of the process. The thread that calls it is blocked meanwhile.
+    /// Waits at most `at_most` until the writer has accepted all lines, and returns `true` if it
+    /// has. Blocks the calling thread; for the end of the process.
     pub fn flush(&self, at_most: Duration) -> bool {
         self.lines.flush(at_most)
     }
 
-    /// Returns how many lines were lost so far, and why.
+    /// Returns the number of lost lines, by reason.
     pub fn drop_counts(&self) -> DropCounts {
         self.lines.drop_counts()
     }

@@ -1,4 +1,4 @@
-//! Requests and decisions as metrics, through the `metrics` facade.
+//! Metrics of requests and decisions, through the `metrics` facade.
 
 use std::{fmt, time::Duration};
 
@@ -34,38 +34,38 @@ const STORE_DURATION: &str = "portcullis.store.duration";
 const LOST: &str = "portcullis.log.lost";
 const AUDIT_LOST: &str = "portcullis.audit.lost";
 
-/// What stands for the route of a request that matched none.
+/// The route label of requests that matched no route.
 const UNMATCHED: &str = "<unmatched>";
 
-/// Counts requests and what the layers decided, through the `metrics` facade.
+/// Counts requests and the decisions of the layers, through the `metrics` facade.
 ///
 /// | metric | kind | labels |
 /// |---|---|---|
 /// | `http.server.request.duration` | histogram, seconds | method, route, status, `error.type` |
-/// | `portcullis.response.time_to_head` | histogram, seconds, where there was a response | method, route, status |
+/// | `portcullis.response.time_to_head` | histogram, seconds, if there was a response | method, route, status |
 /// | `portcullis.stream.duration` | histogram, seconds, of [separate streams](Self::separate_streams) | method, route, status, `error.type` |
 /// | `http.server.active_requests` | gauge | method |
-/// | `http.server.request.body.size` | histogram, bytes, where counted | method, route |
+/// | `http.server.request.body.size` | histogram, bytes, if counted | method, route |
 /// | `http.server.response.body.size` | histogram, bytes | method, route |
 /// | `portcullis.auth.decisions` | counter | `outcome`, `reason` |
 /// | `portcullis.rate_limit.decisions` | counter | `outcome`, `policy` |
 /// | `portcullis.cache.requests` | counter | `outcome`, `reason` |
-/// | `portcullis.cache.waited` | histogram, seconds, where a request waited for another one | `outcome` |
+/// | `portcullis.cache.waited` | histogram, seconds, for collapsed requests | `outcome` |
 /// | `portcullis.cache.refresh_failures` | counter, of a [`LogQueue`](crate::access_log::sinks::LogQueue) that is the cache's auditor | `cause` |
-/// | `portcullis.store.duration` | histogram, seconds, where an answer was waited for | `layer` |
+/// | `portcullis.store.duration` | histogram, seconds, for calls that did not complete immediately | `layer` |
 /// | `portcullis.store.errors` | counter | `layer`, `kind` |
 /// | `portcullis.log.lost` | counter | `reason` |
 /// | `portcullis.audit.lost` | counter | |
 ///
 /// The labels of the first six are OpenTelemetry's: `http.request.method`, `http.route`,
-/// `http.response.status_code`. All are bounded, whatever clients send: an unknown method is
-/// `_OTHER`, and a path that matched no route is `<unmatched>`. No key, address or path is a label.
-/// A request that was dropped has no status, and says `dropped` in `error.type`.
+/// `http.response.status_code`. All labels have a bounded number of values: an unknown method is
+/// `_OTHER`, and an unmatched route is `<unmatched>`. No key, address or path is a label. A dropped
+/// request has no status and the `error.type` `dropped`.
 ///
-/// Every request counts, whether or not its record is written. One that is skipped does not.
+/// Every request is counted, including those whose record is not written. Exempt requests are not.
 ///
-/// What the log's own store takes counts as the layers `access_log` and `audit`, once a
-/// [`LogQueue`](crate::access_log::sinks::LogQueue) is told of it by
+/// The store calls of a [`LogQueue`](crate::access_log::sinks::LogQueue) count as layers
+/// `access_log` and `audit` if the metrics are added to it by
 /// [`observer`](crate::access_log::sinks::LogQueueBuilder::observer).
 ///
 /// ```
@@ -81,30 +81,30 @@ pub struct Metrics {
 }
 
 impl Metrics {
-    /// Describes the metrics to the recorder that is installed.
+    /// Creates the observer and describes the metrics to the installed recorder.
     pub fn new() -> Self {
         describe();
         Self::default()
     }
 
     /// Records the duration of streams in `portcullis.stream.duration` instead of
-    /// `http.server.request.duration`, so that they do not distort the latency of requests.
+    /// `http.server.request.duration`, so that they do not distort request latency.
     ///
-    /// A response is a stream if [`Record::is_stream`] is true, or if its body ends this long after its
-    /// head or later. Off by default: every duration is in `http.server.request.duration`.
+    /// A response is a stream if [`Record::is_stream`] is `true` or if its body ends at least this
+    /// long after its head. Defaults to off: every duration is in `http.server.request.duration`.
     #[must_use]
     pub fn separate_streams(mut self, after: Duration) -> Self {
         self.streams_after = Some(after);
         self
     }
 
-    /// Returns the name of the histogram that the duration of this request belongs to.
+    /// Returns the name of the histogram for the duration of this request.
     fn duration_name(&self, record: &Record<'_>) -> &'static str {
         let body_time = record
             .time_to_head()
             .map(|head| record.duration().saturating_sub(head));
-        let is_apart = |after| record.is_stream() || body_time.is_some_and(|time| time >= after);
-        match self.streams_after.is_some_and(is_apart) {
+        let is_separate = |after| record.is_stream() || body_time.is_some_and(|time| time >= after);
+        match self.streams_after.is_some_and(is_separate) {
             true => STREAM_DURATION,
             false => DURATION,
         }
@@ -153,7 +153,7 @@ fn describe() {
     describe_histogram!(
         DURATION,
         Unit::Seconds,
-        "Time to the end of the response's body"
+        "Time to the end of the response body"
     );
     describe_histogram!(
         TIME_TO_HEAD,
@@ -163,37 +163,37 @@ fn describe() {
     describe_histogram!(
         STREAM_DURATION,
         Unit::Seconds,
-        "Time to the end of a stream, where streams are separate"
+        "Time to the end of a separate stream"
     );
-    describe_gauge!(ACTIVE, Unit::Count, "Requests under way");
-    describe_histogram!(REQUEST_BYTES, Unit::Bytes, "Bytes read of request bodies");
+    describe_gauge!(ACTIVE, Unit::Count, "Requests in progress");
+    describe_histogram!(
+        REQUEST_BYTES,
+        Unit::Bytes,
+        "Bytes of request bodies that were read"
+    );
     describe_histogram!(
         RESPONSE_BYTES,
         Unit::Bytes,
-        "Bytes written of response bodies"
+        "Bytes of response bodies that were sent"
     );
-    describe_counter!(AUTH, Unit::Count, "What authentication decided");
-    describe_counter!(RATE_LIMIT, Unit::Count, "What limiters decided");
-    describe_counter!(CACHE, Unit::Count, "Where answers came from");
+    describe_counter!(AUTH, Unit::Count, "Authentication decisions");
+    describe_counter!(RATE_LIMIT, Unit::Count, "Rate limit decisions, by policy");
+    describe_counter!(CACHE, Unit::Count, "Cache lookups, by outcome");
     describe_histogram!(
         CACHE_WAITED,
         Unit::Seconds,
-        "Time that requests waited for the response to another request"
+        "Time that collapsed requests waited for another request"
     );
     describe_counter!(
         REFRESH_FAILURES,
         Unit::Count,
         "Failed refreshes of stale cached responses"
     );
-    describe_counter!(
-        STORE_ERRORS,
-        Unit::Count,
-        "Questions that a store did not answer"
-    );
+    describe_counter!(STORE_ERRORS, Unit::Count, "Failed store calls");
     describe_histogram!(
         STORE_DURATION,
         Unit::Seconds,
-        "Time that requests waited for a store's answer"
+        "Time that requests waited for a store"
     );
     describe_counter!(LOST, Unit::Count, "Log records that were lost");
     describe_counter!(AUDIT_LOST, Unit::Count, "Audit events that were lost");
@@ -232,7 +232,7 @@ fn count_decisions(record: &Record<'_>) {
         for policy in &limiter.policies {
             let outcome = match limiter.decision {
                 decision if !policy.denied => decision,
-                // A policy that only watches denies where the limiter admits.
+                // A policy in shadow mode denies where the limiter admits.
                 RateLimitDecision::LocallyAllowed(kind)
                 | RateLimitDecision::LocallyDenied(kind) => RateLimitDecision::LocallyDenied(kind),
                 RateLimitDecision::Allowed

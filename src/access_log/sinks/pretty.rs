@@ -1,4 +1,4 @@
-//! Records as text for a terminal, while one develops.
+//! Records as text for a terminal, for development.
 
 use std::{
     borrow::Cow,
@@ -25,14 +25,14 @@ use crate::{
     },
 };
 
-/// Writes each record as one line for people: for a terminal, while one develops.
+/// Writes each record as one human-readable line, for a terminal during development.
 ///
 /// ```text
 /// 12:00:00.123 INFO  200 GET /things/7?page=REDACTED 7.2ms 5B key=key_7 limit=allowed cache=hit
 /// ```
 ///
-/// Its form is nobody's to rely on. What comes from a request is escaped as in JSON, so that it
-/// can neither break the line nor command the terminal.
+/// The format can change in any release. Values from requests are escaped as in JSON, so they can
+/// neither break the line nor send control sequences to the terminal.
 ///
 /// ```
 /// use portcullis::access_log::{AccessLogLayer, sinks::PrettyLines};
@@ -51,7 +51,8 @@ impl PrettyLines {
         Self::writer(io::stderr())
     }
 
-    /// Writes to this writer, on a thread of its own: see [`JsonLines`](crate::access_log::sinks::JsonLines).
+    /// Writes to this writer on a dedicated thread, like
+    /// [`JsonLines`](crate::access_log::sinks::JsonLines).
     pub fn writer(writer: impl Write + Send + 'static) -> Self {
         Self::new(LineOutput::queued(writer, PrettyWords))
     }
@@ -65,13 +66,13 @@ impl PrettyLines {
         Self { lines }
     }
 
-    /// Waits until the writer has taken all lines, but not longer than this, and returns whether it
-    /// has. The thread that calls it is blocked meanwhile.
+    /// Waits at most `at_most` until the writer has accepted all lines, and returns `true` if it
+    /// has. Blocks the calling thread.
     pub fn flush(&self, at_most: Duration) -> bool {
         self.lines.flush(at_most)
     }
 
-    /// Returns how many lines were lost so far, and why.
+    /// Returns the number of lost lines, by reason.
     pub fn drop_counts(&self) -> DropCounts {
         self.lines.drop_counts()
     }
@@ -80,7 +81,7 @@ impl PrettyLines {
 impl Sink for PrettyLines {
     fn write(&self, record: &Record<'_>) {
         let mut line = String::with_capacity(160);
-        push_line(&mut line, record).expect("a string takes all that is written");
+        push_line(&mut line, record).expect("writing to a string never fails");
         let (weight, at) = (Weight::of(record), record.arrived_at());
         self.lines.take(weight, line.as_bytes(), at);
     }
@@ -90,7 +91,7 @@ impl Sink for PrettyLines {
     }
 }
 
-/// Lines that are no records, as text.
+/// Text lines other than records.
 struct PrettyWords;
 
 impl Words for PrettyWords {
@@ -128,7 +129,7 @@ fn push_line(out: &mut String, record: &Record<'_>) -> fmt::Result {
     Ok(())
 }
 
-/// Writes what is not the same for every request.
+/// Writes the fields that not every request has.
 fn push_notes(out: &mut String, record: &Record<'_>) -> fmt::Result {
     if let Some(error) = record.error_type() {
         write!(out, " error={error}")?;
@@ -161,7 +162,7 @@ fn push_notes(out: &mut String, record: &Record<'_>) -> fmt::Result {
     Ok(())
 }
 
-/// A duration in milliseconds, to a tenth.
+/// A duration in milliseconds, with one decimal.
 struct Millis(Duration);
 
 impl fmt::Display for Millis {
@@ -171,7 +172,7 @@ impl fmt::Display for Millis {
     }
 }
 
-/// Returns a text escaped as in JSON, without the quotes around it.
+/// Returns text escaped as in JSON, without the quotes.
 fn escaped(text: &str) -> Cow<'_, str> {
     let plain = |byte: u8| (0x20..0x7f).contains(&byte) && byte != b'"' && byte != b'\\';
     if text.bytes().all(plain) {

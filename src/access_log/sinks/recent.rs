@@ -1,4 +1,4 @@
-//! The latest records in memory: for tests, and for a page that shows them.
+//! The latest records in memory, for tests and status pages.
 
 use std::{
     fmt,
@@ -11,10 +11,10 @@ use crate::access_log::{
     store::LogEntry,
 };
 
-/// Keeps the latest records in memory, encoded: for tests, and for a page that shows them.
+/// Retains the latest records in memory, encoded as JSON, for tests and status pages.
 ///
-/// A clone shows the same records, so one goes into the layer and one stays with the reader. The
-/// oldest record goes when either bound is reached.
+/// Clones share the records: pass one to the layer and keep another to read from. The oldest record
+/// is evicted when either bound is reached.
 ///
 /// ```
 /// use portcullis::access_log::{AccessLogLayer, sinks::RecentRecords};
@@ -31,7 +31,7 @@ pub struct RecentRecords {
 }
 
 impl RecentRecords {
-    /// Keeps this many records of this many bytes together, at most.
+    /// Creates a sink that retains at most `max_records` records of `max_bytes` bytes in total.
     pub fn new(max_records: usize, max_bytes: usize) -> Self {
         Self {
             ring: Arc::new(Mutex::new(Ring::new(max_records, max_bytes))),
@@ -39,7 +39,7 @@ impl RecentRecords {
         }
     }
 
-    /// Sets by whose convention the fields are named: OpenTelemetry's by default.
+    /// Sets the naming convention of the fields. Defaults to [`FieldNaming::Otel`].
     #[must_use]
     pub fn field_naming(mut self, names: FieldNaming) -> Self {
         self.names = names;
@@ -51,14 +51,14 @@ impl RecentRecords {
         self.ring().latest_first().next().map(text)
     }
 
-    /// Returns all records that are kept, as JSON, the oldest first.
+    /// Returns all retained records as JSON, oldest first.
     pub fn all(&self) -> Vec<String> {
         let mut all: Vec<_> = self.ring().latest_first().map(text).collect();
         all.reverse();
         all
     }
 
-    /// Forgets all records.
+    /// Removes all records.
     pub fn clear(&self) {
         self.ring().clear();
     }
@@ -78,7 +78,7 @@ impl Sink for RecentRecords {
 }
 
 impl Default for RecentRecords {
-    /// Keeps 1 000 records of 1 MiB together, at most.
+    /// Retains at most 1 000 records of 1 MiB in total.
     fn default() -> Self {
         Self::new(1_000, 1 << 20)
     }

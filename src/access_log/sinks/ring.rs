@@ -1,40 +1,40 @@
-//! The latest entries, within bounds.
+//! A bounded buffer of the latest entries.
 
 use std::collections::VecDeque;
 
 use crate::access_log::store::{LogEntry, LogQuery};
 
-/// What an entry takes beside its text: its place in the ring, and its share of the allocator.
+/// The memory of an entry in addition to its text: its slot in the ring and allocator overhead.
 const OVERHEAD_BYTES: usize = size_of::<LogEntry>() + 32;
 
-/// The latest entries, bounded in number and in bytes: the oldest goes first.
+/// The latest entries, bounded by number and bytes. The oldest is evicted first.
 #[derive(Debug)]
 pub(crate) struct Ring {
     entries: VecDeque<LogEntry>,
     bytes: usize,
-    entries_max: usize,
+    max_entries: usize,
     max_bytes: usize,
 }
 
 impl Ring {
     /// Creates an empty ring.
-    pub(crate) fn new(entries_max: usize, max_bytes: usize) -> Self {
+    pub(crate) fn new(max_entries: usize, max_bytes: usize) -> Self {
         Self {
             entries: VecDeque::new(),
             bytes: 0,
-            entries_max,
+            max_entries,
             max_bytes,
         }
     }
 
-    /// Keeps an entry, and forgets the oldest where there is no room. One that is larger than the
-    /// whole ring is not kept.
+    /// Adds an entry and evicts the oldest ones if necessary. Discards an entry that is larger than
+    /// the whole ring.
     pub(crate) fn push(&mut self, entry: LogEntry) {
         let cost = cost(&entry);
-        if cost > self.max_bytes || self.entries_max == 0 {
+        if cost > self.max_bytes || self.max_entries == 0 {
             return;
         }
-        while self.entries.len() >= self.entries_max || self.bytes + cost > self.max_bytes {
+        while self.entries.len() >= self.max_entries || self.bytes + cost > self.max_bytes {
             let Some(oldest) = self.entries.pop_front() else {
                 break;
             };
@@ -44,13 +44,13 @@ impl Ring {
         self.entries.push_back(entry);
     }
 
-    /// Forgets all entries.
+    /// Removes all entries.
     pub(crate) fn clear(&mut self) {
         self.entries.clear();
         self.bytes = 0;
     }
 
-    /// Returns the entries that a query asks for, the latest first.
+    /// Returns the entries that match a query, latest first.
     #[cfg_attr(
         not(feature = "memory"),
         allow(dead_code, reason = "the store in memory alone is queried")
@@ -63,7 +63,7 @@ impl Ring {
             .collect()
     }
 
-    /// Returns all entries, the latest first.
+    /// Returns all entries, latest first.
     pub(crate) fn latest_first(&self) -> impl Iterator<Item = &LogEntry> {
         self.entries.iter().rev()
     }
@@ -103,10 +103,10 @@ mod tests {
         #[test]
         fn the_latest_stay_and_both_bounds_hold(
             sizes in prop::collection::vec(0_usize..300, 0..60),
-            entries_max in 1_usize..9,
+            max_entries in 1_usize..9,
             max_bytes in 1_usize..2_000,
         ) {
-            let mut ring = Ring::new(entries_max, max_bytes);
+            let mut ring = Ring::new(max_entries, max_bytes);
             let mut model: Vec<LogEntry> = Vec::new();
             for (at, size) in sizes.into_iter().enumerate() {
                 let entry = entry(at as u64, size);
@@ -114,7 +114,8 @@ mod tests {
                 if cost(&entry) <= max_bytes {
                     model.push(entry);
                 }
-                while model.len() > entries_max || model.iter().map(cost).sum::<usize>() > max_bytes {
+                let bytes = |model: &[LogEntry]| model.iter().map(cost).sum::<usize>();
+                while model.len() > max_entries || bytes(&model) > max_bytes {
                     model.remove(0);
                 }
                 prop_assert_eq!(ring.bytes, model.iter().map(cost).sum::<usize>());

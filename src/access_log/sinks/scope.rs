@@ -1,26 +1,26 @@
-//! What surrounds the work of each request, where somebody wants that: a span.
+//! Optional scopes around the work of each request, such as a `tracing` span.
 
 use std::fmt;
 
 use crate::access_log::record::{record::Record, trace_context::TraceContext};
 
-/// Opens a scope for each request.
+/// Opens a scope per request.
 pub(crate) trait Scopes: fmt::Debug + Send + Sync {
-    /// Opens a scope. Of the record only what the request says is there yet.
+    /// Opens a scope. The record only has the facts of the request so far.
     fn open(&self, record: &Record<'_>) -> Box<dyn Scope>;
 }
 
-/// Surrounds the work of one request. Dropped, it is over.
+/// The scope of one request, which ends when it is dropped.
 pub(crate) trait Scope: Send + Sync {
-    /// Work for the request begins on this thread.
+    /// Called when work for the request starts on this thread.
     fn enter(&self);
 
-    /// Work for the request has paused, or is done.
+    /// Called when work for the request pauses or ends.
     fn leave(&self);
 
-    /// The ids of the request's own span are known, beside those of the caller's.
+    /// Called with the ids of the request's own span and of the caller's span.
     fn identify(&self, own: &TraceContext, caller: Option<&TraceContext>);
 
-    /// The request has ended so.
+    /// Called with the record when the request has ended.
     fn end(&self, record: &Record<'_>);
 }

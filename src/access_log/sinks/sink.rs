@@ -1,4 +1,4 @@
-//! Where records go.
+//! The destination of records.
 
 use std::{fmt, sync::Arc};
 
@@ -7,19 +7,20 @@ use crate::access_log::{
     record::record::Record,
 };
 
-/// Receives the records of requests, one call for each record.
+/// Receives the records of requests, one call per record.
 ///
-/// It is called where the request ends, on the thread that serves it: a sink that blocks delays the
-/// request. [`JsonLines`](crate::access_log::sinks::JsonLines) writes lines, and a [`LogQueue`](crate::access_log::sinks::LogQueue) sends records
-/// to a server, without delay. A sink that panics loses its record, never the request.
+/// It is called on the thread that serves the request: a sink that blocks delays the request.
+/// [`JsonLines`](crate::access_log::sinks::JsonLines) writes lines and
+/// [`LogQueue`](crate::access_log::sinks::LogQueue) sends records to a store, both without delay. A
+/// sink that panics loses the record and does not affect the response.
 ///
-/// [Start records](crate::access_log::AccessLogLayerBuilder::start_records), which are opt-in, are calls of their own:
-/// [`Record::is_start`] tells them apart.
+/// [Start records](crate::access_log::AccessLogLayerBuilder::start_records), which are opt-in, are
+/// separate calls, for which [`Record::is_start`] returns `true`.
 ///
 /// ```
 /// use portcullis::access_log::{AccessLogLayer, Record, Sink};
 ///
-/// /// Tells of slow requests only.
+/// /// Reports slow requests only.
 /// #[derive(Debug)]
 /// struct Slow;
 ///
@@ -35,19 +36,19 @@ use crate::access_log::{
 /// # let _ = layer;
 /// ```
 pub trait Sink: fmt::Debug + Send + Sync + 'static {
-    /// Takes one record.
+    /// Receives one record.
     fn write(&self, record: &Record<'_>);
 
-    /// Returns whether records of this level are taken at all.
+    /// Returns `true` if the sink accepts records of this level. Defaults to `true`.
     ///
-    /// While no sink takes any, requests pass as if there were no access log: without a record, a
-    /// name, and a response's `x-request-id`.
+    /// While no sink accepts any level, requests pass as if there were no access log: without a
+    /// record, a request id, or `x-request-id` in responses.
     fn is_enabled(&self, level: LogLevel) -> bool {
         let _ = level;
         true
     }
 
-    /// Returns how many of the records that it took it has lost since, and why.
+    /// Returns the number of accepted records that were lost since, by reason. Defaults to zero.
     fn drop_counts(&self) -> DropCounts {
         DropCounts::default()
     }

@@ -1,4 +1,4 @@
-//! A `tracing` span around the work of each request, for who asks for it.
+//! An optional `tracing` span around the work of each request.
 
 use std::sync::{
     Arc,
@@ -20,22 +20,23 @@ use crate::{
     core::notice,
 };
 
-/// The target of the spans, to filter by: `portcullis::request`.
+/// The target of the spans: `portcullis::request`.
 const TARGET: &str = "portcullis::request";
 
 impl AccessLogLayerBuilder {
-    /// Opens a `tracing` span of this level and of target `portcullis::request` for each request.
+    /// Opens a `tracing` span of this level with target `portcullis::request` for each request.
+    /// Defaults to no span.
     ///
-    /// Defaults to no span: one costs more than the record. The handler and the response body run inside
-    /// of it, and it closes when the record is written; the event of a
-    /// [`TracingSink`](crate::access_log::sinks::TracingSink) is inside of it too. Its fields have the names of OpenTelemetry,
-    /// and a bridge to OpenTelemetry reads `otel.name`, `otel.kind` and `otel.status_code`.
+    /// A span costs more than the record. The handler and the response body run inside it. It
+    /// closes when the record is written, after the event of a
+    /// [`TracingSink`](crate::access_log::sinks::TracingSink). Its fields have OpenTelemetry names,
+    /// and an OpenTelemetry bridge reads `otel.name`, `otel.kind` and `otel.status_code`.
     ///
-    /// The fields `trace_id`, `parent_id` and `trace_flags` are those of a `traceparent` that is valid and
-    /// [trusted](Self::trust_traceparent). With [`trace_ids`](Self::trace_ids) or
-    /// [`create_trace_ids`](Self::create_trace_ids), `span_id` is the id of the request's own span. A
-    /// bridge continues the caller's trace only if a layer of the bridge sets the remote parent: outside
-    /// of the access log, or inside on this span.
+    /// The fields `trace_id`, `parent_id` and `trace_flags` come from a valid,
+    /// [trusted](Self::trust_traceparent) `traceparent`. With [`trace_ids`](Self::trace_ids) or
+    /// [`create_trace_ids`](Self::create_trace_ids), `span_id` is the id of the request's own span.
+    /// A bridge continues the caller's trace only if a layer of the bridge sets the remote parent,
+    /// either outside of the access log or inside on this span.
     pub fn span(mut self, level: LogLevel) -> Self {
         self.config.scopes = Some(Arc::new(RequestSpans { level }));
         self
@@ -51,7 +52,7 @@ struct RequestSpan {
     span: Span,
 }
 
-/// Makes a span whose level is fixed, as `tracing` demands.
+/// Creates a span with a constant level, as `tracing` requires.
 macro_rules! span {
     ($level:expr, $record:expr) => {{
         let record = $record;
@@ -101,14 +102,14 @@ impl Scopes for RequestSpans {
     }
 }
 
-/// Emits one notice if no subscriber is installed that could open a span.
+/// Emits one notice if no subscriber is installed that can open a span.
 fn notice_without_subscriber() {
-    static SAID: AtomicBool = AtomicBool::new(false);
+    static REPORTED: AtomicBool = AtomicBool::new(false);
 
-    if !SAID.load(Ordering::Relaxed) && notice::lacks_subscriber() {
-        notice::once(&SAID, || {
+    if !REPORTED.load(Ordering::Relaxed) && notice::lacks_subscriber() {
+        notice::once(&REPORTED, || {
             "`AccessLogLayerBuilder::span` opens no span: no `tracing` subscriber is installed. Install one \
-             before the first request, such as by `tracing_subscriber::fmt::init()`, or drop the call"
+             before the first request, such as `tracing_subscriber::fmt::init()`, or remove the call"
                 .to_owned()
         });
     }
@@ -183,7 +184,7 @@ mod tests {
         core::record::RecordHandle,
     };
 
-    /// Keeps what it is told of spans: what was done, and the fields.
+    /// Collects the calls of the span API and the fields.
     #[derive(Clone, Default)]
     struct Collector(Arc<Mutex<Told>>);
 
@@ -242,7 +243,7 @@ mod tests {
 
     const TRACEPARENT: &str = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
 
-    /// Sends a request under a collector, and returns what it was told.
+    /// Sends a request under a collector and returns the collected calls.
     async fn told(level: Option<LogLevel>, path: &str) -> Told {
         told_by(path, |builder, _| match level {
             Some(level) => builder.span(level),
@@ -251,7 +252,7 @@ mod tests {
         .await
     }
 
-    /// Sends a request to a layer that is built with the collector at hand.
+    /// Sends a request to a layer that is built with access to the collector.
     #[expect(clippy::disallowed_methods, reason = "the task of a test's own")]
     async fn told_by(
         path: &str,
@@ -275,7 +276,7 @@ mod tests {
             }));
         let request = Request::get(path).header("traceparent", TRACEPARENT);
         let request = request.body(()).unwrap();
-        // A runtime of one thread: the task runs under the collector, too.
+        // On a single-threaded runtime, the task runs under the collector too.
         let answered = tokio::spawn(async move {
             let response = app.oneshot(request).await.unwrap();
             response.into_body().collect().await.unwrap();

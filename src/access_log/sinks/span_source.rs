@@ -14,7 +14,7 @@ use crate::access_log::{
 
 const TRACESTATE: HeaderName = HeaderName::from_static("tracestate");
 
-/// Returns the span that is current on this thread.
+/// A function that returns the current span of this thread.
 pub(super) type CurrentSpan = dyn Fn() -> Option<TraceContext> + Send + Sync;
 
 /// Sources of the ids of a request's own span.
@@ -29,9 +29,9 @@ pub(crate) struct SpanSource {
 pub(crate) enum OwnSpan {
     #[default]
     Unknown,
-    /// The application's tracing reported them.
+    /// Reported by the application's tracing.
     Reported(TraceContext),
-    /// They were created, and the request carries them.
+    /// Created, and propagated with the request.
     Created(TraceContext),
 }
 
@@ -45,12 +45,12 @@ impl OwnSpan {
 }
 
 impl SpanSource {
-    /// Returns whether a request may have ids of its own.
+    /// Returns `true` if a request can have its own span ids.
     pub(crate) fn is_used(&self) -> bool {
         self.creates || self.current.is_some()
     }
 
-    /// Returns the current span, unless it is that of the caller: a remote span is no span of ours.
+    /// Returns the current span, unless it is the caller's: a remote span is not the request's own.
     pub(crate) fn current(
         &self,
         caller: Option<&TraceContext>,
@@ -65,7 +65,7 @@ impl SpanSource {
         (!is_callers).then_some(span)
     }
 
-    /// Creates a span in the trace of the caller, or in a new one, unless that is off.
+    /// Creates a span in the caller's trace, or in a new one, if creation is enabled.
     pub(crate) fn create(
         &self,
         caller: Option<&TraceContext>,
@@ -79,7 +79,8 @@ impl SpanSource {
     }
 }
 
-/// Writes a created span into the fields of its request. The vendor data of another trace is removed.
+/// Writes a created span to the request headers. For a new trace, the vendor data (`tracestate`) of
+/// the old one is removed.
 pub(crate) fn propagate(
     headers: &mut HeaderMap,
     span: &TraceContext,
@@ -88,6 +89,6 @@ pub(crate) fn propagate(
     if caller.is_none() {
         headers.remove(TRACESTATE);
     }
-    // A request with as many fields as a map can hold passes without it.
+    // If the header map is full, the request passes without it.
     let _ = headers.try_insert(TRACEPARENT, span.traceparent());
 }

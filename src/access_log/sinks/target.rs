@@ -1,4 +1,4 @@
-//! The stream or file behind a writer of lines, and whether it takes them.
+//! The stream or file that receives lines, and its health.
 
 use std::{
     any::{Any, type_name},
@@ -10,7 +10,7 @@ use std::{
 
 use crate::core::notice::{self, Stream};
 
-/// The stream or file behind a writer. The first failure after a success is one notice.
+/// The stream or file behind a writer. The first failure after a success emits one notice.
 pub(crate) struct LogTarget {
     name: String,
     pub(crate) stream: Option<Stream>,
@@ -39,7 +39,8 @@ impl LogTarget {
         self.is_failing.load(Ordering::Relaxed)
     }
 
-    /// Notes how a write ended. Called without a lock: a notice may go to other lines.
+    /// Records the result of a write. Called without a lock, because a notice can go to other
+    /// lines.
     pub(crate) fn note(&self, written: Result<(), &io::Error>) {
         match written {
             Ok(()) if self.is_failing() => self.is_failing.store(false, Ordering::Relaxed),
@@ -54,7 +55,7 @@ impl LogTarget {
     fn failure(&self, error: &io::Error) -> String {
         let (name, fix) = (&self.name, fix(error.kind()));
         format!(
-            "the access log cannot write to {name}: {error}; its records are lost, and counted, until it \
+            "the access log cannot write to {name}: {error}; its records are lost and counted until it \
              can: {fix}"
         )
     }
@@ -65,7 +66,7 @@ fn fix(kind: ErrorKind) -> &'static str {
         ErrorKind::StorageFull | ErrorKind::QuotaExceeded | ErrorKind::FileTooLarge => {
             "free space on its device"
         }
-        ErrorKind::BrokenPipe => "restart the reader of the pipe, and this process",
+        ErrorKind::BrokenPipe => "restart the reader of the pipe and this process",
         ErrorKind::NotFound => "create the directory of the file again",
         ErrorKind::PermissionDenied | ErrorKind::ReadOnlyFilesystem => {
             "allow this process to write the file"
@@ -91,7 +92,7 @@ fn file(writer: &dyn Any) -> Option<&File> {
     plain.or_else(buffered).or_else(by_lines)
 }
 
-/// Returns the path of an open file, where the operating system tells it.
+/// Returns the path of an open file if the operating system reports it.
 #[cfg(target_os = "linux")]
 fn path(file: &File) -> Option<PathBuf> {
     use std::os::fd::AsRawFd;

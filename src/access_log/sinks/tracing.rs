@@ -1,4 +1,4 @@
-//! Records as `tracing` events, for whoever has a subscriber already.
+//! Records as `tracing` events.
 
 use std::sync::atomic::AtomicBool;
 
@@ -11,17 +11,17 @@ use crate::{
     core::{error::ConfigError, notice},
 };
 
-/// The target of the events, to filter by: `portcullis::access`.
+/// The target of the events: `portcullis::access`.
 const TARGET: &str = "portcullis::access";
 
-/// Emits each record as one `tracing` event of target `portcullis::access`, without a span.
+/// Emits each record as one `tracing` event with target `portcullis::access`, without a span.
 ///
-/// The fields have OpenTelemetry's names and their own types; those that a record lacks are left
-/// out. A subscriber that formats them escapes what it writes in its own way: tracing-subscriber's
-/// JSON does, its text format does not escape line feeds in every version. The handler's own fields
-/// stand together in `portcullis.fields`, as JSON, because an event's fields are fixed.
+/// Fields have OpenTelemetry names and native types. Absent fields are omitted. Escaping is up to
+/// the subscriber: tracing-subscriber's JSON format escapes values; its text format does not escape
+/// line feeds in every version. Custom fields of the handler are combined as JSON in
+/// `portcullis.fields`, because the fields of a `tracing` event are fixed.
 ///
-/// Without a subscriber all records are dropped. One notice of the process says so, on stderr.
+/// Without a subscriber, all records are dropped. One notice per process on stderr reports this.
 ///
 /// ```
 /// use portcullis::access_log::{AccessLogLayer, sinks::TracingSink};
@@ -32,7 +32,7 @@ const TARGET: &str = "portcullis::access";
 #[derive(Clone, Copy, Debug, Default)]
 pub struct TracingSink;
 
-/// Emits an event whose level is fixed, as `tracing` demands.
+/// Emits an event with a constant level, as `tracing` requires.
 macro_rules! emit {
     ($level:expr, $record:expr, $query:expr, $own:expr) => {{
         let record = $record;
@@ -74,18 +74,18 @@ macro_rules! emit {
             "portcullis.rate_limit.remaining" = policy.map(|policy| policy.remaining),
             "portcullis.cache.outcome" = record.cache().map(|cache| cache.source.as_str()),
             "portcullis.rate_limit.delay" = delay(record),
-            "portcullis.store.duration" = record.store_duration().map(|waited| waited.as_secs_f64()),
+            "portcullis.store.duration" = record.store_duration().map(|time| time.as_secs_f64()),
             "portcullis.fields" = $own,
         );
     }};
 }
 
-/// Returns what is known once the request has ended.
+/// Returns a value that is known once the request has ended.
 fn at_end<T>(record: &Record<'_>, value: impl FnOnce() -> T) -> Option<T> {
     (!record.is_start()).then(value)
 }
 
-/// Returns how long limiters made the request wait, if they did.
+/// Returns the time that limiters delayed the request, if any.
 fn delay(record: &Record<'_>) -> Option<f64> {
     let delay = record.rate_limit_delay();
     (!delay.is_zero()).then_some(delay.as_secs_f64())
@@ -123,13 +123,13 @@ fn is_enabled(level: LogLevel) -> bool {
     }
 }
 
-/// Reports once that nothing receives the events, and so no request is recorded.
+/// Reports once that no subscriber receives the events, so no request is recorded.
 #[cold]
 fn report_missing_subscriber() {
-    static SAID: AtomicBool = AtomicBool::new(false);
+    static REPORTED: AtomicBool = AtomicBool::new(false);
 
     if notice::lacks_subscriber() {
-        notice::misconfigured(&SAID, || {
+        notice::misconfigured(&REPORTED, || {
             let problem = "no `tracing` subscriber is installed, so no request is recorded";
             ConfigError::new("sink", "TracingSink", problem).fix(
                 "install a subscriber before the first request, such as \
@@ -161,7 +161,7 @@ mod tests {
         core::{http::body::ResponseBody, record::RecordHandle},
     };
 
-    /// Keeps the fields of all events above a level.
+    /// Collects the fields of all events at or above a level.
     #[derive(Clone)]
     struct Collector {
         max: tracing::Level,

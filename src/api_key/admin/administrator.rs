@@ -1,4 +1,4 @@
-//! Who may manage keys, and which.
+//! Administrators of keys and their permissions.
 
 use http::request::Parts;
 
@@ -7,15 +7,14 @@ use crate::{
     core::store_api::store_future::StoreFuture,
 };
 
-/// Says who sent a request, and what they may do to keys.
+/// Authorizes the requests to the admin router.
 ///
-/// It sees the request's head before anything of the request is done, for each request. It answers
-/// `None` to turn the sender away with `403`. One that fails is answered for by `503`, one that
-/// panics by `500`.
+/// It is called for each request with the request's head, before anything else is processed. Return
+/// `None` to reject the request with `403`. An error results in `503`, a panic in `500`.
 ///
-/// A function is one: see the [module](super).
+/// Implemented for functions: see the [module](super).
 pub trait Authorizer: Send + Sync + 'static {
-    /// Says who sent a request, if they may manage keys.
+    /// Returns the administrator that sent a request, or `None` to reject it.
     fn authorize(&self, request: &Parts) -> StoreFuture<Option<Administrator>>;
 }
 
@@ -28,7 +27,7 @@ where
     }
 }
 
-/// Somebody who may manage keys: all of them, or those of one owner.
+/// An administrator of all keys, or of the keys of one owner.
 ///
 /// ```
 /// use portcullis::api_key::admin::Administrator;
@@ -45,7 +44,7 @@ pub struct Administrator {
     bounds: Option<OwnerBounds>,
 }
 
-/// What an owner's administrator is held to.
+/// The restrictions of an owner's administrator.
 #[derive(Clone, Debug)]
 struct OwnerBounds {
     owner: String,
@@ -55,9 +54,9 @@ struct OwnerBounds {
 }
 
 impl Administrator {
-    /// Names somebody who may do everything to every key: the service's own people.
+    /// Creates an administrator of all keys without restrictions, for the service's operators.
     ///
-    /// The name stands in the records and in the audit trail.
+    /// The name appears in records and in the audit trail.
     pub fn global(name: impl Into<String>) -> Self {
         Self {
             name: name.into(),
@@ -65,18 +64,18 @@ impl Administrator {
         }
     }
 
-    /// Creates an administrator of the keys of one owner: a customer.
+    /// Creates an administrator of the keys of one owner, for customers.
     ///
-    /// It sees no other keys. It grants no scope and no tier but those that it
-    /// [may grant](Self::may_grant_scopes), and neither credits, limits nor metadata. A key with a
-    /// scope that it may not grant it can disable, expire and revoke, and nothing else.
+    /// It cannot see other keys. It can only grant the scopes and tiers that it [may
+    /// grant](Self::may_grant_scopes), and no credits, limits or metadata. A key with a scope that
+    /// it may not grant can only be disabled, expired and revoked by it.
     ///
-    /// Decisions of the service stand. The administrator can tighten what the service set, and cannot
-    /// extend, lift or remove it: the expiry, the begin, the constraints, the scopes, the tier, and
-    /// that a key is disabled. A key that it rotates ends no later than the service said. What an
-    /// administrator of an owner set itself it can change within its grants, until the service updates
-    /// the key. A key that the service disables or revokes after the owner did is the service's to
-    /// enable.
+    /// It cannot override the service. It can tighten a setting of the service (the expiry, the
+    /// start, the constraints, the scopes, the tier and the disabled state), but not extend, lift
+    /// or remove it. A key that it rotates ends no later than the service has set. It can change
+    /// settings by an owner's administrator within its grants, until the service updates the
+    /// key. Only the service can enable a key that the service disabled or revoked, even if the
+    /// owner did so before.
     pub fn for_owner(name: impl Into<String>, owner: impl Into<String>) -> Self {
         Self {
             name: name.into(),
@@ -89,7 +88,7 @@ impl Administrator {
         }
     }
 
-    /// Adds scopes that an owner's administrator may give to keys.
+    /// Adds scopes that the administrator can give to keys. None by default.
     pub fn may_grant_scopes<I>(mut self, scopes: I) -> Self
     where
         I: IntoIterator,
@@ -101,7 +100,7 @@ impl Administrator {
         self
     }
 
-    /// Adds tiers that an owner's administrator may give to keys.
+    /// Adds tiers that the administrator can give to keys. None by default.
     pub fn may_grant_tiers<I>(mut self, tiers: I) -> Self
     where
         I: IntoIterator,
@@ -113,10 +112,11 @@ impl Administrator {
         self
     }
 
-    /// Sets the maximum number of keys that the owner of an owner's administrator may have. Defaults to
-    /// that of the router's manager, see
-    /// [`KeyManager::max_keys_per_owner`](crate::api_key::KeyManager::max_keys_per_owner). Requests for
-    /// more keys receive `409`, `too-many-keys`.
+    /// Sets the maximum number of keys of this administrator's owner. Defaults to the maximum of
+    /// the router's manager, see
+    /// [`KeyManager::max_keys_per_owner`](crate::api_key::KeyManager::max_keys_per_owner).
+    ///
+    /// Requests for more keys receive `409`, `too-many-keys`.
     pub fn max_keys(mut self, keys: usize) -> Self {
         if let Some(bounds) = &mut self.bounds {
             bounds.max_keys = Some(keys);
@@ -140,7 +140,7 @@ impl Administrator {
         &self.name
     }
 
-    /// Returns the one owner whose keys there are to them, if they may not see all.
+    /// Returns the owner whose keys the administrator can see, or `None` for all owners.
     pub(super) fn only_owner(&self) -> Option<&str> {
         self.bounds.as_ref().map(|bounds| bounds.owner.as_str())
     }
@@ -163,8 +163,8 @@ impl Administrator {
         self.only_owner().is_none_or(|owner| owner == key.owner())
     }
 
-    /// Returns whether the administrator could have made this key, but for its tier and its
-    /// allowances: those are its owner's already, and the manager keeps them as they are.
+    /// Returns `true` if the administrator could have created this key, apart from its tier and its
+    /// allowances: the owner has those already, and the manager does not change them.
     pub(super) fn may_handle(&self, key: &KeyRecord) -> bool {
         self.sees(key) && key.scopes().all(|scope| self.may_grant_scope(scope))
     }

@@ -1,4 +1,4 @@
-//! A request of somebody who may manage keys: there is no way to the manager but through it.
+//! Authorized admin requests, the only access to the manager.
 
 use std::{
     future::poll_fn,
@@ -26,16 +26,16 @@ use crate::api_key::{
     record::record::StoredKey,
 };
 
-/// What a body may have: the bounds of a record, in JSON.
+/// The maximum size of a body, which fits the largest record as JSON.
 const BODY_BYTES_MAX: usize = 64 * 1024;
 
-/// What the router was told.
+/// The options of the router.
 pub(super) struct Desk {
     pub(super) manager: KeyManager,
     pub(super) authorizer: Box<dyn Authorizer>,
 }
 
-/// A request that somebody was authorized for, with all that it says.
+/// An authorized request with its parsed query and body.
 pub(super) struct AdminCall {
     pub(super) manager: KeyManager,
     pub(super) admin: Administrator,
@@ -48,7 +48,7 @@ impl FromRequest<Arc<Desk>> for AdminCall {
 
     async fn from_request(request: Request<Body>, desk: &Arc<Desk>) -> Result<Self, Problem> {
         let (head, body) = request.into_parts();
-        // Before anything else of the request is looked at.
+        // Authorize the request before anything else in it is processed.
         let admin = authorize(&*desk.authorizer, &head).await?;
         let body = if head.method == Method::GET || head.method == Method::HEAD {
             Members::default()
@@ -85,8 +85,8 @@ impl AdminCall {
         }
     }
 
-    /// Checks a key, then changes it in the version that was checked. If it was changed in between,
-    /// it is checked again.
+    /// Checks a key and changes the version that was checked. Repeats the check after a concurrent
+    /// change.
     pub(super) async fn change<T>(
         &self,
         need: Need,
@@ -108,31 +108,32 @@ impl AdminCall {
     }
 }
 
-/// A change that a manager makes.
+/// A change by a manager.
 pub(super) type Changing<T> = Pin<Box<dyn Future<Output = Result<T, KeyError>> + Send>>;
 
-/// The context of a change by an administrator.
+/// The permission that a change requires.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Need {
-    /// To see the key: the change takes rights away.
+    /// Seeing the key, for changes that reduce its permissions.
     Sight,
-    /// To have been able to grant the key's scopes.
+    /// Granting all of the key's scopes.
     Grant,
 }
 
-/// The maximum number of checks of a key that others change concurrently.
+/// The maximum number of attempts to change a key that is changed concurrently.
 const ATTEMPTS: u32 = 8;
 
 pub(super) fn failed(error: KeyError) -> Problem {
-    problem::of_key(&error)
+    problem::from_key_error(&error)
 }
 
-/// Asks who sent a request. Whatever goes wrong, nobody is let in.
+/// Authorizes a request. Every failure rejects it.
 async fn authorize(authorizer: &dyn Authorizer, head: &Parts) -> Result<Administrator, Problem> {
     let panicked = |_| problem::internal();
-    let asked = catch_unwind(AssertUnwindSafe(|| authorizer.authorize(head))).map_err(panicked)?;
-    let answer = match asked.into_ready() {
-        Ok(answer) => answer,
+    let pending =
+        catch_unwind(AssertUnwindSafe(|| authorizer.authorize(head))).map_err(panicked)?;
+    let decision = match pending.into_ready() {
+        Ok(decision) => decision,
         Err(mut pending) => {
             let polled = poll_fn(|cx| {
                 let polled = catch_unwind(AssertUnwindSafe(|| pending.as_mut().poll(cx)));
@@ -144,10 +145,10 @@ async fn authorize(authorizer: &dyn Authorizer, head: &Parts) -> Result<Administ
             polled.await.map_err(panicked)?
         }
     };
-    match answer {
+    match decision {
         Ok(Some(admin)) => Ok(admin),
         Ok(None) => Err(problem::forbidden()),
-        Err(error) => Err(problem::of_store(&error)),
+        Err(error) => Err(problem::from_store_error(&error)),
     }
 }
 
@@ -169,7 +170,7 @@ async fn read_body(head: &Parts, body: Body) -> Result<Members, Problem> {
     }
     match serde_json::from_slice(&bytes) {
         Ok(Value::Object(members)) => Ok(Members(members)),
-        Ok(_) | Err(_) => Err(problem::bad_request("The body is no JSON object")),
+        Ok(_) | Err(_) => Err(problem::bad_request("The body is not a JSON object")),
     }
 }
 
@@ -179,8 +180,8 @@ fn read_query(query: &str) -> Result<Members, Problem> {
         let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
         let (name, value) = (decode(name)?, decode(value)?);
         if members.insert(name, Value::String(value)).is_some() {
-            let twice = "A parameter of the query stands twice";
-            return Err(problem::bad_request(twice));
+            let duplicate = "A query parameter is duplicated";
+            return Err(problem::bad_request(duplicate));
         }
     }
     Ok(Members(members))
@@ -190,11 +191,11 @@ fn decode(text: &str) -> Result<String, Problem> {
     let spaced = text.replace('+', " ");
     let decoded = decode_percent(spaced.as_bytes());
     let decoded = std::str::from_utf8(&decoded);
-    let decoded = decoded.map_err(|_| problem::bad_request("The query is not of UTF-8"))?;
+    let decoded = decoded.map_err(|_| problem::bad_request("The query is not valid UTF-8"))?;
     Ok(decoded.to_owned())
 }
 
-/// The members of an object, taken out one by one: what is left is not known.
+/// The members of an object. Those that are not taken out are unknown.
 #[derive(Default)]
 pub(super) struct Members(Map<String, Value>);
 
@@ -203,12 +204,12 @@ impl Members {
         Self(members)
     }
 
-    /// Takes a member out, whatever it is. `null` is as good as nothing.
+    /// Takes a member out. `null` counts as absent.
     pub(super) fn take(&mut self, name: &str) -> Option<Value> {
         self.0.remove(name).filter(|value| !value.is_null())
     }
 
-    /// Takes a member out, and says whether it was there: `Some(None)` is `null`.
+    /// Takes a member out. Returns `Some(None)` for `null`, and `None` for an absent member.
     pub(super) fn take_nullable<T>(
         &mut self,
         name: &str,
@@ -229,15 +230,15 @@ impl Members {
         self.take(name).map(|value| number(name, value)).transpose()
     }
 
-    /// Says whether all members were known.
+    /// Returns an error if members are left.
     pub(super) fn all_known(self) -> Result<(), Problem> {
         match self.0.keys().next() {
             None => Ok(()),
-            // What is no word is not repeated: it may be a key that stands in the wrong place.
+            // Do not repeat other names: they may contain a misplaced key.
             Some(name) if is_word(name) => Err(problem::bad_request(format!(
-                "There is no member `{name}` here"
+                "The member `{name}` is unknown"
             ))),
-            Some(_) => Err(problem::bad_request("There is a member that is not known")),
+            Some(_) => Err(problem::bad_request("A member is unknown")),
         }
     }
 }
@@ -252,23 +253,23 @@ fn is_word(name: &str) -> bool {
 pub(super) fn text(name: &str, value: Value) -> Result<String, Problem> {
     match value {
         Value::String(text) => Ok(text),
-        _ => Err(problem::bad_request(format!("`{name}` is no text"))),
+        _ => Err(problem::bad_request(format!("`{name}` is not a string"))),
     }
 }
 
-/// Reads a whole number; in a query it is written as text.
+/// Parses a whole number, which a query contains as text.
 pub(super) fn number(name: &str, value: Value) -> Result<u64, Problem> {
     let number = match &value {
         Value::Number(number) => number.as_u64(),
         Value::String(text) => text.parse().ok(),
         _ => None,
     };
-    number.ok_or_else(|| problem::bad_request(format!("`{name}` is no whole number")))
+    number.ok_or_else(|| problem::bad_request(format!("`{name}` is not a whole number")))
 }
 
 pub(super) fn texts(name: &str, value: Value) -> Result<Vec<String>, Problem> {
     match value {
         Value::Array(values) => values.into_iter().map(|value| text(name, value)).collect(),
-        _ => Err(problem::bad_request(format!("`{name}` is no list"))),
+        _ => Err(problem::bad_request(format!("`{name}` is not a list"))),
     }
 }

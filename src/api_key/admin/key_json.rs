@@ -1,4 +1,4 @@
-//! Keys as JSON, and what is asked of keys.
+//! Keys and key settings as JSON.
 
 use std::{fmt::Display, str::FromStr, time::Duration};
 
@@ -21,7 +21,7 @@ use crate::{
     core::{allowance::Allowance, time::Timestamp},
 };
 
-/// Writes a key. There is no secret in it, and no digest.
+/// Serializes a key, without its secret and digest.
 pub(super) fn key(record: &KeyRecord, now: Timestamp) -> Value {
     let constraints = record.constraints();
     json!({
@@ -52,7 +52,7 @@ pub(super) fn key(record: &KeyRecord, now: Timestamp) -> Value {
     })
 }
 
-/// Writes a key of a list, with what is known of its use.
+/// Serializes a listed key and its usage.
 pub(super) fn listed(listed: &ListedKey, now: Timestamp) -> Value {
     let mut value = key(&listed.record, now);
     if let Value::Object(members) = &mut value {
@@ -88,12 +88,12 @@ fn change(state: &KeyState) -> Value {
     }
 }
 
-/// Writes where a page ended.
+/// Serializes the end of a page.
 pub(super) fn cursor(place: KeyCursor) -> String {
     format!("{}-{}", place.created_at.as_micros(), place.id)
 }
 
-/// Reads where a page ended.
+/// Parses the end of a page.
 pub(super) fn read_cursor(text: &str) -> Result<KeyCursor, Problem> {
     let read = || {
         let (micros, id) = text.split_once('-')?;
@@ -102,10 +102,10 @@ pub(super) fn read_cursor(text: &str) -> Result<KeyCursor, Problem> {
             id: id.parse().ok()?,
         })
     };
-    read().ok_or_else(|| problem::bad_request("`after` is not what a page gave as `next`"))
+    read().ok_or_else(|| problem::bad_request("`after` is not the `next` of a page"))
 }
 
-/// Reads what a new key is to be, if this administrator may make such a key.
+/// Parses a new key, if this administrator can create it.
 pub(super) fn read_new(mut body: Members, admin: &Administrator) -> Result<NewKey, Problem> {
     let owner = body.take_text("owner")?;
     let owner = match (owner, admin.only_owner()) {
@@ -127,7 +127,7 @@ pub(super) fn read_new(mut body: Members, admin: &Administrator) -> Result<NewKe
     Ok(settings.make(new))
 }
 
-/// Reads what is to change, if this administrator may change it so.
+/// Parses an update, if this administrator can make it.
 pub(super) fn read_update(mut body: Members, admin: &Administrator) -> Result<KeyUpdate, Problem> {
     let version = body.take_number("version")?;
     let version = version.ok_or_else(|| problem::bad_request("`version` is missing"))?;
@@ -136,7 +136,7 @@ pub(super) fn read_update(mut body: Members, admin: &Administrator) -> Result<Ke
     Ok(settings.change(KeyUpdate::new().if_version(version)))
 }
 
-/// What can be set of a key; `Some(None)` takes away.
+/// The settings of a key. `Some(None)` removes one.
 struct Settings {
     name: Option<Option<String>>,
     tier: Option<Option<String>>,
@@ -182,7 +182,7 @@ impl Settings {
         let tier_fits = match &self.tier {
             None => true,
             Some(Some(tier)) => admin.may_grant_tier(tier),
-            // Without a tier a key has the fallback's limits, which may be the wider ones.
+            // Without a tier, a key has the limits of the fallback, which can be higher.
             Some(None) => admin.manages_all(),
         };
         let is_wide = self.credits.is_some() || self.limit.is_some() || !self.metadata.is_empty();
@@ -285,11 +285,11 @@ fn constraints(name: &str, value: Value) -> Result<Constraints, Problem> {
 fn object(name: &str, value: Value) -> Result<Map<String, Value>, Problem> {
     match value {
         Value::Object(members) => Ok(members),
-        _ => Err(problem::bad_request(format!("`{name}` is no object"))),
+        _ => Err(problem::bad_request(format!("`{name}` is not an object"))),
     }
 }
 
 fn parsed<T: FromStr>(name: &str, text: &str) -> Result<T, Problem> {
-    let wrong = |_| problem::bad_request(format!("`{name}` has a value that it cannot have"));
+    let wrong = |_| problem::bad_request(format!("`{name}` has an invalid value"));
     text.parse().map_err(wrong)
 }

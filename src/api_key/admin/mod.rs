@@ -1,6 +1,6 @@
-//! An HTTP interface to a [`KeyManager`](super::KeyManager), for axum.
+//! An HTTP API for a [`KeyManager`](super::KeyManager), based on axum.
 //!
-//! Who may use it is said by an [`Authorizer`], and there is no router without one:
+//! An [`Authorizer`] authorizes every request. A router cannot be created without one:
 //!
 //! ```compile_fail
 //! fn open(manager: portcullis::api_key::KeyManager) -> axum::Router {
@@ -18,14 +18,15 @@
 //! };
 //! use tower::ServiceExt;
 //!
-//! # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! # #[tokio::main(flavor = "current_thread")]
+//! # async fn main() -> Result<(), Box<dyn std::error::Error>> {
 //! let ring = KeyRing::builder("acmepay", MemoryStore::new())
 //!     .pepper(Pepper::random(1))
 //!     .build()?;
 //! let manager = KeyManager::new(&ring);
 //! let root = manager.create(NewKey::new("acme").scopes(["keys.manage"])).await?;
 //!
-//! // Whoever has a key with this scope may do everything. The layer outside finds out who calls.
+//! // Callers whose key has this scope can do everything. The outer layer authenticates them.
 //! let by_scope = |request: &Parts| {
 //!     let caller = request.extensions.get::<Identity>();
 //!     let caller = caller.filter(|caller| caller.has_scope("keys.manage"));
@@ -45,45 +46,46 @@
 //! assert_eq!(created.status(), StatusCode::CREATED);
 //! assert_eq!(created.headers()["cache-control"], "no-store");
 //!
-//! let nobody = app.oneshot(create("no key at all")?).await?;
-//! assert_eq!(nobody.status(), StatusCode::UNAUTHORIZED);
+//! let rejected = app.oneshot(create("not a key")?).await?;
+//! assert_eq!(rejected.status(), StatusCode::UNAUTHORIZED);
 //! # Ok(()) }
 //! ```
 //!
-//! # What it answers
+//! # Endpoints
 //!
-//! | request | what it does | members of the body |
+//! | Request | Effect | Body members |
 //! |---|---|---|
-//! | `POST /keys` | makes a key: `201` | those of a key that can be set, see below; `owner`, `environment`, `expires_in_secs` |
-//! | `GET /keys` | a page of keys, oldest first | in the query: `owner`, `after`, `limit`; and one of `unused_since`, `expiring_within_secs`, `outdated_pepper=true` |
-//! | `GET /keys/{id}` | one key | |
-//! | `PATCH /keys/{id}` | changes a key, if it still has this version | `version`, and what is to change; `null` takes away |
-//! | `POST /keys/{id}/disable` | switches it off for the time being | `reason` |
-//! | `POST /keys/{id}/enable` | switches it on again | |
-//! | `POST /keys/{id}/revoke` | switches it off for good | `reason` |
-//! | `POST /keys/{id}/expire` | lets it end now | |
-//! | `POST /keys/{id}/rotate` | makes the key that takes its place: `201` | `overlap_secs`; none if left out |
-//! | `POST /leaked` | switches off for good a key that was found where it should not be | `key`, the whole of it |
-//! | `POST /purge` | removes keys that ended long ago | `retention_secs` |
+//! | `POST /keys` | creates a key: `201` | the settings of a key, see below; `owner`, `environment`, `expires_in_secs` |
+//! | `GET /keys` | returns a page of keys, oldest first | in the query: `owner`, `after`, `limit`; and one of `unused_since`, `expiring_within_secs`, `outdated_pepper=true` |
+//! | `GET /keys/{id}` | returns a key | |
+//! | `PATCH /keys/{id}` | updates a key, if it has this version | `version`, and the settings to change; `null` removes a setting |
+//! | `POST /keys/{id}/disable` | disables a key | `reason` |
+//! | `POST /keys/{id}/enable` | enables a key | |
+//! | `POST /keys/{id}/revoke` | revokes a key permanently | `reason` |
+//! | `POST /keys/{id}/expire` | expires a key immediately | |
+//! | `POST /keys/{id}/rotate` | creates a replacement for a key: `201` | `overlap_secs`, defaults to 0 |
+//! | `POST /leaked` | revokes a key that was found in public | `key`, the whole key |
+//! | `POST /purge` | removes keys that ended before the retention period | `retention_secs` |
 //!
 //! A key is an object with `id`, `display`, `version`, `owner`, `lineage`, `environment`, `status`
 //! (`active`, `disabled`, `revoked`, `not_yet_valid` or `expired`), `status_change`, `created_at`,
-//! `rotated_from`, `rotated_to`, in a list also `last_used_at` and `uses`, and with what can be set:
-//! `name`, `tier`, `credits` and `limit` (as in `"1000/day"`), `scopes`, `not_before`, `expires_at`,
-//! `metadata`, `constraints` with `networks`, `methods` and `origins`. Times are whole seconds since
-//! the Unix epoch. What is not set is `null`.
+//! `rotated_from` and `rotated_to`; in a list also with `last_used_at` and `uses`. Its settings are
+//! `name`, `tier`, `credits` and `limit` (for example `"1000/day"`), `scopes`, `not_before`,
+//! `expires_at`, `metadata`, and `constraints` with `networks`, `methods` and `origins`. Times are
+//! whole seconds since the Unix epoch. Unset members are `null`.
 //!
-//! The secret stands in the answers to `POST /keys` and to `rotate`, as `secret` beside `key`, and
-//! nowhere else. No answer may be stored by a cache.
+//! Only the responses to `POST /keys` and to `rotate` contain the secret, as `secret` next to
+//! `key`. No response is cacheable.
 //!
-//! A request that changes something must be of `Content-Type: application/json`, with or without a
-//! body: no form of another site's page can send one. A member that is not known is refused, so
-//! that nobody sets what they were not asked for. Errors are `application/problem+json`.
+//! Requests that change something require `Content-Type: application/json`, with or without a body,
+//! which forms of other sites cannot send. Unknown members are rejected. Errors are
+//! `application/problem+json`.
 //!
-//! Each change is made in the version of the key that was checked; `409`, `key-changed` means that others
-//! kept changing it. An owner that has its [maximum](super::KeyManager::max_keys_per_owner) of keys
-//! receives `409`, `too-many-keys`. A change that an owner's administrator [may not
-//! make](Administrator::for_owner) receives `403`, `forbidden`.
+//! Each change applies to the version of the key that was checked. `409`, `key-changed` means that
+//! concurrent changes prevented it. Requests beyond the owner's
+//! [maximum](super::KeyManager::max_keys_per_owner) of keys receive `409`, `too-many-keys`. Changes
+//! that an owner's administrator [cannot make](Administrator::for_owner) receive `403`,
+//! `forbidden`.
 
 mod administrator;
 mod call;

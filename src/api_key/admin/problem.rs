@@ -1,4 +1,4 @@
-//! What is answered where something is wrong.
+//! Error responses of the admin API.
 
 use std::{borrow::Cow, time::Duration};
 
@@ -10,7 +10,7 @@ use crate::{
     core::{error::StoreError, http::rejection::Rejection},
 };
 
-/// A rejection in a box: what nearly never comes makes nothing larger.
+/// A boxed rejection: rejections are rare and must not enlarge every result.
 #[derive(Debug)]
 pub(super) struct Problem(Box<Rejection>);
 
@@ -30,7 +30,7 @@ pub(super) fn bad_request(detail: impl Into<Cow<'static, str>>) -> Problem {
     Rejection::new(
         StatusCode::BAD_REQUEST,
         "bad-request",
-        "The request cannot be understood",
+        "The request is malformed",
     )
     .detail(detail)
     .into()
@@ -40,7 +40,7 @@ pub(super) fn not_json() -> Problem {
     Rejection::new(
         StatusCode::UNSUPPORTED_MEDIA_TYPE,
         "not-json",
-        "A request that changes something is of Content-Type: application/json",
+        "Requests that change something require Content-Type: application/json",
     )
     .into()
 }
@@ -49,7 +49,7 @@ pub(super) fn too_long() -> Problem {
     Rejection::new(
         StatusCode::PAYLOAD_TOO_LARGE,
         "too-long",
-        "The request's body is too long",
+        "The request body exceeds 64 KiB",
     )
     .into()
 }
@@ -58,7 +58,7 @@ pub(super) fn forbidden() -> Problem {
     Rejection::new(
         StatusCode::FORBIDDEN,
         "forbidden",
-        "You may not manage these keys so",
+        "You are not allowed to make this request",
     )
     .into()
 }
@@ -73,7 +73,7 @@ fn too_many_keys() -> Problem {
         "too-many-keys",
         "The owner has the maximum number of keys",
     )
-    .detail("Revoke a key, or have ended keys purged, before creating another one")
+    .detail("Revoke a key, or have ended keys purged, before you create another one")
     .into()
 }
 
@@ -81,17 +81,17 @@ pub(super) fn internal() -> Problem {
     Rejection::new(
         StatusCode::INTERNAL_SERVER_ERROR,
         "internal",
-        "The request could not be served",
+        "The request could not be processed",
     )
     .into()
 }
 
-pub(super) fn of_store(error: &StoreError) -> Problem {
+pub(super) fn from_store_error(error: &StoreError) -> Problem {
     if error.is_transient() {
         Rejection::new(
             StatusCode::SERVICE_UNAVAILABLE,
             "keys-unavailable",
-            "Keys cannot be managed at the moment",
+            "Key management is temporarily unavailable",
         )
         .retry_after(Duration::from_secs(1))
         .into()
@@ -100,14 +100,14 @@ pub(super) fn of_store(error: &StoreError) -> Problem {
     }
 }
 
-pub(super) fn of_key(error: &KeyError) -> Problem {
+pub(super) fn from_key_error(error: &KeyError) -> Problem {
     let conflict = |problem, title| Rejection::new(StatusCode::CONFLICT, problem, title).into();
     match error {
         KeyError::NotFound => no_such_key(),
-        KeyError::Conflict => conflict("key-changed", "The key has another version by now"),
+        KeyError::Conflict => conflict("key-changed", "The key has a newer version"),
         KeyError::Ended => conflict(
             "key-ended",
-            "The key is in a state that allows no such change",
+            "The state of the key does not allow this change",
         ),
         KeyError::Overlap => conflict(
             "key-overlap",
@@ -118,11 +118,11 @@ pub(super) fn of_key(error: &KeyError) -> Problem {
         KeyError::Invalid(invalid) => Rejection::new(
             StatusCode::UNPROCESSABLE_ENTITY,
             "invalid-key",
-            "A key cannot be so",
+            "The key settings are not valid",
         )
         .detail(invalid.to_string())
         .into(),
         KeyError::NoRandomness => internal(),
-        KeyError::Store(error) => of_store(error),
+        KeyError::Store(error) => from_store_error(error),
     }
 }

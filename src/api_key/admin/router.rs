@@ -1,4 +1,4 @@
-//! The routes.
+//! The routes of the admin API.
 
 use std::{sync::Arc, time::Duration};
 
@@ -31,17 +31,16 @@ use crate::{
     core::time::Timestamp,
 };
 
-/// The most keys of an owner, unless the manager says otherwise.
+/// The default maximum number of keys of an owner.
 const MAX_KEYS_PER_OWNER: usize = 100;
 
-type Answered = Result<Response, Problem>;
+type HandlerResult = Result<Response, Problem>;
 
-/// Returns the routes by which keys are managed, for those whom the authorizer lets in: see the
-/// [module](super).
+/// Creates a router for the management of keys. See the [module](super) for the endpoints.
 ///
-/// Changes are signed with the name that the authorizer gives, not with the manager's own. An owner has
-/// at most 100 keys, or as many as the [manager](KeyManager::max_keys_per_owner) or the
-/// [administrator](super::Administrator::max_keys) says.
+/// Changes are recorded under the administrator's name rather than the manager's actor. An owner
+/// has at most 100 keys, unless the [manager](KeyManager::max_keys_per_owner) or the
+/// [administrator](super::Administrator::max_keys) sets another maximum.
 pub fn router(manager: KeyManager, authorizer: impl Authorizer) -> Router {
     let max_keys = manager.max_keys.unwrap_or(MAX_KEYS_PER_OWNER);
     let desk = Desk {
@@ -61,13 +60,13 @@ pub fn router(manager: KeyManager, authorizer: impl Authorizer) -> Router {
         .with_state(Arc::new(desk))
 }
 
-async fn create(call: AdminCall) -> Answered {
+async fn create(call: AdminCall) -> HandlerResult {
     let new = read_new(call.body, &call.admin)?;
     let key = call.manager.create(new).await.map_err(failed)?;
-    Ok(with_secret(&call.manager, &key))
+    Ok(secret_response(&call.manager, &key))
 }
 
-async fn list(mut call: AdminCall) -> Answered {
+async fn list(mut call: AdminCall) -> HandlerResult {
     let owner = call.query.take_text("owner")?;
     let owner = match (owner, call.admin.only_owner()) {
         (owner, None) => owner,
@@ -87,10 +86,13 @@ async fn list(mut call: AdminCall) -> Answered {
     let listed = page.keys.iter().map(|key| key_json::listed(key, now));
     let keys: Vec<Value> = listed.collect();
     let next = page.next.map(key_json::cursor);
-    Ok(answer(StatusCode::OK, &json!({"keys": keys, "next": next})))
+    Ok(json_response(
+        StatusCode::OK,
+        &json!({"keys": keys, "next": next}),
+    ))
 }
 
-/// Returns a page of all keys, or of those that something is to be done about.
+/// Returns a page of all keys, or of those that a filter selects.
 async fn page(call: &mut AdminCall, query: KeyQuery) -> Result<KeyPage, Problem> {
     let unused_since = call.query.take_number("unused_since")?;
     let list_expiring_within = call.query.take_number("expiring_within_secs")?;
@@ -113,28 +115,28 @@ async fn page(call: &mut AdminCall, query: KeyQuery) -> Result<KeyPage, Problem>
         (None, None, Some("true")) => manager.list_outdated_pepper(query).await,
         _ => {
             let several =
-                "`unused_since`, `expiring_within_secs` and `outdated_pepper=true` stand alone";
+                "`unused_since`, `expiring_within_secs` and `outdated_pepper=true` are exclusive";
             return Err(problem::bad_request(several));
         }
     };
     page.map_err(failed)
 }
 
-async fn show(Path(id): Path<String>, call: AdminCall) -> Answered {
+async fn show(Path(id): Path<String>, call: AdminCall) -> HandlerResult {
     let key = call.visible(parse(&id)?).await?;
-    Ok(of_key(&call.manager, &key))
+    Ok(key_response(&call.manager, &key))
 }
 
-async fn update(Path(id): Path<String>, mut call: AdminCall) -> Answered {
+async fn update(Path(id): Path<String>, mut call: AdminCall) -> HandlerResult {
     let key = call.handled(parse(&id)?).await?;
     let update = read_update(std::mem::take(&mut call.body), &call.admin)?;
-    // The version that was checked is the one that is changed.
+    // Update the version that was checked.
     let manager = call.manager.if_version(key.version());
     let key = manager.update(key.id(), update).await.map_err(failed)?;
-    Ok(of_key(&call.manager, &key))
+    Ok(key_response(&call.manager, &key))
 }
 
-async fn disable(Path(id): Path<String>, mut call: AdminCall) -> Answered {
+async fn disable(Path(id): Path<String>, mut call: AdminCall) -> HandlerResult {
     let reason = reason(&mut call)?;
     let disable = |manager: KeyManager, id| -> Changing<StoredKey> {
         let reason = reason.clone();
@@ -143,15 +145,15 @@ async fn disable(Path(id): Path<String>, mut call: AdminCall) -> Answered {
     changed(&call, Need::Sight, &id, disable).await
 }
 
-async fn enable(Path(id): Path<String>, mut call: AdminCall) -> Answered {
-    nothing_said(&mut call)?;
+async fn enable(Path(id): Path<String>, mut call: AdminCall) -> HandlerResult {
+    reject_unknown_members(&mut call)?;
     let enable = |manager: KeyManager, id| -> Changing<StoredKey> {
         Box::pin(async move { manager.enable(id).await })
     };
     changed(&call, Need::Grant, &id, enable).await
 }
 
-async fn revoke(Path(id): Path<String>, mut call: AdminCall) -> Answered {
+async fn revoke(Path(id): Path<String>, mut call: AdminCall) -> HandlerResult {
     let reason = reason(&mut call)?;
     let revoke = |manager: KeyManager, id| -> Changing<StoredKey> {
         let reason = reason.clone();
@@ -160,49 +162,49 @@ async fn revoke(Path(id): Path<String>, mut call: AdminCall) -> Answered {
     changed(&call, Need::Sight, &id, revoke).await
 }
 
-async fn expire(Path(id): Path<String>, mut call: AdminCall) -> Answered {
-    nothing_said(&mut call)?;
+async fn expire(Path(id): Path<String>, mut call: AdminCall) -> HandlerResult {
+    reject_unknown_members(&mut call)?;
     let expire = |manager: KeyManager, id| -> Changing<StoredKey> {
         Box::pin(async move { manager.expire(id).await })
     };
     changed(&call, Need::Sight, &id, expire).await
 }
 
-async fn rotate(Path(id): Path<String>, mut call: AdminCall) -> Answered {
+async fn rotate(Path(id): Path<String>, mut call: AdminCall) -> HandlerResult {
     let overlap = call.body.take_number("overlap_secs")?.unwrap_or(0);
-    nothing_said(&mut call)?;
+    reject_unknown_members(&mut call)?;
     let overlap = Duration::from_secs(overlap);
     let rotate = |manager: KeyManager, id| -> Changing<GeneratedKey> {
         Box::pin(async move { manager.rotate(id, overlap).await })
     };
     let key = call.change(Need::Grant, parse(&id)?, rotate).await?;
-    Ok(with_secret(&call.manager, &key))
+    Ok(secret_response(&call.manager, &key))
 }
 
-async fn report_leaked(mut call: AdminCall) -> Answered {
+async fn report_leaked(mut call: AdminCall) -> HandlerResult {
     if !call.admin.manages_all() {
         return Err(problem::forbidden());
     }
     let found = call.body.take_text("key")?;
     let found = found.ok_or_else(|| problem::bad_request("`key` is missing"))?;
-    nothing_said(&mut call)?;
+    reject_unknown_members(&mut call)?;
     let key = call.manager.report_leaked(&found).await.map_err(failed)?;
     match key {
-        Some(key) => Ok(of_key(&call.manager, &key)),
+        Some(key) => Ok(key_response(&call.manager, &key)),
         None => Err(problem::no_such_key()),
     }
 }
 
-async fn purge(mut call: AdminCall) -> Answered {
+async fn purge(mut call: AdminCall) -> HandlerResult {
     if !call.admin.manages_all() {
         return Err(problem::forbidden());
     }
     let retention = call.body.take_number("retention_secs")?;
     let missing = || problem::bad_request("`retention_secs` is missing");
     let retention = Duration::from_secs(retention.ok_or_else(missing)?);
-    nothing_said(&mut call)?;
+    reject_unknown_members(&mut call)?;
     let purged = call.manager.purge(retention).await.map_err(failed)?;
-    Ok(answer(StatusCode::OK, &json!({"purged": purged})))
+    Ok(json_response(StatusCode::OK, &json!({"purged": purged})))
 }
 
 fn parse(id: &str) -> Result<KeyId, Problem> {
@@ -211,41 +213,41 @@ fn parse(id: &str) -> Result<KeyId, Problem> {
 
 fn reason(call: &mut AdminCall) -> Result<String, Problem> {
     let reason = call.body.take_text("reason")?.unwrap_or_default();
-    nothing_said(call)?;
+    reject_unknown_members(call)?;
     Ok(reason)
 }
 
-/// Says whether nothing is left of the body that was not understood.
-fn nothing_said(call: &mut AdminCall) -> Result<(), Problem> {
+/// Returns an error if the body has unknown members.
+fn reject_unknown_members(call: &mut AdminCall) -> Result<(), Problem> {
     std::mem::take(&mut call.body).all_known()
 }
 
-/// Changes a key, and responds with it as it is then.
+/// Changes a key and responds with the updated key.
 async fn changed(
     call: &AdminCall,
     need: Need,
     id: &str,
     change: impl Fn(KeyManager, KeyId) -> Changing<StoredKey>,
-) -> Answered {
+) -> HandlerResult {
     let key = call.change(need, parse(id)?, change).await?;
-    Ok(of_key(&call.manager, &key))
+    Ok(key_response(&call.manager, &key))
 }
 
-fn of_key(manager: &KeyManager, key: &StoredKey) -> Response {
-    answer(
+fn key_response(manager: &KeyManager, key: &StoredKey) -> Response {
+    json_response(
         StatusCode::OK,
         &json!({"key": key_json::key(key, manager.now())}),
     )
 }
 
-/// The one answer that has the secret.
-fn with_secret(manager: &KeyManager, key: &GeneratedKey) -> Response {
+/// Returns the only kind of response that contains a secret.
+fn secret_response(manager: &KeyManager, key: &GeneratedKey) -> Response {
     let record = key_json::key(key.record(), manager.now());
     let body = json!({"key": record, "secret": key.expose_secret()});
-    answer(StatusCode::CREATED, &body)
+    json_response(StatusCode::CREATED, &body)
 }
 
-fn answer(status: StatusCode, body: &Value) -> Response {
+fn json_response(status: StatusCode, body: &Value) -> Response {
     let mut response = Response::new(Body::from(body.to_string()));
     *response.status_mut() = status;
     let headers = response.headers_mut();

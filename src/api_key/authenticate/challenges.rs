@@ -1,4 +1,4 @@
-//! The responses to refused requests, with the challenges of a layer.
+//! Responses to rejected requests, with the challenges of a layer.
 
 use http::{HeaderValue, StatusCode, header::WWW_AUTHENTICATE};
 
@@ -7,22 +7,23 @@ use crate::core::{error::ConfigError, http::rejection::Rejection};
 
 const INVALID_TOKEN: &str = ", error=\"invalid_token\"";
 
-/// The challenges of a layer, written once.
+/// The serialized challenges of a layer.
 #[derive(Clone, Debug)]
 pub(crate) struct Challenges {
     missing: Vec<HeaderValue>,
     invalid: Vec<HeaderValue>,
-    /// What the holder of a key is told of its state, if it is: in the order of [`Reason::ALL`].
+    /// The challenges that disclose the state of a key, if enabled, in the order of
+    /// [`Reason::ALL`].
     not_accepted: Option<[Vec<HeaderValue>; 4]>,
     ambiguous: Vec<HeaderValue>,
     insufficient: Vec<HeaderValue>,
-    /// Whether who may not is told that there is nothing.
+    /// `true` if `404` replaces `403`.
     hides_forbidden: bool,
 }
 
 impl Challenges {
-    /// Writes a challenge for each scheme, the first one first, a line for each: readers that know
-    /// one challenge alone find theirs.
+    /// Serializes one challenge per scheme, in order and in separate header lines, for clients that
+    /// only parse one challenge per line.
     pub(crate) fn new(schemes: &[&str], realm: &str, scopes: &str) -> Result<Self, ConfigError> {
         let realm = quoted(realm)?;
         let lines = |attributes: &str| -> Vec<HeaderValue> {
@@ -30,7 +31,7 @@ impl Challenges {
                 .iter()
                 .map(|scheme| {
                     HeaderValue::try_from(format!("{scheme} realm={realm}{attributes}"))
-                        .expect("a scheme, a quoted realm and our attributes are visible ASCII")
+                        .expect("a scheme, a quoted realm and the attributes are visible ASCII")
                 })
                 .collect()
         };
@@ -49,21 +50,22 @@ impl Challenges {
         })
     }
 
-    /// Tells who holds a whole key why it is not accepted (RFC 6750 section 3).
+    /// Discloses why a correct key is not accepted (RFC 6750 section 3).
     pub(crate) fn disclosing_state(mut self, discloses: bool) -> Self {
         let described = |reason: Reason| {
             let attributes = format!("{INVALID_TOKEN}, error_description=\"{}\"", reason.as_str());
-            let of_scheme = |line: &HeaderValue| {
+            let for_scheme = |line: &HeaderValue| {
                 let bare = line.to_str().expect("a challenge is visible ASCII");
-                HeaderValue::try_from(format!("{bare}{attributes}")).expect("and so is this one")
+                HeaderValue::try_from(format!("{bare}{attributes}"))
+                    .expect("a challenge with a description is visible ASCII")
             };
-            self.missing.iter().map(of_scheme).collect()
+            self.missing.iter().map(for_scheme).collect()
         };
         self.not_accepted = discloses.then(|| Reason::ALL.map(described));
         self
     }
 
-    /// Says that there is nothing, where a caller may not (RFC 9110 section 15.5.4).
+    /// Responds with `404` instead of `403` (RFC 9110 section 15.5.4).
     pub(crate) fn hiding_forbidden(mut self, hides: bool) -> Self {
         self.hides_forbidden = hides;
         self
@@ -73,7 +75,7 @@ impl Challenges {
         self.hides_forbidden
     }
 
-    /// Returns the challenge of a key that is no good, or not accepted.
+    /// Returns the challenges for a wrong key or for one that is not accepted.
     fn invalid_for(&self, refusal: Refusal) -> &[HeaderValue] {
         match (&self.not_accepted, refusal) {
             (Some(lines), Refusal::NotAccepted(reason)) => &lines[reason as usize],
@@ -81,7 +83,7 @@ impl Challenges {
         }
     }
 
-    /// Returns the response to a refused request.
+    /// Returns the response to a rejected request.
     pub(crate) fn rejection(&self, refusal: Refusal, named: Named) -> Rejection {
         let AuthProblem {
             status,
@@ -93,7 +95,7 @@ impl Challenges {
             .iter()
             .filter(|line| named.is_challenged_by(line));
         let rejection = challenges.fold(
-            Rejection::new(status, code, title),
+            Rejection::new(status, code, title).with_kind(refusal.kind()),
             |rejection, challenge| rejection.header(WWW_AUTHENTICATE, challenge.clone()),
         );
         match refusal {
@@ -123,7 +125,7 @@ impl Challenges {
                 titles.ambiguous,
             ),
             Refusal::InsufficientScope | Refusal::Restricted if self.hides_forbidden => {
-                (Status::NOT_FOUND, "not-found", "There is nothing here")
+                (Status::NOT_FOUND, "not-found", "The resource was not found")
             }
             Refusal::Restricted => (Status::FORBIDDEN, "key-restricted", titles.restricted),
             Refusal::InsufficientScope => {
@@ -148,7 +150,7 @@ impl Challenges {
         }
     }
 
-    /// Returns the challenges of a response to a refused request.
+    /// Returns the challenges for a rejected request.
     fn lines(&self, refusal: Refusal) -> &[HeaderValue] {
         match refusal {
             Refusal::Missing => &self.missing,
@@ -164,7 +166,7 @@ impl Challenges {
     }
 }
 
-/// The status, the code and the title of a problem.
+/// The status, type and title of a problem.
 struct AuthProblem {
     status: StatusCode,
     code: &'static str,
@@ -179,7 +181,7 @@ fn quoted(realm: &str) -> Result<String, ConfigError> {
             realm.escape_debug(),
             "a realm is one or more printable ASCII characters",
         )
-        .fix("name the API, as in `api`"));
+        .fix("use the name of the API, for example `api`"));
     }
     let escaped = realm.replace('\\', r"\\").replace('"', "\\\"");
     Ok(format!("\"{escaped}\""))

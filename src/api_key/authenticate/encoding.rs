@@ -1,11 +1,11 @@
-//! The encodings in which a request may bear a key.
+//! Decoding of keys in requests.
 
 use zeroize::Zeroizing;
 
-/// Longer input is no key, whatever it decodes to.
+/// The maximum length of encoded input. A key is shorter in every encoding.
 const ENCODED_LEN_MAX: usize = 512;
 
-/// Decodes base64 (RFC 4648 section 4), with or without its padding.
+/// Decodes base64 (RFC 4648 section 4), with or without padding.
 pub(crate) fn decode_base64(encoded: &[u8]) -> Option<Zeroizing<Vec<u8>>> {
     if encoded.len() > ENCODED_LEN_MAX {
         return None;
@@ -14,7 +14,7 @@ pub(crate) fn decode_base64(encoded: &[u8]) -> Option<Zeroizing<Vec<u8>>> {
     while end > 0 && encoded.len() - end < 2 && encoded[end - 1] == b'=' {
         end -= 1;
     }
-    // The capacity holds all: a vector that grew would leave a copy behind.
+    // The full capacity prevents a reallocation, which would leave a copy in memory.
     let mut decoded = Zeroizing::new(Vec::with_capacity(ENCODED_LEN_MAX));
     let (mut bits, mut held) = (0_u32, 0_u32);
     for symbol in &encoded[..end] {
@@ -39,7 +39,7 @@ fn sextet(symbol: u8) -> Option<u8> {
     }
 }
 
-/// Decodes percent-encoded bytes (RFC 3986 section 2.1); what is no escape stays.
+/// Decodes percent-encoded bytes (RFC 3986 section 2.1). Invalid escapes are unchanged.
 pub(crate) fn decode_percent(encoded: &[u8]) -> Zeroizing<Vec<u8>> {
     let encoded = &encoded[..encoded.len().min(ENCODED_LEN_MAX)];
     let mut decoded = Zeroizing::new(Vec::with_capacity(encoded.len()));

@@ -1,4 +1,4 @@
-//! Where a request bears its key.
+//! Extraction and removal of keys in requests.
 
 use std::ops::Deref;
 
@@ -16,7 +16,7 @@ use crate::core::{error::ConfigError, http::client_uri::ClientUri};
 
 const X_API_KEY: HeaderName = HeaderName::from_static("x-api-key");
 
-/// A place of a request where a key is looked for.
+/// A place in which a request can carry its key.
 ///
 /// ```
 /// use portcullis::api_key::KeySource;
@@ -34,23 +34,23 @@ pub struct KeySource {
 enum KeyLocation {
     /// The whole value of a header.
     Header(HeaderName),
-    /// What stands behind a scheme in `Authorization`.
+    /// The credentials after a scheme in `Authorization`.
     Scheme(&'static str),
-    /// The password, or else the name, of `Authorization: Basic`.
+    /// The password of `Authorization: Basic`, or the user name if the password is empty.
     Basic,
-    /// A cookie of this name.
+    /// The cookie with this name.
     Cookie(String),
-    /// A parameter of this name in the query.
+    /// The query parameter with this name.
     Query(String),
 }
 
 impl KeySource {
-    /// Looks at the whole value of a header.
+    /// Reads the whole value of a header.
     ///
     /// # Errors
     ///
-    /// If this is no header's name, or that of `authorization` or `cookie`, whose values hold more
-    /// than a key.
+    /// Returns an error if this is not a valid header name, or if it is `authorization` or
+    /// `cookie`, whose values contain more than a key.
     pub fn header(name: &str) -> Result<Self, ConfigError> {
         let refused = |problem: &str| {
             ConfigError::new("header", name, problem)
@@ -65,59 +65,60 @@ impl KeySource {
         }
     }
 
-    /// Looks at `x-api-key`.
+    /// Reads `x-api-key`.
     pub fn x_api_key() -> Self {
         Self {
             place: KeyLocation::Header(X_API_KEY),
         }
     }
 
-    /// Looks at `Authorization: Bearer`.
+    /// Reads `Authorization: Bearer`.
     pub fn bearer() -> Self {
         Self {
             place: KeyLocation::Scheme("Bearer"),
         }
     }
 
-    /// Looks at `Authorization: ApiKey`.
+    /// Reads `Authorization: ApiKey`.
     pub fn api_key_scheme() -> Self {
         Self {
             place: KeyLocation::Scheme("ApiKey"),
         }
     }
 
-    /// Looks at `Authorization: Basic`: at the password or, where that is empty, at the user's
-    /// name, as in `curl -u KEY:`. A browser that is challenged by it asks its user for a password.
+    /// Reads `Authorization: Basic`: the password, or the user name if the password is empty, as in
+    /// `curl -u KEY:`. A browser prompts its user for a password if it receives this challenge.
     pub fn basic() -> Self {
         Self {
             place: KeyLocation::Basic,
         }
     }
 
-    /// Looks at a cookie. A browser sends it with whatever page asks: mind forged requests.
+    /// Reads a cookie. Browsers send cookies with requests from other sites, so protect the service
+    /// against forged requests.
     ///
     /// # Errors
     ///
-    /// If this is no cookie's name.
+    /// Returns an error unless the name consists of letters, digits, `-`, `_`, `.` and `~`.
     pub fn cookie(name: &str) -> Result<Self, ConfigError> {
         let place = KeyLocation::Cookie(token("cookie", name)?);
         Ok(Self { place })
     }
 
-    /// Looks at a parameter of the query.
+    /// Reads a query parameter.
     ///
-    /// A query is written to access logs, histories and `Referer` by everyone on its way: a key in
-    /// it is a key that leaks. Accept it for clients that cannot do otherwise, and from nobody else.
+    /// Queries appear in access logs, browser histories and `Referer`, so a key in a query leaks.
+    /// Use it only for clients without an alternative.
     ///
     /// # Errors
     ///
-    /// If the name is not made of letters, digits, `-`, `_`, `.` and `~`.
+    /// Returns an error unless the name consists of letters, digits, `-`, `_`, `.` and `~`.
     pub fn insecure_query_parameter(name: &str) -> Result<Self, ConfigError> {
         let place = KeyLocation::Query(token("query parameter", name)?);
         Ok(Self { place })
     }
 
-    /// Returns the scheme that a challenge names for this place.
+    /// Returns the challenge scheme of this source.
     pub(crate) fn challenge_scheme(&self) -> &'static str {
         match &self.place {
             KeyLocation::Header(_) | KeyLocation::Cookie(_) | KeyLocation::Query(_) => "ApiKey",
@@ -126,7 +127,8 @@ impl KeySource {
         }
     }
 
-    /// Returns what a credential in this place is called, where not all of them are API keys.
+    /// Returns the name of a credential from this source, for layers that accept more than API
+    /// keys.
     pub(crate) fn names_credential(&self) -> Named {
         match &self.place {
             KeyLocation::Scheme("Bearer") => Named::BearerToken,
@@ -140,7 +142,7 @@ impl KeySource {
         }
     }
 
-    /// Returns the header whose value decides what is answered, if it is one.
+    /// Returns the header of this source, if it has one, for `Vary`.
     pub(crate) fn header_name(&self) -> Option<&HeaderName> {
         match &self.place {
             KeyLocation::Header(name) => Some(name),
@@ -151,7 +153,7 @@ impl KeySource {
     }
 }
 
-/// Returns a name of unreserved characters: it is written in one way, and so found in one way.
+/// Returns a name of unreserved characters, which has a single spelling.
 fn token(option: &'static str, name: &str) -> Result<String, ConfigError> {
     let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.~".contains(&byte);
     if name.is_empty() || !name.bytes().all(plain) {
@@ -165,19 +167,18 @@ fn token(option: &'static str, name: &str) -> Result<String, ConfigError> {
     Ok(name.to_owned())
 }
 
-/// What a request bears.
+/// The credential of a request.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Presented<'a> {
-    /// Nothing that is for this layer.
+    /// No credential for this layer.
     Nothing,
-    /// One key, or what pretends to be one.
+    /// One credential, of any form.
     Key(Material<'a>),
-    /// Two keys, or one in two places.
+    /// Two credentials, or one in two places.
     Ambiguous,
 }
 
-/// The bytes of what pretends to be a key: those of the request, or decoded ones, which are
-/// overwritten when they are dropped.
+/// The bytes of a credential: borrowed from the request, or decoded and overwritten on drop.
 #[derive(PartialEq, Eq)]
 pub(crate) enum Material<'a> {
     Borrowed(&'a [u8]),
@@ -201,7 +202,7 @@ impl std::fmt::Debug for Material<'_> {
     }
 }
 
-/// Looks for a key in each place.
+/// Extracts the credential from the sources.
 pub(crate) fn extract<'a, B>(sources: &[KeySource], request: &'a Request<B>) -> Presented<'a> {
     let mut found = Presented::Nothing;
     for source in sources {
@@ -215,7 +216,7 @@ pub(crate) fn extract<'a, B>(sources: &[KeySource], request: &'a Request<B>) -> 
     found
 }
 
-/// Returns the place where a request bears its credential.
+/// Returns the source that contains the credential of a request.
 pub(crate) fn source<'a, B>(
     sources: &'a [KeySource],
     request: &Request<B>,
@@ -226,8 +227,7 @@ pub(crate) fn source<'a, B>(
     })
 }
 
-/// Removes the key from each place, including the URI that the client sent where a request's
-/// extensions bear it.
+/// Removes the key from all sources, and from the client's URI in the extensions of the request.
 pub(crate) fn strip<B>(sources: &[KeySource], request: &mut Request<B>) {
     for source in sources {
         match &source.place {
@@ -243,7 +243,7 @@ pub(crate) fn strip<B>(sources: &[KeySource], request: &mut Request<B>) {
     }
 }
 
-/// Marks the key as a secret where it stays in the request: who logs the headers does not see it.
+/// Marks the headers of the sources as sensitive, so that header logs omit their values.
 pub(crate) fn mark_sensitive<B>(sources: &[KeySource], request: &mut Request<B>) {
     for name in sources.iter().filter_map(KeySource::header_name) {
         if let Entry::Occupied(mut lines) = request.headers_mut().entry(name) {
@@ -283,8 +283,8 @@ impl KeySource {
     }
 }
 
-/// Reads a header that has one line. A second line is a second key, or an attempt to have two
-/// readers see two of them.
+/// Reads a header that occurs once. A second value is ambiguous: it can be a second key, or an
+/// attempt to show different keys to different readers.
 fn alone<'a>(
     headers: &'a HeaderMap,
     name: &HeaderName,
@@ -306,7 +306,7 @@ fn only<'a>(mut values: impl Iterator<Item = &'a [u8]>) -> Presented<'a> {
     }
 }
 
-/// Returns what stands behind a scheme, if the value has this scheme, in whatever case.
+/// Returns the credentials after a scheme, if the value has this scheme in any case.
 fn credentials<'a>(value: &'a HeaderValue, scheme: &str) -> Option<&'a [u8]> {
     let value = value.as_bytes().trim_ascii();
     let (found, rest) = value.split_at_checked(scheme.len())?;
@@ -316,7 +316,7 @@ fn credentials<'a>(value: &'a HeaderValue, scheme: &str) -> Option<&'a [u8]> {
     (ends && found.eq_ignore_ascii_case(scheme.as_bytes())).then(|| rest.trim_ascii())
 }
 
-/// Returns the password of Basic credentials or, where that is empty, the name (RFC 7617).
+/// Returns the password of Basic credentials, or the name if the password is empty (RFC 7617).
 fn basic_key(encoded: &[u8]) -> Zeroizing<Vec<u8>> {
     let decoded = decode_base64(encoded).unwrap_or_default();
     let colon = decoded.iter().position(|byte| *byte == b':');
@@ -347,7 +347,7 @@ fn strip_scheme(scheme: &str, headers: &mut HeaderMap) {
     }
 }
 
-/// Takes one cookie out, and leaves the others as they stand.
+/// Removes one cookie and leaves the others unchanged.
 fn strip_cookie(name: &str, headers: &mut HeaderMap) {
     let is_ours = |pair: &&[u8]| value_of(name, pair.trim_ascii()).is_some();
     let lines = || headers.get_all(COOKIE).iter();
@@ -368,7 +368,7 @@ fn strip_cookie(name: &str, headers: &mut HeaderMap) {
     }
 }
 
-/// Takes one parameter out, and leaves the others byte for byte and in their order.
+/// Removes one parameter and leaves the others unchanged and in order.
 fn strip_query(name: &str, uri: &mut Uri) {
     let Some(query) = uri.query() else { return };
     let is_ours = |pair: &&str| value_of(name, pair.as_bytes()).is_some();
@@ -438,7 +438,7 @@ mod tests {
         }
     }
 
-    /// Threat A9: no two readers of a request can see two keys.
+    /// Threat A9: two readers of a request cannot see different keys.
     #[test]
     fn two_keys_are_ambiguous_even_if_they_are_the_same() {
         let doubles: [&[(&str, &str)]; 7] = [
@@ -466,7 +466,7 @@ mod tests {
         assert_eq!(extract(&sources(), &request), key(b"k, l"));
     }
 
-    /// Threat A11: the key is taken out of each place, and nothing else is.
+    /// Threat A11: the key is removed from each source, and nothing else is.
     #[test]
     fn stripping_takes_the_key_and_nothing_else() {
         let mut both = request(&[
@@ -518,7 +518,7 @@ mod tests {
         );
     }
 
-    /// Threat A9: a key in two places, wherever they are.
+    /// Threat A9: a key in any two places is ambiguous.
     #[test]
     fn each_two_places_are_ambiguous() {
         let headers = [
@@ -540,9 +540,9 @@ mod tests {
         assert_eq!(found("/", &twice).as_deref(), Some("ambiguous"));
     }
 
-    /// Threat A11: all that is no key stays byte for byte, and in its order.
+    /// Threat A11: the rest of the request remains unchanged and in order.
     #[test]
-    fn stripping_a_cookie_or_a_parameter_leaves_its_neighbours_alone() {
+    fn stripping_a_cookie_or_a_parameter_leaves_its_neighbors_alone() {
         for (before, after) in [
             ("/p?key=k", "/p"),
             ("/p?a=%41&key=k&&b=+c&d", "/p?a=%41&&b=+c&d"),

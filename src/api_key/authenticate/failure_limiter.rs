@@ -1,4 +1,4 @@
-//! How many wrong keys an address may try.
+//! The limit on wrong keys per address.
 
 use std::{
     fmt,
@@ -9,13 +9,13 @@ use std::{
 
 use crate::core::{error::ConfigError, time::Timestamp};
 
-/// Addresses are counted in so many cells: 128 KiB, whatever comes. Two addresses in one cell are
-/// counted together, so a flood can only make the limit stricter.
+/// The number of cells (128 KiB). Addresses in the same cell are counted together, so that a flood
+/// can only make the limit stricter.
 const CELLS: usize = 16_384;
 
-/// Counts wrong keys by address, as a bucket that leaks.
+/// Counts wrong keys per address in leaky buckets.
 ///
-/// A cell is one word: the moment at which its bucket will have leaked dry.
+/// A cell is one word: the time at which its bucket will be empty.
 pub(crate) struct Failures {
     cells: Box<[AtomicU64]>,
     hasher: RandomState,
@@ -23,12 +23,13 @@ pub(crate) struct Failures {
     window_micros: u64,
 }
 
-/// The cell that a failure was counted in.
+/// The cell in which a failure was counted.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct FailureCell(usize);
 
 impl Failures {
-    /// Admits `failures` at once, and as many again in the course of each `window`.
+    /// Creates a limiter of `failures` at once, and of as many again in the course of each
+    /// `window`.
     pub(crate) fn new(failures: u32, window: Duration) -> Result<Self, ConfigError> {
         let window_micros = u64::try_from(window.as_micros()).unwrap_or(u64::MAX);
         let interval_micros = window_micros / u64::from(failures.max(1));
@@ -36,10 +37,10 @@ impl Failures {
             return Err(ConfigError::new(
                 "failure_limit",
                 format_args!("{failures} per {window:?}"),
-                "a limit admits at least one wrong key, at most one each microsecond, and looks \
-                 back a day at most",
+                "the limit must be at least 1 and at most one failure per microsecond, and the \
+                 window at most a day",
             )
-            .fix("give some dozens per minute, or call `without_failure_limit`"));
+            .fix("set some tens per minute, or call `without_failure_limit`"));
         }
         Ok(Self {
             cells: (0..CELLS).map(|_| AtomicU64::new(0)).collect(),
@@ -49,10 +50,10 @@ impl Failures {
         })
     }
 
-    /// Counts a failure of an address, or says how long to wait until one more would be counted.
+    /// Counts a failure of an address, or returns the time until the next one could be counted.
     pub(crate) fn count(&self, address: [u8; 17], now: Timestamp) -> Result<FailureCell, Duration> {
         let cell = usize::try_from(self.hasher.hash_one(address) % CELLS as u64)
-            .expect("the number of a cell is small");
+            .expect("the cell index is less than `CELLS`");
         let now = now.as_micros();
         let filled = |dry_at: u64| dry_at.max(now).saturating_add(self.interval_micros);
         let fits = |dry_at: u64| {
@@ -68,10 +69,10 @@ impl Failures {
         }
     }
 
-    /// Takes back a failure that was none.
+    /// Reverts a counted failure.
     pub(crate) fn take_back(&self, counted: FailureCell) {
         let earlier = |dry_at: u64| Some(dry_at.saturating_sub(self.interval_micros));
-        // The update never refuses, so it never fails.
+        // The closure always returns `Some`, so the update never fails.
         let _ = self.cells[counted.0].fetch_update(Ordering::Relaxed, Ordering::Relaxed, earlier);
     }
 }
@@ -122,7 +123,7 @@ mod tests {
     fn an_address_does_not_count_for_another() {
         let failures = Failures::new(1, MINUTE).unwrap();
         failures.count([1; 17], NOON).unwrap();
-        // Some of a hundred others may share the cell, but never many.
+        // Few of the hundred other addresses share the cell.
         let others = (2..102).filter(|n| failures.count([*n; 17], NOON).is_ok());
         assert!(others.count() > 90);
     }

@@ -18,7 +18,7 @@ use crate::{
 /// The store's reply. Each waiter reads a copy, so a failure has only its kind.
 pub(crate) type Answer = Result<Option<StoredKey>, StoreErrorKind>;
 
-/// A question that is under way. Each waiter that is polled leads it for the time of the poll, so the
+/// A query in progress. Each waiter that is polled leads it for the time of the poll, so the
 /// question goes on as long as a request waits, and needs no task of its own.
 pub(crate) struct RecordFlight {
     flight: Arc<Flight<Answer>>,
@@ -42,8 +42,8 @@ impl RecordFlight {
         self.flight.waiters() > 0
     }
 
-    /// Drives the question on behalf of a waiter. A waiter that is dropped wakes no other: whenever the
-    /// question gets on, all are woken, and each of them can drive it.
+    /// Drives the question on behalf of a waiter. A waiter that is dropped wakes no other: whenever
+    /// the question gets on, all are woken, and each of them can drive it.
     pub(crate) fn poll(&self, waiter: &FlightWaiter<Answer>, cx: &Context<'_>) -> Poll<Answer> {
         let mut question = lock(&self.question);
         // Registered first: a task that is woken while the question is polled comes back.

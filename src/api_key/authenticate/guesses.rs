@@ -1,4 +1,4 @@
-//! Credentials that were wrong a moment ago, and those that were good within the last hour.
+//! Recently rejected credentials, and those accepted within the last hour.
 
 use std::{
     collections::{HashMap, hash_map::Entry},
@@ -9,18 +9,18 @@ use std::{
 
 use crate::core::{record::AuthDenial, time::Timestamp, ttl_map::TtlMap};
 
-/// The maximum number of good credentials that are remembered, in at most 2 MiB.
+/// The maximum number of remembered good credentials, in at most 2 MiB.
 const GOOD_MAX: usize = 16_384;
 /// The minimum time for which a good credential is remembered.
 const GOOD_FOR: Duration = Duration::from_secs(3_600);
-/// A use renews a memory that is older than this: a busy credential does not crowd out the others.
+/// The minimum age at which a use renews an entry, so that a busy credential does not evict others.
 const GOOD_RENEWED_AFTER: Duration = Duration::from_secs(600);
 
-/// Identifies a whole credential, secret included, and tells nothing of it.
+/// A fingerprint of a whole credential, which does not reveal it.
 pub(crate) type Fingerprint = [u8; 16];
 
-/// Returns the fingerprint of a credential that one layer alone can judge: a verifier of another layer
-/// may know better.
+/// Scopes the fingerprint of a credential to a layer, because verifiers of other layers can accept
+/// it.
 pub(crate) fn scoped(mut fingerprint: Fingerprint, layer: u64) -> Fingerprint {
     for (byte, own) in fingerprint.iter_mut().zip(layer.to_le_bytes()) {
         *byte ^= own;
@@ -28,7 +28,7 @@ pub(crate) fn scoped(mut fingerprint: Fingerprint, layer: u64) -> Fingerprint {
     fingerprint
 }
 
-/// A ring's memory of credentials.
+/// The recently checked credentials of a ring.
 pub(crate) struct Guesses {
     wrong: Mutex<TtlMap<Fingerprint, AuthDenial>>,
     wrong_for: Duration,
@@ -38,7 +38,7 @@ pub(crate) struct Guesses {
     asking: Mutex<HashMap<Fingerprint, usize>>,
 }
 
-/// A request that asks about a credential. While it does, others with the same credential are not
+/// A check of a credential. While it runs, further requests with the same credential are not
 /// counted: together they are one guess.
 #[derive(Debug)]
 pub(crate) struct CredentialCheck {
@@ -58,19 +58,19 @@ impl Drop for CredentialCheck {
     }
 }
 
-/// A good credential.
+/// The state of a credential among the good ones.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Good {
-    /// It was good within the last hour.
+    /// It was accepted within the last hour.
     Recently,
-    /// The same, but its last renewal was a while ago: it is due if the credential is good again.
+    /// It was accepted within the last hour, and is due for renewal if it is accepted again.
     LongAgo,
-    /// Nothing is known.
+    /// It is not remembered.
     Unknown,
 }
 
 impl Guesses {
-    /// Remembers this many wrong credentials at most, for this long.
+    /// Creates a memory of at most `wrong_max` wrong credentials, each for `wrong_for`.
     pub(crate) fn new(wrong_max: usize, wrong_for: Duration) -> Self {
         Self {
             wrong: Mutex::new(TtlMap::new(wrong_max)),
@@ -80,7 +80,7 @@ impl Guesses {
         }
     }
 
-    /// Begins to ask about a credential. Returns whether others ask about it already.
+    /// Starts a check of a credential. Returns `true` if there are concurrent checks of it.
     pub(crate) fn ask(self: &Arc<Self>, fingerprint: Fingerprint) -> (CredentialCheck, bool) {
         let mut asking = lock(&self.asking);
         let count = asking.entry(fingerprint).or_default();
@@ -95,7 +95,7 @@ impl Guesses {
         (asking, is_joined)
     }
 
-    /// Returns why a credential was rejected a moment ago.
+    /// Returns the reason if the credential was rejected recently.
     pub(crate) fn wrong(&self, key: &Fingerprint, now: Timestamp) -> Option<AuthDenial> {
         lock(&self.wrong).get(key, now).copied()
     }

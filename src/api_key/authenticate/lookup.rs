@@ -1,4 +1,4 @@
-//! Finding records: what this process remembers of them, and the one question to the store.
+//! Record lookups: the cache of this process and one shared store request per record.
 
 use std::{
     fmt,
@@ -27,29 +27,29 @@ use crate::{
     },
 };
 
-/// Records are spread over so many tables, each under a lock of its own.
+/// The number of tables, each with its own lock.
 const TABLES: usize = 16;
 
-/// What a ring remembers, and for how long.
+/// The capacity and the time to live of a ring's record cache.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Memory {
-    /// How many records at most.
+    /// The maximum number of cached records.
     pub(crate) max_records: usize,
-    /// For how long, if the store announces changes or the ring is told to.
+    /// The time to live, or `None` for the default of the store's change notifications.
     pub(crate) records_for: Option<Duration>,
 }
 
-/// How long records are remembered at most, and by default where changes are announced.
+/// The maximum time to live, which is also the default if the store announces changes.
 pub(crate) const RECORDS_FOR_MAX: Duration = Duration::from_secs(10);
 
-/// Finds records.
+/// Finds records in the cache or the store.
 pub(crate) struct Lookup {
     store: Arc<dyn ApiKeyStore>,
     watch: StoreWatch,
     deadline: Deadline,
     clock: Arc<dyn Clock>,
     feed: ChangeNotifications,
-    /// For how long records are remembered; zero if not at all.
+    /// The time to live of cached records, or zero to disable the cache.
     records_for: Duration,
     tables: [Mutex<RecordTable>; TABLES],
 }
@@ -59,7 +59,7 @@ struct RecordTable {
     flights: FlightTable<KeyId, RecordFlight>,
 }
 
-/// What the store said at once, or who will know.
+/// An immediate result, or a wait for the store.
 #[derive(Debug)]
 pub(crate) enum LookupReply {
     Now(Result<Option<StoredKey>, StoreError>),
@@ -105,13 +105,14 @@ impl Lookup {
         lookup
     }
 
-    /// Returns whether the store announces changes of other processes: it is not of this one alone.
+    /// Returns `true` if the store announces changes by other processes, and so is shared with
+    /// them.
     pub(crate) fn is_shared(&self) -> bool {
         matches!(self.feed, ChangeNotifications::Feed(_))
     }
 
-    /// Returns what is at hand without asking a server: a store in this process answers, and a
-    /// record that is remembered is returned. `None` means that the store must be asked.
+    /// Returns a result without a request to a server: from an in-memory store or the cache. `None`
+    /// means that the store must be queried.
     pub(super) fn at_hand(
         self: &Arc<Self>,
         id: KeyId,
@@ -128,14 +129,14 @@ impl Lookup {
         Some(LookupReply::Now(Ok(Some(record))))
     }
 
-    /// Joins those who wait for the same record already.
+    /// Joins a concurrent request for the same record.
     pub(crate) fn join(self: &Arc<Self>, id: KeyId) -> Option<RecordWait> {
         let table = self.table(id);
         let flight = table.flights.get(&id)?;
         Some(self.board(id, flight))
     }
 
-    /// Asks the store, on behalf of the request with this record.
+    /// Queries the store on behalf of the request with this access-log record.
     pub(crate) fn ask(
         self: &Arc<Self>,
         id: KeyId,
@@ -149,7 +150,7 @@ impl Lookup {
         };
         let mut table = self.table(id);
         if let Some(flight) = table.flights.get(&id) {
-            // Another request asked in between; the second question is dropped unasked.
+            // Another request started in between. Drop this query without polling it.
             return LookupReply::Later(self.board(id, flight));
         }
         let flight = Arc::new(RecordFlight::new(question));
@@ -168,8 +169,8 @@ impl Lookup {
         }
     }
 
-    /// Remembers what a flight brought, unless somebody said meanwhile that it is out of date: then
-    /// the flight is no longer in its table.
+    /// Caches the record of a flight. A flight whose record was invalidated in the meantime is no
+    /// longer in the table, and is not cached.
     fn land(&self, id: KeyId, flight: &Arc<RecordFlight>, answer: &Answer) {
         let mut table = self.table(id);
         if !table.flights.remove(&id, flight) {
@@ -182,8 +183,9 @@ impl Lookup {
         }
     }
 
-    /// Removes a flight that a waiter has left, if it was the last one: left alone, the question would
-    /// answer a much later request with what is true now. Requests join under the lock of the table.
+    /// Removes a flight that a waiter has left, if it was the last one: left alone, the question
+    /// would answer a much later request with what is true now. Requests join under the lock of the
+    /// table.
     fn leave(&self, id: KeyId, flight: &Arc<RecordFlight>) {
         let mut table = self.table(id);
         if !flight.has_waiters() {
@@ -209,8 +211,8 @@ impl Lookup {
 }
 
 impl Listener for Lookup {
-    /// Forgets a record. What is being read of it is handed to those who wait already, and to
-    /// nobody else: who asks from now on asks anew.
+    /// Invalidates a record. Current waiters still receive the result of a concurrent query; later
+    /// requests start a new one.
     fn forget(&self, id: KeyId) {
         let mut table = self.table(id);
         table.records.remove(&id);
@@ -239,7 +241,7 @@ impl fmt::Debug for Lookup {
     }
 }
 
-/// Waits for a record that the store has been asked for, with all others who wait for it.
+/// Waits for a record together with all other requests for it.
 pub(crate) struct RecordWait {
     // In this order: the waiter leaves before the flight is looked at.
     waiter: FlightWaiter<Answer>,
@@ -267,8 +269,8 @@ impl Future for RecordWait {
 
 impl Drop for JoinedFlight {
     fn drop(&mut self) {
-        // The flight, and with it the store's future, is dropped after this, without the lock: it is
-        // foreign code.
+        // The flight, and with it the store's future, is dropped after this, without the lock: it
+        // is foreign code.
         self.lookup.leave(self.id, &self.flight);
     }
 }

@@ -1,4 +1,4 @@
-//! Authentication of one request.
+//! Authentication of a request.
 
 pub(super) mod challenges;
 pub(super) mod encoding;

@@ -1,4 +1,4 @@
-//! What becomes of a request: the questions asked about its credential, one after the other.
+//! The authentication steps of a request.
 
 use std::{
     fmt,
@@ -31,23 +31,23 @@ use crate::{
     },
 };
 
-/// What is to become of a request, or what must be known first.
+/// The result of a step: a decision, or a wait for a reply.
 #[derive(Debug)]
 pub(crate) enum AuthStep {
-    /// It is decided.
+    /// The request is decided.
     Decided(Decision),
-    /// Somebody has been asked, and answers later.
+    /// The decision requires a reply that is pending.
     Wait(AuthWait),
 }
 
-/// What is to become of a request.
+/// The decision on a request.
 #[derive(Debug)]
 pub(crate) enum Decision {
-    /// The caller is known.
+    /// The caller is authenticated.
     Admit(AdmittedCaller),
-    /// The caller presented nothing, and need not.
+    /// The request has no credential and requires none.
     AdmitAnonymous,
-    /// The caller is turned away.
+    /// The request is rejected.
     Refuse(Denied),
 }
 
@@ -60,17 +60,17 @@ impl<C: Into<AdmittedCaller>> From<Result<C, Denied>> for AuthStep {
     }
 }
 
-/// A question that is answered later.
+/// A pending reply.
 pub(crate) enum AuthWait {
-    /// The store is asked for a record.
+    /// The store looks up a record.
     Record(RecordWait, Option<Attempt>),
-    /// The verifier of this number is asked.
+    /// The verifier with this index checks the credential.
     Verifier(Pending<Verdict>, usize, Attempt),
     /// A slow hash is computed for a record.
     Proof(Pending<bool>, StoredKey, Option<Attempt>),
 }
 
-/// The answer to a question.
+/// A reply.
 #[derive(Debug)]
 pub(crate) enum Reply {
     Record(Result<Option<StoredKey>, StoreError>, Option<Attempt>),
@@ -120,7 +120,7 @@ fn anonymous() -> AuthStep {
     AuthStep::Decided(Decision::AdmitAnonymous)
 }
 
-/// Looks at a request, and asks the first question about it.
+/// Starts the authentication of a request.
 pub(crate) fn begin<B>(config: &ApiKeyConfig, request: &Request<B>) -> AuthStep {
     let presented = match extract::extract(&config.sources, request) {
         Presented::Nothing if config.optional => return anonymous(),
@@ -137,8 +137,8 @@ pub(crate) fn begin<B>(config: &ApiKeyConfig, request: &Request<B>) -> AuthStep 
     }
 }
 
-/// Checks a credential that does not have the form of the ring's keys. Whoever tries many of them is
-/// turned away before a verifier or the store is asked.
+/// Checks a credential that does not have the format of the ring's keys. Clients with too many
+/// failures are rejected before a verifier or the store is called.
 fn guess<B>(config: &ApiKeyConfig, request: &Request<B>, presented: &[u8]) -> AuthStep {
     if config.verifiers.is_empty()
         && let Err(denied) = config.ring.shared.read(presented)
@@ -151,8 +151,8 @@ fn guess<B>(config: &ApiKeyConfig, request: &Request<B>, presented: &[u8]) -> Au
     }
 }
 
-/// Goes on with the answer to a question. The credential is read from the request again: no copy
-/// of a secret has waited with it.
+/// Continues with a reply. The credential is extracted from the request again, so that no copy of
+/// it is stored while waiting.
 pub(crate) fn go_on<B>(config: &ApiKeyConfig, request: &Request<B>, reply: Reply) -> AuthStep {
     let Presented::Key(presented) = extract::extract(&config.sources, request) else {
         return refuse(Denied::new(AuthDenial::Malformed, None));
@@ -180,7 +180,7 @@ pub(crate) fn go_on<B>(config: &ApiKeyConfig, request: &Request<B>, reply: Reply
     }
 }
 
-/// Finds a record, and decides by it if it is at hand.
+/// Looks up a record, and decides if it is available immediately.
 fn ask_record<B>(
     config: &ApiKeyConfig,
     request: &Request<B>,
@@ -194,7 +194,7 @@ fn ask_record<B>(
     }
 }
 
-/// Decides by a record, once it is proved where that takes long.
+/// Decides by a record, after its slow hash is verified if it has one.
 fn answered<B>(
     config: &ApiKeyConfig,
     request: &Request<B>,
@@ -210,8 +210,7 @@ fn answered<B>(
     }
 }
 
-/// Has a slow hash computed, unless this key was wrong a moment ago or its client has presented too
-/// many wrong ones.
+/// Starts a slow hash, unless this key was rejected recently or its client has too many failures.
 fn prove<B>(
     config: &ApiKeyConfig,
     request: &Request<B>,
@@ -245,9 +244,9 @@ fn prove<B>(
     })
 }
 
-/// Finds a record. A server is asked only for a key that was not wrong a moment ago, by a client
-/// that has not presented too many wrong ones; a key that was good within the last hour is always
-/// asked for.
+/// Looks up a record. Servers are only called for keys that were not rejected recently, from
+/// clients without too many failures. Keys that were accepted within the last hour are always
+/// looked up.
 fn find<B>(
     config: &ApiKeyConfig,
     request: &Request<B>,
@@ -276,7 +275,7 @@ fn find<B>(
     Ok((ring.lookup.ask(key.id, record), Some(attempt)))
 }
 
-/// Asks the verifiers from this number on, until one decides or answers later.
+/// Calls the verifiers from this index on, until one decides or is pending.
 fn ask_verifiers<B>(
     config: &ApiKeyConfig,
     request: &Request<B>,
@@ -299,14 +298,14 @@ fn ask_verifiers<B>(
             Err(pending) => return AuthStep::Wait(AuthWait::Verifier(pending, number, attempt)),
         }
     }
-    // Nobody's so far: of the ring's, if it was made elsewhere.
+    // No verifier recognized it. It can be an imported key of the ring.
     match config.ring.shared.read(presented) {
         Ok(key) => ask_record(config, request, &key, Some(attempt)),
         Err(denied) => refuse(unread(config, request, &attempt, denied)),
     }
 }
 
-/// Settles an attempt with a credential that nobody can read: a wrong one, unless the fault is ours.
+/// Settles an attempt with an unreadable credential: a failure, unless this process is at fault.
 fn unread<B>(
     config: &ApiKeyConfig,
     request: &Request<B>,
@@ -320,7 +319,7 @@ fn unread<B>(
     denied
 }
 
-/// Decides by what a verifier said, unless the credential was none of its own.
+/// Decides by the result of a verifier. Returns `None` if it did not recognize the credential.
 fn verified<B>(
     config: &ApiKeyConfig,
     request: &Request<B>,
@@ -342,13 +341,13 @@ fn verified<B>(
     })
 }
 
-/// Refuses a request whose verifier panicked. That is nobody's failure.
+/// Rejects a request whose verifier panicked. It does not count as a failure of the client.
 fn panicked(config: &ApiKeyConfig, attempt: &Attempt) -> AuthStep {
     config.release(attempt);
     refuse(Denied::internal())
 }
 
-/// Returns whether a browser asks what it may ask (the CORS protocol of the Fetch standard).
+/// Returns `true` for a CORS preflight request (the CORS protocol of the Fetch standard).
 fn is_preflight<B>(request: &Request<B>) -> bool {
     let has = |name| request.headers().contains_key(name);
     request.method() == Method::OPTIONS && has(ORIGIN) && has(ACCESS_CONTROL_REQUEST_METHOD)

@@ -1,4 +1,4 @@
-//! The refusal of a caller: its kind, its titles, and its outcome in the record.
+//! Rejections of callers: kind, titles and outcome in the access log.
 
 use std::time::Duration;
 
@@ -8,43 +8,61 @@ use crate::{
     api_key::key::format::KeyId,
     core::{
         error::{StoreError, StoreErrorKind},
+        http::rejection::RejectionKind,
         identity::Identity,
         record::{AuthDenial, AuthOutcome},
         time::Timestamp,
     },
 };
 
-/// What a caller is told.
+/// The rejection of a caller, as the client sees it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Refusal {
-    /// 401: there is no key.
+    /// 401: the request has no key.
     Missing,
-    /// 401: the key is no good. Nothing tells why.
+    /// 401: the key is not accepted. The response does not disclose why.
     Invalid,
-    /// 401: the whole key is right, and not accepted. Nothing tells why, unless the layer is told to.
+    /// 401: the whole key is correct but not accepted. The response discloses why only if the layer
+    /// is configured to.
     NotAccepted(Reason),
-    /// 400: there is more than one key.
+    /// 400: the request has more than one key.
     Ambiguous,
-    /// 403: the key is good, but not for this.
+    /// 403: the key is accepted but lacks a scope.
     InsufficientScope,
-    /// 403: the key is good, but not from here or not for this. Nothing tells which.
+    /// 403: the constraints of the key exclude this request. The response does not disclose which.
     Restricted,
-    /// 429: too many keys from this client were no good.
+    /// 429: too many wrong keys from this client.
     TooManyFailures { retry_after: Duration },
-    /// 503: nobody knows at the moment.
+    /// 503: the key cannot be checked at present.
     Unavailable { retry_after: Duration },
-    /// 500: nobody will know until an operator looks.
+    /// 500: the key cannot be checked until an operator intervenes.
     Internal,
+}
+
+impl Refusal {
+    /// Returns the kind of the problem that the client sees.
+    pub(super) fn kind(self) -> RejectionKind {
+        match self {
+            Self::Missing => RejectionKind::MissingCredential,
+            Self::Invalid | Self::NotAccepted(_) => RejectionKind::InvalidCredential,
+            Self::Ambiguous => RejectionKind::AmbiguousCredential,
+            Self::InsufficientScope => RejectionKind::InsufficientScope,
+            Self::Restricted => RejectionKind::RestrictedKey,
+            Self::TooManyFailures { .. } => RejectionKind::TooManyAuthFailures,
+            Self::Unavailable { .. } => RejectionKind::StoreUnavailable,
+            Self::Internal => RejectionKind::Internal,
+        }
+    }
 }
 
 /// The name of a request's credential in a response.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Named {
-    /// It has the form or the place of an API key, or the layer takes nothing else.
+    /// The credential has the form or the place of an API key, or the layer accepts nothing else.
     ApiKey,
-    /// It is a token in `Authorization: Bearer`, for a verifier.
+    /// A token in `Authorization: Bearer`, for a verifier.
     BearerToken,
-    /// It is something else, or there is none.
+    /// Another kind of credential, or none.
     Credential,
 }
 
@@ -57,8 +75,8 @@ impl Named {
         }
     }
 
-    /// Returns whether a challenge is for a credential of this kind: another scheme's would tell the
-    /// client of an error that it did not make.
+    /// Returns `true` if a challenge applies to this kind of credential. The challenge of another
+    /// scheme would report an error that the client did not make.
     pub(super) fn is_challenged_by(self, challenge: &HeaderValue) -> bool {
         match self {
             Self::BearerToken => challenge.as_bytes().starts_with(b"Bearer "),
@@ -67,7 +85,7 @@ impl Named {
     }
 }
 
-/// The titles of problems, with the credential's name in them.
+/// The titles of problems for one kind of credential.
 pub(super) struct Titles {
     pub(super) missing: &'static str,
     pub(super) invalid: &'static str,
@@ -82,8 +100,8 @@ pub(super) struct Titles {
 const API_KEY: Titles = Titles {
     missing: "An API key is required",
     invalid: "The API key is not valid",
-    ambiguous: "The request bears more than one API key",
-    restricted: "The API key may not be used so",
+    ambiguous: "The request has more than one API key",
+    restricted: "The API key is not allowed for this request",
     insufficient: "The API key lacks a scope",
     too_many: "Too many API keys from this client were not valid",
     unavailable: "API keys cannot be checked at the moment",
@@ -93,8 +111,8 @@ const API_KEY: Titles = Titles {
 const BEARER_TOKEN: Titles = Titles {
     missing: "A bearer token is required",
     invalid: "The bearer token is not valid",
-    ambiguous: "The request bears more than one credential",
-    restricted: "The bearer token may not be used so",
+    ambiguous: "The request has more than one credential",
+    restricted: "The bearer token is not allowed for this request",
     insufficient: "The bearer token lacks a scope",
     too_many: "Too many bearer tokens from this client were not valid",
     unavailable: "Bearer tokens cannot be checked at the moment",
@@ -104,15 +122,15 @@ const BEARER_TOKEN: Titles = Titles {
 const CREDENTIAL: Titles = Titles {
     missing: "A credential is required",
     invalid: "The credential is not valid",
-    ambiguous: "The request bears more than one credential",
-    restricted: "The credential may not be used so",
+    ambiguous: "The request has more than one credential",
+    restricted: "The credential is not allowed for this request",
     insufficient: "The credential lacks a scope",
     too_many: "Too many credentials from this client were not valid",
     unavailable: "Credentials cannot be checked at the moment",
     internal: "The credential could not be checked",
 };
 
-/// Why a key that is right is not accepted.
+/// The reason why a correct key is not accepted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Reason {
     Expired,
@@ -139,7 +157,7 @@ impl Reason {
     }
 }
 
-/// A caller turned away: what it is told, and what the record says.
+/// A rejected caller: the response and the outcome for the access log.
 #[derive(Clone, Debug)]
 pub(crate) struct Denied {
     pub(crate) refusal: Refusal,
@@ -187,7 +205,7 @@ impl Denied {
         }
     }
 
-    /// Returns whether the secret was wrong, or the key not known.
+    /// Returns `true` if the secret was wrong or the key unknown.
     pub(crate) fn is_unknown(&self) -> bool {
         matches!(
             self.outcome,
@@ -198,7 +216,7 @@ impl Denied {
         )
     }
 
-    /// Returns whether the key was right and accepted, but not for this request.
+    /// Returns `true` if the key was accepted but not for this request.
     pub(crate) fn is_of_good_key(&self) -> bool {
         matches!(
             self.refusal,
@@ -206,7 +224,7 @@ impl Denied {
         )
     }
 
-    /// Returns whether nobody can read the credential.
+    /// Returns `true` if the credential has an unknown format.
     pub(super) fn is_malformed(&self) -> bool {
         matches!(
             self.outcome,
@@ -217,10 +235,10 @@ impl Denied {
         )
     }
 
-    /// A store that may answer later is no fault of the caller's, and neither is one that will not.
+    /// Maps a store failure to `503` if it is transient, and to `500` otherwise.
     pub(crate) fn store_failed(error: &StoreError, now: Timestamp) -> Self {
         let refusal = if error.is_transient() {
-            // The clock's last digits spread the callers: they do not come back all at once.
+            // The last digits of the clock spread the retries of concurrent callers.
             let spread = now.as_micros() % 4;
             Refusal::Unavailable {
                 retry_after: Duration::from_secs(1 + spread),
@@ -234,7 +252,7 @@ impl Denied {
         }
     }
 
-    /// The fault is this process's: a pepper that it was not given, a verifier that panicked.
+    /// A fault of this process: a pepper that is not configured, or a verifier that panicked.
     pub(crate) fn internal() -> Self {
         Self {
             refusal: Refusal::Internal,

@@ -1,4 +1,4 @@
-//! The small layer that asks for scopes on a route.
+//! The layer that requires scopes on a route.
 
 use std::{
     fmt,
@@ -22,17 +22,19 @@ use crate::{
     core::{
         audit::Auditor,
         error::ConfigError,
-        http::{body::ResponseBody, rejection::Responder},
+        http::{body::ResponseBody, responder::Responder},
         identity::Identity,
         layer_order,
         record::{AuthDenial, RecordHandle},
+        service_accessors::service_accessors,
     },
 };
 
-/// Asks for scopes on a route, of the identity that a layer outside has found.
+/// Requires scopes of the identity that an outer layer has authenticated.
 ///
-/// A caller without an identity is answered `401`, one that lacks a scope `403`. Scopes belong to
-/// routes, not to paths: no way of writing a path gets around them.
+/// Callers without an identity receive `401`; callers without a required scope receive `403`.
+/// Scopes belong to routes rather than paths, so an alternative spelling of a path cannot bypass
+/// them.
 ///
 /// ```
 /// use portcullis::api_key::RequireScopesLayer;
@@ -51,11 +53,11 @@ pub struct RequireScopesLayer {
 }
 
 impl RequireScopesLayer {
-    /// Asks for each of these scopes.
+    /// Requires each of these scopes.
     ///
     /// # Errors
     ///
-    /// If the list is empty, or a scope cannot stand in a header.
+    /// Returns an error if the list is empty or a scope is not valid in a header.
     pub fn all<I>(scopes: I) -> Result<Self, ConfigError>
     where
         I: IntoIterator,
@@ -64,11 +66,11 @@ impl RequireScopesLayer {
         Requirement::all(scopes).map(Self::new)
     }
 
-    /// Asks for at least one of these scopes.
+    /// Requires at least one of these scopes.
     ///
     /// # Errors
     ///
-    /// If the list is empty, or a scope cannot stand in a header.
+    /// Returns an error if the list is empty or a scope is not valid in a header.
     pub fn any<I>(scopes: I) -> Result<Self, ConfigError>
     where
         I: IntoIterator,
@@ -77,16 +79,16 @@ impl RequireScopesLayer {
         Requirement::any(scopes).map(Self::new)
     }
 
-    /// Asks for an identity, whatever it may do.
+    /// Requires an identity with any scopes.
     pub fn none() -> Self {
         Self::new(Requirement::Nothing)
     }
 
-    /// Sets the realm that challenges name. `api` by default.
+    /// Sets the realm of the challenges. Defaults to `api`.
     ///
     /// # Errors
     ///
-    /// If the realm cannot stand in a header.
+    /// Returns an error unless the realm is one or more printable ASCII characters.
     pub fn realm(mut self, realm: &str) -> Result<Self, ConfigError> {
         let hides = self.challenges.hides_forbidden();
         let challenges = challenges(realm, &self.requirement)?.hiding_forbidden(hides);
@@ -94,7 +96,8 @@ impl RequireScopesLayer {
         Ok(self)
     }
 
-    /// Answers `404` where a known caller lacks a scope, so that it does not learn what there is.
+    /// Responds with `404` instead of `403`, so that callers cannot probe for resources that they
+    /// are not allowed to use. Off by default.
     #[must_use]
     pub fn hide_forbidden(mut self) -> Self {
         let challenges = Challenges::clone(&self.challenges).hiding_forbidden(true);
@@ -102,16 +105,17 @@ impl RequireScopesLayer {
         self
     }
 
-    /// Sets who writes the body of a rejection.
+    /// Sets the responder that writes the bodies of rejections. Defaults to
+    /// `application/problem+json`.
     #[must_use]
     pub fn responder(mut self, responder: Responder) -> Self {
         self.responder = responder;
         self
     }
 
-    /// Sets who is told of each caller that is turned away. It must not block; see
-    /// [`ApiKeyLayerBuilder::auditor`](crate::api_key::ApiKeyLayerBuilder::auditor). This layer does not
-    /// know addresses.
+    /// Sets the auditor that receives an event for each rejected caller. It must not block; see
+    /// [`ApiKeyLayerBuilder::auditor`](crate::api_key::ApiKeyLayerBuilder::auditor). The events of
+    /// this layer carry no client address.
     #[must_use]
     pub fn auditor(mut self, auditor: impl Auditor) -> Self {
         self.audit = KeyAudit::new(auditor);
@@ -120,9 +124,7 @@ impl RequireScopesLayer {
 
     fn new(requirement: Requirement) -> Self {
         Self {
-            challenges: Arc::new(
-                challenges("api", &requirement).expect("`api` can stand in a header"),
-            ),
+            challenges: Arc::new(challenges("api", &requirement).expect("`api` is a valid realm")),
             requirement: Arc::new(requirement),
             responder: Responder::default(),
             audit: KeyAudit::default(),
@@ -153,12 +155,14 @@ impl fmt::Debug for RequireScopesLayer {
     }
 }
 
-/// Asks for scopes before the inner service sees a request.
+/// Requires scopes before the inner service is called.
 #[derive(Clone, Debug)]
 pub struct RequireScopes<S> {
     inner: S,
     layer: RequireScopesLayer,
 }
+
+service_accessors!(RequireScopes<S>);
 
 impl<S> RequireScopes<S> {
     fn denied<B>(&self, request: &Request<B>) -> Option<Denied> {
@@ -198,9 +202,9 @@ where
                 let layer = &self.layer;
                 let record = RecordHandle::from_extensions(request.extensions());
                 layer.audit.tell_denied(&denied, record, || None);
-                let refused = Refused::new(denied, Named::Credential, &request);
+                let refused = Refused::new(denied, Named::Credential, &request, &layer.responder);
                 ScopeCheckState::Refused {
-                    response: Some(refused.respond_with(&layer.challenges, &layer.responder)),
+                    response: Some(refused.respond_with(&layer.challenges)),
                 }
             }
         };
@@ -209,7 +213,7 @@ where
 }
 
 pin_project! {
-    /// The future of [`RequireScopes`].
+    /// The response future of [`RequireScopes`].
     pub struct RequireScopesFuture<F, ResBody> {
         #[pin]
         state: ScopeCheckState<F, ResBody>,
@@ -238,7 +242,7 @@ where
                 Ok(ready!(response.poll(cx))?.map(ResponseBody::new))
             }
             StateProj::Refused { response } => {
-                Ok(response.take().expect("polled after it was ready"))
+                Ok(response.take().expect("polled after completion"))
             }
         })
     }

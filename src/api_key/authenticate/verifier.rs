@@ -1,6 +1,6 @@
-//! Other ways to know a caller: keys from a configuration, and whatever the user verifies.
+//! Verification of other credentials: static keys and custom verifiers.
 
-use std::fmt;
+use std::{collections::HashSet, env, fmt};
 
 use hmac::{Hmac, KeyInit, Mac};
 use sha2::Sha256;
@@ -11,28 +11,29 @@ use crate::core::{error::ConfigError, identity::Identity, store_api::store_futur
 const STATIC_KEY_LEN_MIN: usize = 32;
 const STATIC_KEYS_MAX: usize = 1_000;
 
-/// Knows callers by a credential that is not a key of the ring, a JWT for example.
+/// Authenticates callers by a credential that is not a key of the ring, for example a JWT.
 ///
-/// A layer asks its verifiers in order, and only about credentials that do not have the form of one of
-/// the ring's keys. The first that does not return [`Verdict::NotRecognized`] decides. An error decides
-/// too: the caller receives `503`, and no weaker verifier is asked.
+/// A layer calls its verifiers in order, and only for credentials that do not have the form of a
+/// key of the ring. The first result other than [`Verdict::NotRecognized`] decides. An error
+/// decides too: the caller receives `503`, and no later verifier is called.
 ///
-/// No verifier is asked about a credential that was wrong within the last 5 seconds, nor for an address
-/// that has reached the [failure limit](crate::api_key::ApiKeyLayerBuilder::failure_limit). A credential that
-/// every verifier rejects or does not know counts as a failure of its address.
+/// Verifiers are not called for a credential that was rejected within the last 5 seconds, nor for
+/// an address that has reached the [failure
+/// limit](crate::api_key::ApiKeyLayerBuilder::failure_limit). A credential that every verifier
+/// rejects or does not recognize counts as a failure of its address.
 ///
 /// If a verifier panics, the caller receives `500`.
 ///
 /// ```
 /// use portcullis::{Identity, StoreFuture, api_key::{Credential, Verdict, Verifier}};
 ///
-/// /// Believes whoever says who they are. Do not do this.
+/// /// Accepts any name without proof. For illustration only.
 /// struct Gullible;
 ///
 /// impl Verifier for Gullible {
 ///     fn verify(&self, credential: &Credential<'_>) -> StoreFuture<Verdict> {
-///         let said = credential.expose_secret();
-///         StoreFuture::ready(match said.strip_prefix(b"i-am-") {
+///         let token = credential.expose_secret();
+///         StoreFuture::ready(match token.strip_prefix(b"i-am-") {
 ///             Some(name) => {
 ///                 let name = String::from_utf8_lossy(name);
 ///                 Verdict::Caller(Identity::builder(name).build())
@@ -43,23 +44,23 @@ const STATIC_KEYS_MAX: usize = 1_000;
 /// }
 /// ```
 pub trait Verifier: Send + Sync + 'static {
-    /// Says who presented a credential.
+    /// Returns the verdict on a credential.
     fn verify(&self, credential: &Credential<'_>) -> StoreFuture<Verdict>;
 }
 
-/// What a verifier says.
+/// The verdict of a verifier.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub enum Verdict {
-    /// The caller is known.
+    /// The credential is accepted, and this is its caller.
     Caller(Identity),
-    /// The credential is no good: the caller is answered `401`.
+    /// The credential is rejected. The caller receives `401`.
     Rejected,
-    /// The credential is of a kind that this verifier does not know: the next one is asked.
+    /// The verifier does not handle this kind of credential. The next verifier is called.
     NotRecognized,
 }
 
-/// What a request bears: a secret. `Debug` prints the type's name.
+/// A credential of a request. `Debug` prints only the type's name.
 pub struct Credential<'a>(&'a [u8]);
 
 impl<'a> Credential<'a> {
@@ -67,7 +68,7 @@ impl<'a> Credential<'a> {
         Self(bytes)
     }
 
-    /// Returns the bytes as the request bears them, without the scheme and the space around.
+    /// Returns the bytes from the request, without the scheme and the surrounding whitespace.
     pub fn expose_secret(&self) -> &'a [u8] {
         self.0
     }
@@ -79,9 +80,9 @@ impl fmt::Debug for Credential<'_> {
     }
 }
 
-/// A few keys from a configuration, for services that call one another.
+/// A small set of keys from a configuration, for services that call each other.
 ///
-/// The keys are not kept: digests of them are, under a secret that this process makes up.
+/// The keys are not stored, only their digests under a secret that is generated per process.
 ///
 /// ```
 /// use portcullis::{Identity, api_key::StaticKeys};
@@ -100,11 +101,11 @@ pub struct StaticKeys {
 }
 
 impl StaticKeys {
-    /// Begins without a key.
+    /// Creates an empty set.
     ///
     /// # Panics
     ///
-    /// If the system has no source of randomness, as the standard library's maps do.
+    /// Panics if the system has no source of randomness, like the standard library's maps.
     pub fn new() -> Self {
         let mut secret = [0; 32];
         getrandom::fill(&mut secret).expect("the system has a source of randomness");
@@ -114,12 +115,73 @@ impl StaticKeys {
         }
     }
 
-    /// Adds a key and who calls with it.
+    /// Reads keys from an environment variable: `NAME=KEY` pairs, separated by commas or line
+    /// breaks.
+    ///
+    /// `NAME` becomes the [`key_id`](Identity::key_id) of the caller. Blanks around a name or a key
+    /// are ignored. A key may contain `=`, a name may not. Generate keys with
+    /// `openssl rand -hex 32`.
+    ///
+    /// ```no_run
+    /// use portcullis::api_key::{ApiKeyLayer, StaticKeys};
+    ///
+    /// // API_KEYS="billing=5f0c...,reports=a91d..."
+    /// let layer = ApiKeyLayer::with_verifier(StaticKeys::from_env("API_KEYS")?).build()?;
+    /// # let _ = layer;
+    /// # Ok::<(), portcullis::ConfigError>(())
+    /// ```
     ///
     /// # Errors
     ///
-    /// If the key has fewer than 32 bytes, if all of them are equal, if it is a variable that
-    /// nobody has replaced (`${KEY}`, `$KEY`), if it is there already, or the thousandth was.
+    /// Returns an error if the variable is not set, is not Unicode, or has no pair, if a pair has
+    /// no name or two pairs have the same one, or as [`StaticKeys::key`] does. No error contains a
+    /// key.
+    pub fn from_env(variable: &str) -> Result<Self, ConfigError> {
+        let text = env::var(variable).map_err(|error| {
+            let problem = match error {
+                env::VarError::NotPresent => "the environment variable is not set",
+                env::VarError::NotUnicode(_) => "the environment variable is not Unicode",
+            };
+            ConfigError::new("static keys", variable, problem)
+                .fix("set it to `NAME=KEY` pairs, separated by commas")
+        })?;
+        Self::from_pairs(variable, &text)
+    }
+
+    fn from_pairs(variable: &str, text: &str) -> Result<Self, ConfigError> {
+        let refused = |problem: &str| {
+            ConfigError::new("static keys", variable, problem)
+                .fix("write `NAME=KEY` pairs, separated by commas")
+        };
+        let mut names = HashSet::new();
+        let mut keys = Self::new();
+        let pairs = text.split([',', '\n']).map(str::trim);
+        for pair in pairs.filter(|pair| !pair.is_empty()) {
+            let (name, key) = pair
+                .split_once('=')
+                .ok_or_else(|| refused("a pair has no `=`"))?;
+            let name = name.trim();
+            if name.is_empty() {
+                return Err(refused("a pair has no name"));
+            }
+            if !names.insert(name) {
+                return Err(refused("two pairs have the same name"));
+            }
+            keys = keys.key(key.trim(), Identity::builder(name).build())?;
+        }
+        match names.is_empty() {
+            true => Err(refused("the environment variable has no pair")),
+            false => Ok(keys),
+        }
+    }
+
+    /// Adds a key and the identity of its caller.
+    ///
+    /// # Errors
+    ///
+    /// Returns an error if the key has fewer than 32 bytes, if all of its bytes are equal, if it is
+    /// an unexpanded variable (`${KEY}`, `$KEY`), if the key is already in the set, or if the set
+    /// has 1000 keys.
     pub fn key(mut self, key: &str, caller: Identity) -> Result<Self, ConfigError> {
         let bytes = key.as_bytes();
         let refused = |problem: &str| {
@@ -128,13 +190,13 @@ impl StaticKeys {
                 .fix("generate one with `openssl rand -hex 32`"))
         };
         if key.starts_with('$') || key.contains("${") || key.contains("{{") {
-            return refused("this is the name of a key, which nobody has replaced by the key");
+            return refused("it is an unexpanded variable; the key must be its value");
         }
         if bytes.len() < STATIC_KEY_LEN_MIN {
-            return refused("a key under 32 bytes can be guessed");
+            return refused("it must have at least 32 bytes, so that it cannot be guessed");
         }
         if bytes.iter().all(|byte| *byte == bytes[0]) {
-            return refused("a key of equal bytes is no secret");
+            return refused("its bytes must not all be equal");
         }
         let digest = self.digest(bytes);
         if self
@@ -142,10 +204,10 @@ impl StaticKeys {
             .iter()
             .any(|(own, _)| own.ct_eq(&digest).into())
         {
-            return refused("one key cannot stand for two callers");
+            return refused("it is already in the set, and a key identifies one caller");
         }
         if self.entries.len() == STATIC_KEYS_MAX {
-            return refused("each request is compared with each static key; a ring holds more");
+            return refused("the set has its maximum of 1000 keys; use a key ring for more");
         }
         self.entries.push((digest, caller));
         Ok(self)
@@ -167,7 +229,7 @@ impl Default for StaticKeys {
 impl Verifier for StaticKeys {
     fn verify(&self, credential: &Credential<'_>) -> StoreFuture<Verdict> {
         let digest = self.digest(credential.0);
-        // Each entry is compared, whichever fits: the time tells nothing of its place.
+        // Compare every entry, so that the time does not reveal the position of a match.
         let mut found = u32::MAX;
         for (at, (own, _)) in (0..).zip(&self.entries) {
             let fits: Choice = own.ct_eq(&digest);
@@ -200,8 +262,8 @@ mod tests {
     }
 
     fn verified(keys: &StaticKeys, key: &str) -> Option<String> {
-        let answer = keys.verify(&Credential::new(key.as_bytes())).into_ready();
-        match answer.ok().unwrap().unwrap() {
+        let verdict = keys.verify(&Credential::new(key.as_bytes())).into_ready();
+        match verdict.ok().unwrap().unwrap() {
             Verdict::Caller(caller) => Some(caller.key_id().to_owned()),
             Verdict::Rejected | Verdict::NotRecognized => None,
         }
@@ -219,7 +281,7 @@ mod tests {
         }
     }
 
-    /// Threat A13: what is no secret is not taken for one, nor shown.
+    /// Threat A13: weak static keys are rejected, and errors do not contain them.
     #[test]
     fn a_weak_or_unresolved_key_is_refused() {
         let refused = |key: &str| StaticKeys::new().key(key, caller("a")).unwrap_err();
@@ -243,5 +305,37 @@ mod tests {
         let keys = StaticKeys::new().key(KEY, caller("a")).unwrap();
         assert_eq!(format!("{keys:?}"), "StaticKeys(1)");
         assert_eq!(format!("{:?}", Credential::new(b"secret")), "Credential");
+    }
+
+    #[test]
+    fn static_keys_are_read_from_pairs_of_names_and_keys() {
+        let (one, two) = ("1".repeat(31) + "a", "2".repeat(31) + "=");
+        let text = format!(" billing = {one} ,\nreports={two},\n");
+        let keys = StaticKeys::from_pairs("API_KEYS", &text).unwrap();
+        let found = |key: &str| match keys.verify(&Credential::new(key.as_bytes())).into_ready() {
+            Ok(Ok(Verdict::Caller(identity))) => Some(identity.key_id().to_owned()),
+            _ => None,
+        };
+        assert_eq!(found(&one).as_deref(), Some("billing"));
+        assert_eq!(found(&two).as_deref(), Some("reports"));
+        assert_eq!(found("billing"), None);
+    }
+
+    #[test]
+    fn invalid_pairs_are_refused_without_showing_a_key() {
+        let key = "k3y".repeat(11);
+        for text in [
+            String::new(),
+            " , ,".to_owned(),
+            key.clone(),
+            format!("={key}"),
+            format!("a={key},a={key}x"),
+            format!("a={key},b={key}"),
+            "a=short-k3yk3y".to_owned(),
+        ] {
+            let error = StaticKeys::from_pairs("API_KEYS", &text).unwrap_err();
+            assert!(!error.to_string().contains("k3yk3y"), "{error}");
+        }
+        assert!(StaticKeys::from_env("PORTCULLIS_NO_SUCH_VARIABLE").is_err());
     }
 }

@@ -1,4 +1,4 @@
-//! Hashes of argon2: read, bounded, and computed.
+//! Parsing, bounding and computing of argon2 hashes.
 
 use argon2::{Algorithm, Argon2, Params, Version};
 use subtle::ConstantTimeEq;
@@ -10,30 +10,36 @@ use crate::{
     core::error::{StoreError, StoreErrorKind},
 };
 
-/// What a hash may cost, so that no record takes the process's memory or a minute of its time.
+/// The maximum cost of a hash, so that no record can exhaust memory or take minutes.
 const MEMORY_KIB_MAX: u32 = 256 * 1024;
 const PASSES_MAX: u32 = 16;
 const LANES_MAX: u32 = 16;
 const TEXT_LEN_MAX: usize = 512;
 
 impl ImportedHash {
-    /// Reads a hash of argon2 in its usual text: `$argon2id$v=19$m=19456,t=2,p=1$salt$hash`.
+    /// Parses an argon2 hash in the PHC string format: `$argon2id$v=19$m=19456,t=2,p=1$salt$hash`.
     ///
-    /// It is computed once for each key, on one of two threads beside the requests; while 64 wait
-    /// there, further callers are answered `503`. Whether such a key exists can be told by how long
-    /// the answer takes, until the key has been used.
+    /// The hash is computed once per key, on one of two background threads. While 64 requests wait
+    /// for them, further ones receive `503`. Until the first use of such a key, the response time
+    /// reveals whether it exists.
     ///
     /// # Errors
     ///
-    /// If it is not that, or would take more than 256 MiB, 16 passes or 16 lanes.
+    /// Returns an error if the text is not an argon2 hash, or if it costs more than 256 MiB, 16
+    /// passes or 16 lanes.
     pub fn argon2(text: &str) -> Result<Self, InvalidKeySpec> {
-        let refused = || InvalidKeySpec::new("argon2", "is not of its text, or costs too much");
+        let refused = || {
+            InvalidKeySpec::new(
+                "argon2",
+                "is not an argon2 hash, or costs more than 256 MiB, 16 passes or 16 lanes",
+            )
+        };
         Hash::read(text).ok_or_else(refused)?;
         Ok(Self::of(HashKind::Argon2(text.to_owned())))
     }
 }
 
-/// Computes whether a key is the one that was hashed.
+/// Returns `true` if the hash was computed from this key.
 pub(crate) fn is_hash_of(text: &str, key: &[u8]) -> Result<bool, StoreError> {
     let hash = Hash::read(text).ok_or(StoreErrorKind::Corrupt)?;
     let mut computed = Zeroizing::new(vec![0; hash.output.len()]);
@@ -66,7 +72,7 @@ impl Hash {
             Some("19") => Version::V0x13,
             Some("16") => Version::V0x10,
             Some(_) => return None,
-            // The first hashes had no version.
+            // The first version of the format had no version field.
             None => Version::V0x10,
         };
         if part.starts_with("v=") {

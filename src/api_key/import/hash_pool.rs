@@ -1,4 +1,4 @@
-//! Slow hashes, computed beside the requests: a few at a time, a few more waiting.
+//! Slow hashes on background threads, with a bounded queue.
 
 use std::{
     collections::VecDeque,
@@ -14,15 +14,15 @@ use crate::core::{
     store_api::store_future::StoreFuture,
 };
 
-/// So many are computed at once: each takes a processor, and some megabytes.
+/// The number of threads. A hash takes a processor and some megabytes.
 const THREADS_MAX: usize = 2;
-/// So many wait. Who comes then is told that nobody knows at the moment.
+/// The maximum number of queued hashes. Further requests fail as unavailable.
 const WAITING_MAX: usize = 64;
 
-/// Computes slow hashes, each thread until none is waiting.
+/// Computes slow hashes. Each thread exits when the queue is empty.
 #[derive(Clone, Default)]
 pub(crate) struct Hashing {
-    line: Arc<Mutex<HashQueue>>,
+    queue: Arc<Mutex<HashQueue>>,
 }
 
 #[derive(Default)]
@@ -33,64 +33,64 @@ struct HashQueue {
 
 struct Job {
     work: Box<dyn FnOnce() -> Result<bool, StoreError> + Send>,
-    answer: Arc<Mutex<HashResult>>,
+    result: Arc<Mutex<HashResult>>,
 }
 
 #[derive(Default)]
 struct HashResult {
-    said: Option<Result<bool, StoreError>>,
+    output: Option<Result<bool, StoreError>>,
     waker: Option<Waker>,
 }
 
 impl Hashing {
-    /// Has something computed. If whoever asked is gone before its turn comes, it is not.
+    /// Queues a computation. It is skipped if the returned future is dropped before it starts.
     pub(crate) fn ask(
         &self,
         work: impl FnOnce() -> Result<bool, StoreError> + Send + 'static,
     ) -> StoreFuture<bool> {
-        let answer = Arc::new(Mutex::new(HashResult::default()));
+        let result = Arc::new(Mutex::new(HashResult::default()));
         let job = Job {
             work: Box::new(work),
-            answer: Arc::clone(&answer),
+            result: Arc::clone(&result),
         };
-        if let Err(error) = self.stand_in_line(job) {
+        if let Err(error) = self.enqueue(job) {
             return StoreFuture::failed(error);
         }
         StoreFuture::pending(poll_fn(move |cx| {
-            let mut answer = lock(&answer);
-            match answer.said.take() {
-                Some(said) => Poll::Ready(said),
+            let mut result = lock(&result);
+            match result.output.take() {
+                Some(output) => Poll::Ready(output),
                 None => {
-                    answer.waker = Some(cx.waker().clone());
+                    result.waker = Some(cx.waker().clone());
                     Poll::Pending
                 }
             }
         }))
     }
 
-    fn stand_in_line(&self, job: Job) -> Result<(), StoreError> {
-        let mut line = lock(&self.line);
-        // Who has left takes no place from others.
-        line.waiting.retain(Job::is_awaited);
-        if line.waiting.len() >= WAITING_MAX {
+    fn enqueue(&self, job: Job) -> Result<(), StoreError> {
+        let mut queue = lock(&self.queue);
+        // Abandoned jobs do not count against the limit.
+        queue.waiting.retain(Job::is_awaited);
+        if queue.waiting.len() >= WAITING_MAX {
             return Err(StoreErrorKind::Unavailable.into());
         }
-        line.waiting.push_back(job);
-        if line.threads >= THREADS_MAX {
+        queue.waiting.push_back(job);
+        if queue.threads >= THREADS_MAX {
             return Ok(());
         }
-        line.threads += 1;
-        drop(line);
-        let thread = HashThread(Arc::clone(&self.line));
-        // What waits is failed if there is no thread for it: it drops with the line.
+        queue.threads += 1;
+        drop(queue);
+        let thread = HashThread(Arc::clone(&self.queue));
+        // Without a thread, dropping the queued jobs fails them.
         spawn_thread("portcullis-hash", move || thread.run()).map_err(|error| {
-            lock(&self.line).waiting.clear();
+            lock(&self.queue).waiting.clear();
             StoreError::with_source(StoreErrorKind::Unavailable, error)
         })
     }
 }
 
-/// One of the threads. Whichever way it ends, another may take its place.
+/// One of the threads. Dropping it allows another one to start.
 struct HashThread(Arc<Mutex<HashQueue>>);
 
 impl HashThread {
@@ -108,43 +108,43 @@ impl HashThread {
 
 impl Drop for HashThread {
     fn drop(&mut self) {
-        let mut line = lock(&self.0);
-        line.threads -= 1;
+        let mut queue = lock(&self.0);
+        queue.threads -= 1;
     }
 }
 
 impl Job {
     fn is_awaited(&self) -> bool {
-        Arc::strong_count(&self.answer) > 1
+        Arc::strong_count(&self.result) > 1
     }
 
     fn run(self) {
-        let Self { work, answer } = self;
-        // Should the work panic, this says that nobody knows.
-        let answer = Said(answer);
-        let said = work();
-        answer.say(said);
+        let Self { work, result } = self;
+        // Fails the job if the work panics.
+        let completion = Completion(result);
+        let result = work();
+        completion.complete(result);
     }
 }
 
-/// An answer that is given, in whatever way this ends.
-struct Said(Arc<Mutex<HashResult>>);
+/// A result that is set at the latest when this is dropped.
+struct Completion(Arc<Mutex<HashResult>>);
 
-impl Said {
-    fn say(&self, said: Result<bool, StoreError>) {
-        let mut answer = lock(&self.0);
-        answer.said.get_or_insert(said);
-        let waker = answer.waker.take();
-        drop(answer);
+impl Completion {
+    fn complete(&self, output: Result<bool, StoreError>) {
+        let mut result = lock(&self.0);
+        result.output.get_or_insert(output);
+        let waker = result.waker.take();
+        drop(result);
         if let Some(waker) = waker {
             waker.wake();
         }
     }
 }
 
-impl Drop for Said {
+impl Drop for Completion {
     fn drop(&mut self) {
-        self.say(Err(StoreErrorKind::Unavailable.into()));
+        self.complete(Err(StoreErrorKind::Unavailable.into()));
     }
 }
 
@@ -170,19 +170,19 @@ mod tests {
 
     use super::*;
 
-    fn kind(answer: Result<bool, StoreError>) -> Result<bool, StoreErrorKind> {
-        answer.map_err(|error| error.kind())
+    fn kind(result: Result<bool, StoreError>) -> Result<bool, StoreErrorKind> {
+        result.map_err(|error| error.kind())
     }
 
     fn poll(asked: &mut StoreFuture<bool>) -> Poll<Result<bool, StoreError>> {
         Pin::new(asked).poll(&mut Context::from_waker(Waker::noop()))
     }
 
-    /// Polls until there is an answer: the threads are the machine's.
+    /// Polls until there is a result from the background threads.
     fn wait(mut asked: StoreFuture<bool>) -> Result<bool, StoreErrorKind> {
         loop {
-            if let Poll::Ready(answer) = poll(&mut asked) {
-                return kind(answer);
+            if let Poll::Ready(result) = poll(&mut asked) {
+                return kind(result);
             }
             std::thread::yield_now();
         }

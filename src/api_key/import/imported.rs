@@ -1,4 +1,4 @@
-//! Keys that were made elsewhere: what is known of them, and how they are found.
+//! Imported keys: hashes from the previous system and lookup rules.
 
 use std::{
     fmt,
@@ -17,30 +17,35 @@ use crate::{
     core::record::AuthDenial,
 };
 
-/// What can be a foreign key: printable ASCII of this length. All else is turned away unread.
+/// The minimum length of an imported key in printable ASCII. Other credentials are rejected.
 const FOREIGN_LEN_MIN: usize = 16;
 const FOREIGN_LEN_MAX: usize = 512;
 
-/// How keys that were made elsewhere are found: a record is looked up by a public id, which such a
-/// key does not have in our form.
+/// The rule for finding imported keys. Records are looked up by a public id, which keys of another
+/// system do not have in this crate's format.
 ///
-/// The id is derived from what the key has instead, so that the same key gives the same id in each
-/// process and under each pepper.
+/// The id is derived from the key, so that a key has the same id in each process and under each
+/// pepper.
 ///
 /// ```
 /// use portcullis::{
-///     api_key::{import::{ImportedHash, ImportedKey, ImportedKeys}, KeyManager, KeyRing, NewKey, Pepper},
+///     api_key::{
+///         KeyManager, KeyRing, NewKey, Pepper,
+///         import::{ImportedHash, ImportedKey, ImportedKeys},
+///     },
 ///     store::MemoryStore,
 /// };
 ///
-/// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
 /// let ring = KeyRing::builder("acmepay", MemoryStore::new())
 ///     .pepper(Pepper::random(1))
 ///     .imported_keys(ImportedKeys::by_sha256())
 ///     .build()?;
 ///
-/// // From the former system's table: the SHA-256 of a key that nobody here has ever seen.
-/// let hash = ImportedHash::sha256("9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08")?;
+/// // From the previous system's table: the SHA-256 of a key.
+/// let hash = "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08";
+/// let hash = ImportedHash::sha256(hash)?;
 /// let new = NewKey::new("acme").tier("pro");
 /// let record = KeyManager::new(&ring).import(new, ImportedKey::new(hash)).await?;
 /// assert_eq!(record.owner(), "acme");
@@ -61,23 +66,23 @@ enum Rule {
 type PublicPart = dyn for<'a> Fn(&'a str) -> Option<&'a str> + Send + Sync;
 
 impl ImportedKeys {
-    /// Finds a key by the SHA-256 of the whole of it, as the former system kept it.
+    /// Finds a key by the SHA-256 of the whole key, as the previous system stored it.
     ///
-    /// The id is made of the hash, and ids stand in logs: keys of less than 128 random bits could be
-    /// guessed from there. Have those hashed by argon2, and found by a public part.
+    /// The id is derived from the hash and appears in logs, from which keys of less than 128 random
+    /// bits could be guessed. Use argon2 and [`by_public_part`](Self::by_public_part) for those.
     pub fn by_sha256() -> Self {
         Self { rule: Rule::Sha256 }
     }
 
-    /// Finds a key by the SHA-512 of the whole of it. See [`ImportedKeys::by_sha256`].
+    /// Finds a key by the SHA-512 of the whole key. See [`ImportedKeys::by_sha256`].
     pub fn by_sha512() -> Self {
         Self { rule: Rule::Sha512 }
     }
 
-    /// Finds a key by a part of it that is no secret, which the function returns; nothing, if this is
-    /// no key of the former system. A key as in `pk7d2.secret` has one before the dot.
+    /// Finds a key by a public part, which the function returns. A key like `pk7d2.secret` has one
+    /// before the dot. Return `None` for credentials that are not keys of the previous system.
     ///
-    /// The function is asked of whatever a client sends, printable ASCII of 16 to 512 bytes.
+    /// The function is called for every such credential of printable ASCII from 16 to 512 bytes.
     pub fn by_public_part<F>(part: F) -> Self
     where
         F: for<'a> Fn(&'a str) -> Option<&'a str> + Send + Sync + 'static,
@@ -87,7 +92,7 @@ impl ImportedKeys {
         }
     }
 
-    /// Reads what a client presented as a foreign key.
+    /// Parses a credential as an imported key.
     pub(crate) fn parse<'a>(&self, presented: &'a [u8]) -> Result<ParsedKey<'a>, Denied> {
         let malformed = || Denied::new(AuthDenial::Malformed, None);
         let is_key = (FOREIGN_LEN_MIN..=FOREIGN_LEN_MAX).contains(&presented.len())
@@ -111,24 +116,27 @@ impl ImportedKeys {
         })
     }
 
-    /// Returns whether a presented key is one of the former system's, found under its own id.
+    /// Returns `true` if a credential is a key of the previous system that was looked up by its own
+    /// id.
     pub(crate) fn finds(&self, key: &ParsedKey<'_>) -> bool {
         self.parse(key.bytes).is_ok_and(|own| own.id == key.id)
     }
 
-    /// Returns the id by which a key will be found.
+    /// Returns the id under which a key will be looked up.
     pub(crate) fn id(&self, key: &ImportedKey) -> Result<KeyId, InvalidKeySpec> {
-        let refused = |problem| Err(InvalidKeySpec::new("foreign key", problem));
+        let refused = |problem| Err(InvalidKeySpec::new("imported key", problem));
         match (&self.rule, &key.hash.kind, &key.public_part) {
             (Rule::Sha256, HashKind::Sha256(hash), None) => Ok(id_of(self.kind(), hash)),
             (Rule::Sha512, HashKind::Sha512(hash), None) => Ok(id_of(self.kind(), hash)),
             (Rule::PublicPart(_), _, Some(part)) => Ok(id_of(self.kind(), part.as_bytes())),
-            (Rule::PublicPart(_), _, None) => refused("has no public part, and is found by it"),
+            (Rule::PublicPart(_), _, None) => {
+                refused("has no public part, by which the ring finds keys; call `with_public_part`")
+            }
             (Rule::Sha256 | Rule::Sha512, _, Some(_)) => {
-                refused("has a public part, and is not found by it")
+                refused("has a public part, but the ring finds keys by their hash")
             }
             (Rule::Sha256 | Rule::Sha512, _, None) => {
-                refused("is hashed otherwise than the ring finds keys by")
+                refused("has another hash algorithm than that by which the ring finds keys")
             }
         }
     }
@@ -152,7 +160,8 @@ impl fmt::Debug for ImportedKeys {
     }
 }
 
-/// Derives an id of our form. Nothing else has its purpose, so no two kinds give the same one.
+/// Derives an id in this crate's format. The domain separation keeps ids of different kinds
+/// distinct.
 fn id_of(kind: &[u8], what: &[u8]) -> KeyId {
     let digest = Sha256::new_with_prefix(b"apikey-v1 foreign id\0")
         .chain_update(kind)
@@ -162,7 +171,7 @@ fn id_of(kind: &[u8], what: &[u8]) -> KeyId {
     KeyId::of_digest(&digest.into())
 }
 
-/// A key that was made elsewhere, as the former system knows it.
+/// An imported key, as the previous system stored it.
 #[derive(Clone, Debug)]
 #[must_use]
 pub struct ImportedKey {
@@ -171,7 +180,7 @@ pub struct ImportedKey {
 }
 
 impl ImportedKey {
-    /// Takes the hash of a key.
+    /// Creates an imported key from its hash.
     pub fn new(hash: ImportedHash) -> Self {
         Self {
             hash,
@@ -179,7 +188,7 @@ impl ImportedKey {
         }
     }
 
-    /// Sets the part of the key that is no secret, where keys are found
+    /// Sets the public part of the key, for rings that find keys
     /// [by it](ImportedKeys::by_public_part).
     pub fn with_public_part(mut self, public_part: impl Into<String>) -> Self {
         self.public_part = Some(public_part.into());
@@ -191,42 +200,42 @@ impl ImportedKey {
     }
 }
 
-/// The hash of a foreign key, as the former system kept it. It is of the whole key, without a salt
-/// beside it unless the hash is argon2's.
+/// The hash of an imported key, as the previous system stored it. It covers the whole key without a
+/// salt, except for argon2.
 #[derive(Clone)]
 pub struct ImportedHash {
     kind: HashKind,
 }
 
-/// A hash that was read.
+/// A parsed hash.
 #[derive(Clone)]
 pub(crate) enum HashKind {
     Sha256([u8; 32]),
     Sha512([u8; 64]),
-    /// In the text that argon2's hashes are written in.
+    /// A hash in the PHC string format of argon2.
     #[allow(dead_code, reason = "made where argon2 can be checked")]
     Argon2(String),
 }
 
 impl ImportedHash {
-    /// Reads a SHA-256 of 64 hexadecimal digits.
+    /// Parses a SHA-256 of 64 hexadecimal digits.
     ///
     /// # Errors
     ///
-    /// If it is not that.
+    /// Returns an error if the text has another form.
     pub fn sha256(hex: &str) -> Result<Self, InvalidKeySpec> {
-        let refused = || InvalidKeySpec::new("SHA-256", "is not of 64 hexadecimal digits");
+        let refused = || InvalidKeySpec::new("SHA-256", "must be 64 hexadecimal digits");
         let hash = read_hex(hex).ok_or_else(refused)?;
         Ok(Self::of(HashKind::Sha256(hash)))
     }
 
-    /// Reads a SHA-512 of 128 hexadecimal digits.
+    /// Parses a SHA-512 of 128 hexadecimal digits.
     ///
     /// # Errors
     ///
-    /// If it is not that.
+    /// Returns an error if the text has another form.
     pub fn sha512(hex: &str) -> Result<Self, InvalidKeySpec> {
-        let refused = || InvalidKeySpec::new("SHA-512", "is not of 128 hexadecimal digits");
+        let refused = || InvalidKeySpec::new("SHA-512", "must be 128 hexadecimal digits");
         let hash = read_hex(hex).ok_or_else(refused)?;
         Ok(Self::of(HashKind::Sha512(hash)))
     }

@@ -1,8 +1,8 @@
-//! Hashes of argon2, where they cannot be computed: the feature is off.
+//! Rejection of argon2 hashes without the argon2 feature.
 
 use crate::core::error::{StoreError, StoreErrorKind};
 
-/// Says that nobody knows: a record that another build imported.
+/// Fails as unavailable: another build imported this record.
 pub(crate) fn is_hash_of(_text: &str, _key: &[u8]) -> Result<bool, StoreError> {
     Err(StoreErrorKind::Misconfigured.into())
 }

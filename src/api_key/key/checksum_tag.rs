@@ -1,4 +1,5 @@
-//! A check that only the service can make: who forges keys then never gets as far as the store.
+//! Keyed tags, which only the service can compute and which reject forged keys without a store
+//! request.
 
 use std::fmt;
 
@@ -8,13 +9,13 @@ use subtle::{Choice, ConstantTimeEq};
 
 use crate::core::error::ConfigError;
 
-/// A secret that the last six characters of keys are made with, in the place of a checksum that
-/// anybody can compute.
+/// A secret for a keyed tag that replaces the public checksum in the last six characters of keys.
 ///
-/// A key that somebody has made up passes it once in four thousand million times: all others are
-/// turned away without a question to the store. It costs one more HMAC-SHA-256 for each request.
-/// Nobody outside of the service can tell by it whether a key is one, scanners included: let them
-/// report what they find to [`KeyManager::report_leaked`](crate::api_key::KeyManager::report_leaked).
+/// A forged key has a valid tag with a probability of 1 in 4 billion. All others are rejected
+/// without a store request. The tag costs one more HMAC-SHA-256 per request.
+///
+/// Only the service can recognize its keys by the tag. Scanners must therefore report their
+/// findings to [`KeyManager::report_leaked`](crate::api_key::KeyManager::report_leaked).
 ///
 /// ```
 /// use portcullis::api_key::KeyedTag;
@@ -30,11 +31,11 @@ pub struct KeyedTag {
 }
 
 impl KeyedTag {
-    /// Takes the secret. It is not the pepper's.
+    /// Creates a tag from a secret, which must differ from the pepper.
     ///
     /// # Errors
     ///
-    /// If it has fewer than 32 bytes, or all of them are equal.
+    /// Returns an error if the secret has fewer than 32 bytes, or if all of its bytes are equal.
     pub fn new(secret: impl AsRef<[u8]>) -> Result<Self, ConfigError> {
         let secret = secret.as_ref();
         let is_weak = secret.len() < 32 || secret.iter().all(|byte| *byte == secret[0]);
@@ -42,7 +43,7 @@ impl KeyedTag {
             return Err(ConfigError::new(
                 "keyed_tag",
                 format_args!("{} bytes long", secret.len()),
-                "a secret under 32 bytes, or of equal ones, can be guessed",
+                "it must have at least 32 bytes that are not all equal, so that it cannot be guessed",
             )
             .fix("generate one with `openssl rand -hex 32`"));
         }
@@ -65,24 +66,24 @@ impl fmt::Debug for KeyedTag {
     }
 }
 
-/// The tags of a ring: the one that new keys get, and former ones.
+/// The tags of a ring: the current one and previous ones.
 #[derive(Clone, Debug)]
 pub(crate) struct KeyTags {
     pub(crate) current: KeyedTag,
-    pub(crate) former: Vec<KeyedTag>,
-    /// Whether keys with the checksum that anybody can compute are taken too.
+    pub(crate) previous: Vec<KeyedTag>,
+    /// `true` if keys with a public checksum are accepted too.
     pub(crate) checksums_too: bool,
 }
 
 impl KeyTags {
-    /// Returns the check of a new key, by what stands before it.
+    /// Returns the check of a new key, computed over the characters before it.
     pub(crate) fn check(&self, bytes: &[u8]) -> u32 {
         self.current.of(bytes)
     }
 
-    /// Returns whether `check`, made by `spell` of the right number, is one of these tags'.
+    /// Returns `true` if `check` is the encoding by `spell` of one of these tags.
     pub(crate) fn admit(&self, bytes: &[u8], check: &[u8], spell: impl Fn(u32) -> [u8; 6]) -> bool {
-        let tags = std::iter::once(&self.current).chain(&self.former);
+        let tags = std::iter::once(&self.current).chain(&self.previous);
         let right = tags.fold(Choice::from(0), |right, tag| {
             right | spell(tag.of(bytes)).ct_eq(check)
         });

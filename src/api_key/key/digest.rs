@@ -1,4 +1,4 @@
-//! What is kept of a key in place of its secret.
+//! Digests of keys, which records hold instead of secrets.
 
 use std::fmt;
 
@@ -9,17 +9,17 @@ use zeroize::{Zeroize, Zeroizing};
 
 use crate::core::error::ConfigError;
 
-/// Separates these digests from any other use of the same pepper.
+/// Separates key digests from other uses of the same pepper.
 const PURPOSE: &[u8] = b"apikey-v1\0";
 const FOREIGN_PURPOSE: &[u8] = b"apikey-v1 foreign\0";
 const SLOW_HASH_PURPOSE: &[u8] = b"apikey-v1 slow hash\0";
 const SEAL_PURPOSE: &[u8] = b"apikey-v1 record\0";
 const FINGERPRINT_PURPOSE: &[u8] = b"apikey-v1 fingerprint\0";
 
-/// A secret of the service, under which keys are digested: whoever reads the store can neither
-/// forge a key nor tell whether one that was found belongs to it.
+/// A secret of the service under which keys are digested. Without it, a reader of the store can
+/// neither forge a key nor check whether a key belongs to the store.
 ///
-/// It stands outside the store, in a secret manager. There is no default.
+/// Store it apart from the records, in a secret manager. There is no default.
 ///
 /// ```
 /// use portcullis::api_key::Pepper;
@@ -37,11 +37,11 @@ pub struct Pepper {
 }
 
 impl Pepper {
-    /// Names a pepper. The id stands in each record that was digested under it.
+    /// Creates a pepper. Each record names the id of its pepper.
     ///
     /// # Errors
     ///
-    /// If the pepper has fewer than 32 bytes, or all of them are equal.
+    /// Returns an error if the pepper has fewer than 32 bytes, or if all of its bytes are equal.
     pub fn new(id: u16, pepper: impl AsRef<[u8]>) -> Result<Self, ConfigError> {
         let pepper = pepper.as_ref();
         let refused = |problem: &str| {
@@ -50,13 +50,15 @@ impl Pepper {
                 format_args!("{} bytes long", pepper.len()),
                 problem,
             )
-            .fix("generate one with `openssl rand -hex 32`, and keep it apart from the store")
+            .fix("generate one with `openssl rand -hex 32`, and store it apart from the records")
         };
         if pepper.len() < 32 {
-            return Err(refused("a pepper under 32 bytes can be guessed"));
+            return Err(refused(
+                "it must have at least 32 bytes, so that it cannot be guessed",
+            ));
         }
         if pepper.iter().all(|byte| *byte == pepper[0]) {
-            return Err(refused("a pepper of equal bytes is no secret"));
+            return Err(refused("its bytes must not all be equal"));
         }
         Ok(Self {
             id,
@@ -65,12 +67,12 @@ impl Pepper {
         })
     }
 
-    /// Makes up a pepper for this process alone: for demos and tests. No key that is made under it
-    /// is valid in another process, or after a restart.
+    /// Creates a random pepper for this process, for demos and tests. Keys that are created under
+    /// it are not valid in other processes or after a restart.
     ///
     /// # Panics
     ///
-    /// If the system has no source of randomness, as the standard library's maps do.
+    /// Panics if the system has no source of randomness, like the standard library's maps.
     pub fn random(id: u16) -> Self {
         let mut bytes = Zeroizing::new([0; 32]);
         getrandom::fill(&mut *bytes).expect("the system has a source of randomness");
@@ -81,12 +83,12 @@ impl Pepper {
         }
     }
 
-    /// Returns whether the pepper is of this process alone.
+    /// Returns `true` if the pepper is valid only in this process.
     pub(crate) fn is_random(&self) -> bool {
         self.is_random
     }
 
-    /// Returns the pepper's name.
+    /// Returns the id of the pepper.
     pub fn id(&self) -> u16 {
         self.id
     }
@@ -107,9 +109,9 @@ impl fmt::Debug for Pepper {
     }
 }
 
-/// A digest of a whole key, 256 bits.
+/// The 256-bit digest of a whole key.
 ///
-/// It has no comparison but one of constant time, and `Debug` prints the type's name.
+/// Its only comparison is constant-time, and `Debug` prints only the type's name.
 #[derive(Clone)]
 pub(crate) struct KeyDigest([u8; 32]);
 
@@ -122,11 +124,11 @@ impl KeyDigest {
         &self.0
     }
 
-    /// Returns whether both are the same digest, in the same time for any two.
+    /// Compares two digests in constant time.
     pub(crate) fn matches(&self, other: &Self) -> bool {
         #[cfg(test)]
         tests::count(|steps| &mut steps.comparisons);
-        // Word by word: byte by byte takes as long as half the digest.
+        // Compare words: byte by byte, it would take half the time of a digest.
         let equal = self
             .words()
             .zip(other.words())
@@ -152,27 +154,27 @@ impl fmt::Debug for KeyDigest {
     }
 }
 
-/// How a record's digest was made. It stands in the record: a key never chooses it.
+/// The digest algorithm of a record. It is stored in the record, so that a key cannot choose it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum DigestAlgorithm {
     /// HMAC-SHA-256 under a pepper.
     HmacSha256 {
-        /// Which pepper.
+        /// The id of the pepper.
         pepper_id: u16,
     },
-    /// SHA-256 alone: the service has no pepper.
+    /// SHA-256 without a pepper.
     Sha256,
-    /// The key was made elsewhere, and has not been used yet: a digest of the former system's hash.
+    /// The digest of the previous system's hash, for an imported key that has not been used yet.
     Imported {
-        /// How the former system hashed keys.
+        /// The hash algorithm of the previous system.
         hash: ImportedAlgorithm,
-        /// Under which pepper the hash was digested, if there was one.
+        /// The id of the pepper under which the hash was digested, if any.
         pepper_id: Option<u16>,
     },
 }
 
-/// How a key that was made elsewhere was hashed there.
+/// The hash algorithm of an imported key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum ImportedAlgorithm {
@@ -180,20 +182,20 @@ pub enum ImportedAlgorithm {
     Sha256,
     /// SHA-512 of the key.
     Sha512,
-    /// Argon2, salted.
+    /// Salted argon2.
     Argon2,
 }
 
-/// The peppers of a service: the one that new digests are made under, and former ones.
+/// The peppers of a service: the current one and previous ones.
 #[derive(Clone, Debug)]
 pub(crate) struct Peppers {
     current: Option<Pepper>,
-    former: Vec<Pepper>,
-    /// Whether digests without a pepper are taken beside those with one.
+    previous: Vec<Pepper>,
+    /// `true` if digests without a pepper are accepted too.
     plain_too: bool,
 }
 
-/// What tells that a record is as it was written: a keyed digest of it.
+/// A keyed digest of a record, which proves that the record is unmodified.
 #[derive(Clone)]
 pub(crate) struct RecordSeal {
     pub(crate) pepper_id: u16,
@@ -203,27 +205,25 @@ pub(crate) struct RecordSeal {
 impl Peppers {
     pub(crate) fn new(
         current: Option<Pepper>,
-        former: Vec<Pepper>,
+        previous: Vec<Pepper>,
         plain_too: bool,
     ) -> Result<Self, ConfigError> {
-        let mut ids: Vec<u16> = current.iter().chain(&former).map(Pepper::id).collect();
+        let mut ids: Vec<u16> = current.iter().chain(&previous).map(Pepper::id).collect();
         ids.sort_unstable();
         if let Some(twice) = ids.windows(2).find(|pair| pair[0] == pair[1]) {
-            return Err(ConfigError::new(
-                "outdated_pepper",
-                twice[0],
-                "two peppers of one id cannot be told apart",
-            )
-            .fix("give each pepper an id of its own, and never use one again"));
+            return Err(
+                ConfigError::new("outdated_pepper", twice[0], "two peppers have this id")
+                    .fix("give each pepper a unique id, and never reuse one"),
+            );
         }
         Ok(Self {
             current,
-            former,
+            previous,
             plain_too,
         })
     }
 
-    /// Returns how new digests are made.
+    /// Returns the algorithm of new digests.
     pub(crate) fn current_algorithm(&self) -> DigestAlgorithm {
         match &self.current {
             Some(pepper) => DigestAlgorithm::HmacSha256 {
@@ -233,23 +233,24 @@ impl Peppers {
         }
     }
 
-    /// Digests a key as new ones are.
+    /// Returns the digest of a new key.
     pub(crate) fn digest_new(&self, key: &[u8]) -> KeyDigest {
         self.digest_for(PURPOSE, key)
     }
 
-    /// Digests the hash of a former system: what is kept is of no use to who reads the store.
+    /// Returns the digest of a previous system's hash, so that the stored form is useless to
+    /// readers of the store.
     pub(crate) fn digest_foreign(&self, hash: &[u8]) -> KeyDigest {
         self.digest_for(FOREIGN_PURPOSE, hash)
     }
 
-    /// Binds a slow hash to the pepper. A record with a slow hash holds this digest, so a writer of
-    /// the store that does not know the pepper cannot put its own hash into a record.
+    /// Binds a slow hash to the pepper. A record with a slow hash contains this digest, so that a
+    /// writer of the store who does not know the pepper cannot insert another hash.
     pub(crate) fn bind_slow_hash(&self, text: &str) -> KeyDigest {
         self.digest_for(SLOW_HASH_PURPOSE, text.as_bytes())
     }
 
-    /// Returns whether a record's slow hash was put there by a holder of the pepper.
+    /// Returns `true` if a holder of the pepper wrote the slow hash of a record.
     pub(crate) fn binds_slow_hash(
         &self,
         algorithm: DigestAlgorithm,
@@ -273,7 +274,7 @@ impl Peppers {
         }
     }
 
-    /// Returns how a former system's hash is digested.
+    /// Returns the digest algorithm of a previous system's hash.
     pub(crate) fn foreign_algorithm(&self, hash: ImportedAlgorithm) -> DigestAlgorithm {
         DigestAlgorithm::Imported {
             hash,
@@ -281,7 +282,7 @@ impl Peppers {
         }
     }
 
-    /// Returns what tells a presented key from any other, without telling anything of it.
+    /// Returns a keyed fingerprint that identifies a credential without revealing it.
     pub(crate) fn fingerprint(&self, key: &[u8]) -> [u8; 16] {
         let digest = self.digest_for(FINGERPRINT_PURPOSE, key);
         std::array::from_fn(|at| digest.0[at])
@@ -294,7 +295,7 @@ impl Peppers {
         }
     }
 
-    /// Seals a record's bytes, if there is a pepper.
+    /// Returns the seal of a serialized record, if there is a pepper.
     pub(crate) fn seal(&self, record: &[u8]) -> Option<RecordSeal> {
         self.current.as_ref().map(|pepper| RecordSeal {
             pepper_id: pepper.id,
@@ -302,21 +303,21 @@ impl Peppers {
         })
     }
 
-    /// Returns whether these are the bytes that were sealed.
+    /// Returns `true` if the seal is valid for this serialized record.
     pub(crate) fn is_sealed(&self, seal: &RecordSeal, record: &[u8]) -> bool {
         let pepper = self.find(seal.pepper_id);
         pepper.is_some_and(|pepper| pepper.digest(SEAL_PURPOSE, record).matches(&seal.digest))
     }
 
     fn find(&self, id: u16) -> Option<&Pepper> {
-        let mut peppers = self.current.iter().chain(&self.former);
+        let mut peppers = self.current.iter().chain(&self.previous);
         peppers.find(|pepper| pepper.id == id)
     }
 
-    /// Digests a key as a record's was, or returns nothing if the pepper is not known here.
+    /// Returns the digest of a key by a record's algorithm, or `None` if its pepper is unknown.
     ///
-    /// Where there is a pepper, a record without one is not believed: whoever can write to the
-    /// store could have made it.
+    /// If the ring has a pepper, a record without one is not trusted: a writer of the store could
+    /// have created it.
     pub(crate) fn digest_as(&self, algorithm: DigestAlgorithm, key: &[u8]) -> Option<KeyDigest> {
         match algorithm {
             DigestAlgorithm::HmacSha256 { pepper_id } => {
@@ -330,7 +331,7 @@ impl Peppers {
                 ImportedAlgorithm::Sha512 => {
                     self.digest_under(pepper_id, FOREIGN_PURPOSE, &Sha512::digest(key))
                 }
-                // It takes long, and is computed elsewhere.
+                // Slow hashes are computed on background threads.
                 ImportedAlgorithm::Argon2 => None,
             },
         }
@@ -365,7 +366,7 @@ pub(crate) mod tests {
 
     use super::*;
 
-    /// What this thread has done so far.
+    /// The digests and comparisons of this thread.
     #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
     pub(crate) struct Steps {
         pub(crate) digests: u32,
@@ -382,7 +383,7 @@ pub(crate) mod tests {
         STEPS.set(steps);
     }
 
-    /// Returns what was done since the last time.
+    /// Returns the counts since the last call, and resets them.
     pub(crate) fn take_steps() -> Steps {
         STEPS.take()
     }
@@ -402,7 +403,7 @@ pub(crate) mod tests {
         Pepper::new(id, bytes).unwrap()
     }
 
-    /// Threat A4: a digest has 32 bytes, and these are they.
+    /// Threat A4: digests match the published 32-byte vectors.
     #[test]
     fn the_published_vectors_are_met() {
         let vectors = [
@@ -430,7 +431,7 @@ pub(crate) mod tests {
         );
     }
 
-    /// Threat A13: no weak pepper is taken, and none is shown.
+    /// Threat A13: weak peppers are rejected, and errors do not contain them.
     #[test]
     fn a_weak_pepper_is_refused_without_being_shown() {
         let error = Pepper::new(1, b"hunter2").unwrap_err();
@@ -455,7 +456,7 @@ pub(crate) mod tests {
         assert!(peppers.digest_as(unknown, b"key").is_none());
     }
 
-    /// Threat A14: who can write to the store cannot leave the pepper out.
+    /// Threat A14: a writer of the store cannot bypass the pepper.
     #[test]
     fn where_there_is_a_pepper_a_digest_without_one_is_not_believed() {
         let peppers = |plain_too| Peppers::new(Some(pepper(1)), Vec::new(), plain_too).unwrap();

@@ -1,4 +1,4 @@
-//! The format of a key: `prefix_environment_id_secretcheck`.
+//! The key format: `prefix_environment_id_secretcheck`.
 
 use std::{
     fmt,
@@ -12,25 +12,24 @@ use zeroize::{Zeroize, Zeroizing};
 use super::{checksum_tag::KeyTags, secret::SecretKey};
 use crate::core::error::ConfigError;
 
-/// How long a key can be, in bytes.
+/// The length of a key in bytes.
 const KEY_LEN: RangeInclusive<usize> = 72..=102;
 const ID_LEN: usize = 16;
 const SECRET_LEN: usize = 43;
 const CHECK_LEN: usize = 6;
-/// The id, its underscore, the secret and the check: what stands right of the names.
+/// The length of the id, its underscore, the secret and the check.
 const TAIL_LEN: usize = ID_LEN + 1 + SECRET_LEN + CHECK_LEN;
 const PREFIX_LEN: RangeInclusive<usize> = 3..=24;
 const ENVIRONMENT_LEN: RangeInclusive<usize> = 1..=10;
-/// What the id of a key begins with whose check is a checksum.
+/// The first character of the id of a key with a checksum.
 const CHECKSUM: u8 = b'1';
-/// What the id of a key begins with whose check is a tag that the service alone can make.
+/// The first character of the id of a key with a keyed tag.
 const KEYED_TAG: u8 = b'2';
 const BASE62: &[u8; 62] = b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz";
 
-/// The public part of a key: what it is looked up by, logged as and spoken of.
+/// The public id of a key, for lookups, logs and display.
 ///
-/// 16 characters, of which 15 are random. It tells nothing of the secret, nor of when the key was
-/// made.
+/// It has 16 characters, of which 15 are random, and reveals neither the secret nor the age.
 ///
 /// ```
 /// use portcullis::api_key::KeyId;
@@ -44,7 +43,7 @@ const BASE62: &[u8; 62] = b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnop
 pub struct KeyId([u8; ID_LEN]);
 
 impl Hash for KeyId {
-    /// All of its bytes in one piece: their number is always the same.
+    /// Hashes all bytes at once: the length is constant.
     fn hash<H: Hasher>(&self, state: &mut H) {
         state.write(&self.0);
     }
@@ -56,7 +55,7 @@ impl KeyId {
         str::from_utf8(&self.0).expect("an id is ASCII")
     }
 
-    /// Returns the id that stands for a digest. It is as public as any.
+    /// Returns the id that is derived from a digest. It is public, too.
     pub(crate) fn of_digest(digest: &[u8; 32]) -> Self {
         let mut id = [CHECKSUM; ID_LEN];
         for (symbol, byte) in id[1..].iter_mut().zip(digest) {
@@ -99,14 +98,14 @@ impl fmt::Debug for KeyId {
     }
 }
 
-/// The error of what is not a key, or not an id, of this crate's format.
+/// The error of parsing a key or a key id.
 ///
-/// It does not say what is wrong, nor repeat what was given.
+/// It contains neither the reason nor the input.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("this is not a key of the expected format")]
+#[error("the value does not have the format of a key")]
 pub struct ParseKeyError;
 
-/// The names that a key begins with, and the environments that are accepted.
+/// The prefix and the accepted environments of keys.
 #[derive(Clone, Debug)]
 pub(crate) struct KeyFormat {
     prefix: Box<str>,
@@ -124,10 +123,10 @@ impl KeyFormat {
             return Err(ConfigError::new(
                 "prefix",
                 prefix,
-                "a prefix is 3 to 24 of `a-z`, `0-9` and single inner underscores, and begins \
+                "a prefix is 3 to 24 of `a-z`, `0-9` and single inner underscores, and starts \
                  with a letter",
             )
-            .fix("take the product's name in lower case, six letters or more, as in `acmepay`"));
+            .fix("use the service's name in lower case, six letters or more, as in `acmepay`"));
         }
         let mut accepted: Vec<Box<str>> = Vec::new();
         for environment in environments {
@@ -135,7 +134,7 @@ impl KeyFormat {
                 return Err(ConfigError::new(
                     "environments",
                     environment,
-                    "an environment is 1 to 10 of `a-z` and `0-9`, and begins with a letter",
+                    "an environment is 1 to 10 of `a-z` and `0-9`, and starts with a letter",
                 )
                 .fix("use `live` or `test`"));
             }
@@ -147,9 +146,9 @@ impl KeyFormat {
             return Err(ConfigError::new(
                 "environments",
                 "empty",
-                "a key of no environment can neither be made nor accepted",
+                "at least one environment is required",
             )
-            .fix("name at least one, as in `[\"live\"]`"));
+            .fix("name one, as in `[\"live\"]`"));
         }
         Ok(Self {
             prefix: prefix.into(),
@@ -162,13 +161,13 @@ impl KeyFormat {
         &self.prefix
     }
 
-    /// Returns whether somebody took this for a key of the ring, be it one or not.
+    /// Returns `true` if the credential starts like a key of the ring, even if it is not valid.
     pub(crate) fn looks_like_key(&self, presented: &[u8]) -> bool {
         let rest = presented.strip_prefix(self.prefix.as_bytes());
         rest.is_some_and(|rest| rest.starts_with(b"_"))
     }
 
-    /// Returns the environment of keys that name none.
+    /// Returns the environment of new keys that do not name one.
     pub(crate) fn default_environment(&self) -> &str {
         &self.environments[0]
     }
@@ -177,7 +176,7 @@ impl KeyFormat {
         self.environments.iter().any(|own| **own == *environment)
     }
 
-    /// Reads what a client presented. What passes is whole and of this product, no more is known.
+    /// Parses a credential. The result has the right format and check, but is not authenticated.
     pub(crate) fn parse<'a>(&self, presented: &'a [u8]) -> Result<ParsedKey<'a>, ParseKeyError> {
         let parts = Parts::split(presented)?;
         let ours = parts.prefix == self.prefix.as_bytes()
@@ -201,7 +200,7 @@ impl KeyFormat {
         }
     }
 
-    /// Makes a key of 256 random bits. `fill` is the system's source of randomness.
+    /// Generates a key of 256 random bits. `fill` is the system's source of randomness.
     pub(crate) fn generate(
         &self,
         environment: &str,
@@ -211,7 +210,8 @@ impl KeyFormat {
         random_symbols(&mut symbols[..], fill)?;
         let (id, secret) = symbols.split_at(ID_LEN - 1);
 
-        // The capacity is exact: a string that grew would leave a copy of the secret behind.
+        // The exact capacity prevents a reallocation, which would leave a copy of the secret in
+        // memory.
         let names = self.prefix.len() + environment.len() + 2;
         let mut key = Zeroizing::new(String::with_capacity(names + TAIL_LEN));
         for part in [&self.prefix, "_", environment, "_"] {
@@ -230,7 +230,7 @@ impl KeyFormat {
         key.extend(check.map(char::from));
 
         let id = KeyId::new(&key.as_bytes()[names..names + ID_LEN])
-            .expect("a generated id has the format of ids");
+            .expect("a generated id is a valid id");
         Ok((id, SecretKey::new(key)))
     }
 }
@@ -238,30 +238,30 @@ impl KeyFormat {
 /// Fills a buffer with random bytes.
 pub(crate) type Fill = fn(&mut [u8]) -> Result<(), getrandom::Error>;
 
-/// The error of a system that has no randomness to give. No key is made of anything less.
+/// The error of a failed source of randomness. There is no fallback.
 #[derive(Debug, thiserror::Error)]
 #[error("the system's source of randomness failed")]
 pub(crate) struct NoRandomness;
 
-/// A key as a client presented it. It borrows the request: nothing is copied.
+/// A parsed key that borrows from the request.
 pub(crate) struct ParsedKey<'a> {
     pub(crate) id: KeyId,
-    /// The whole key, which is what is digested.
+    /// The whole key, over which the digest is computed.
     pub(crate) bytes: &'a [u8],
 }
 
-/// The parts of what has the length and the underscores of a key.
+/// The parts of a credential with the length and the underscores of a key.
 struct Parts<'a> {
     prefix: &'a [u8],
     environment: &'a [u8],
     id: &'a [u8],
     secret_and_check: &'a [u8],
-    /// All that the check is of.
+    /// The part that the check covers.
     checked: &'a [u8],
 }
 
 impl<'a> Parts<'a> {
-    /// Takes a key apart, from the right.
+    /// Splits a key, starting from the right.
     fn split(presented: &'a [u8]) -> Result<Self, ParseKeyError> {
         if !KEY_LEN.contains(&presented.len()) {
             return Err(ParseKeyError);
@@ -281,7 +281,7 @@ impl<'a> Parts<'a> {
         })
     }
 
-    /// Returns the id, if the alphabet is right. The work is the same for any key of one length.
+    /// Returns the id, if all characters are in the alphabet. The time depends only on the length.
     fn id(&self) -> Result<KeyId, ParseKeyError> {
         let base62 = |ok, byte: &u8| ok & byte.is_ascii_alphanumeric();
         let whole = self.secret_and_check.iter().fold(true, base62);
@@ -293,13 +293,13 @@ impl<'a> Parts<'a> {
         &self.secret_and_check[SECRET_LEN..]
     }
 
-    /// Returns whether this is a key of the kind that has a checksum, and has the right one.
+    /// Returns `true` if the key is of the kind with a checksum and the checksum is correct.
     fn has_checksum(&self) -> bool {
         let right = digits(crc32fast::hash(self.checked)) == self.check();
         right & (self.id[0] == CHECKSUM)
     }
 
-    /// Returns whether the names are some that a ring could have.
+    /// Returns `true` if the prefix and the environment are valid in some ring.
     fn has_valid_names(&self) -> bool {
         is_prefix(self.prefix) && is_environment(self.environment)
     }
@@ -311,13 +311,13 @@ impl fmt::Debug for ParsedKey<'_> {
     }
 }
 
-/// Finds keys that stand where none should: in a repository, a paste, a log.
+/// Detection of leaked keys, for example in repositories, pastes and logs.
 ///
 /// The expression `[a-z][a-z0-9_]{2,23}_[a-z][a-z0-9]{0,9}_1[0-9A-Za-z]{15}_[0-9A-Za-z]{49}` finds
-/// candidates in text (with the product's prefix in front it is exact: `acme_(live|test)_1..`), and
-/// [`verify`](scan::verify) tells whether one is a key or looks like one. No store is asked. Keys
-/// with a [keyed tag](crate::api_key::KeyedTag) have a `2` in the place of the `1`, and can be told by the
-/// service alone. As a rule for gitleaks:
+/// candidates in text. With the prefix of the service it is exact: `acme_(live|test)_1..`.
+/// [`verify`](scan::verify) checks the form and the checksum of a candidate, without a store
+/// request. Keys with a [keyed tag](crate::api_key::KeyedTag) have a `2` in place of the `1`, and
+/// only the service can verify them. A rule for gitleaks:
 ///
 /// ```toml
 /// [[rules]]
@@ -337,11 +337,11 @@ impl fmt::Debug for ParsedKey<'_> {
 pub mod scan {
     use super::{KeyId, Parts};
 
-    /// Finds candidates for [`verify`] in any text. It has neither look-around nor anchors.
+    /// A regular expression that finds candidates for [`verify`], without look-around and anchors.
     pub const CANDIDATE_REGEX: &str =
         "[a-z][a-z0-9_]{2,23}_[a-z][a-z0-9]{0,9}_1[0-9A-Za-z]{15}_[0-9A-Za-z]{49}";
 
-    /// Returns the id of what has the form and the checksum of a key, of whatever product.
+    /// Returns the id if the candidate has the form and the checksum of a key with any prefix.
     pub fn verify(candidate: &str) -> Option<KeyId> {
         let parts = Parts::split(candidate.as_bytes()).ok()?;
         let is_one = parts.has_checksum() && parts.has_valid_names();
@@ -367,7 +367,7 @@ fn is_name(byte: u8) -> bool {
     byte.is_ascii_lowercase() || byte.is_ascii_digit()
 }
 
-/// Returns a key's check in six digits of base 62.
+/// Encodes the check of a key as six base-62 digits.
 fn digits(check: u32) -> [u8; CHECK_LEN] {
     let mut rest = check as usize;
     let mut digits = [0; CHECK_LEN];
@@ -378,9 +378,9 @@ fn digits(check: u32) -> [u8; CHECK_LEN] {
     digits
 }
 
-/// Fills a buffer with random symbols of base 62, each as likely as any other.
+/// Fills a buffer with uniformly distributed base-62 symbols.
 fn random_symbols(symbols: &mut [u8], fill: Fill) -> Result<(), NoRandomness> {
-    /// The greatest multiple of 62 that a byte can hold: what is above would favour some symbols.
+    /// The greatest multiple of 62 in a byte. Bytes above it would make some symbols more likely.
     const FAIR: u8 = 248;
     let mut random = Zeroizing::new([0; 64]);
     let mut made = 0;
@@ -412,7 +412,7 @@ pub(crate) mod tests {
         format!("1{number:015}").parse().unwrap()
     }
 
-    /// Reads bytes both as a scanner and as a ring of the vectors' product would.
+    /// Parses bytes like a scanner, and like a ring of the test vectors' service.
     fn verified(bytes: &[u8]) -> Option<KeyId> {
         let parsed = format("acme").parse(bytes).ok().map(|key| key.id);
         parsed.or_else(|| scan::verify(str::from_utf8(bytes).ok()?))
@@ -495,14 +495,14 @@ pub(crate) mod tests {
         }
     }
 
-    fn tagged(current: u8, former: &[u8], checksums_too: bool) -> KeyFormat {
+    fn tagged(current: u8, previous: &[u8], checksums_too: bool) -> KeyFormat {
         let tag = |first: &u8| {
             let secret: Vec<u8> = (*first..*first + 32).collect();
             crate::api_key::key::checksum_tag::KeyedTag::new(secret).unwrap()
         };
         let tags = KeyTags {
             current: tag(&current),
-            former: former.iter().map(tag).collect(),
+            previous: previous.iter().map(tag).collect(),
             checksums_too,
         };
         let environments = ["live".to_owned(), "test".to_owned()];
@@ -513,7 +513,8 @@ pub(crate) mod tests {
         format.parse(key.as_bytes()).is_ok()
     }
 
-    /// Computed by another implementation: `HMAC-SHA-256(00..1f, all before)`, its first 32 bits.
+    /// Computed by another implementation: the first 32 bits of `HMAC-SHA-256(00..1f, preceding
+    /// bytes)`.
     const TAGGED: &str =
         "acme_live_2AAAAAAAAAAAAAAA_00000000000000000000000000000000000000000004GR7zO";
 
@@ -529,7 +530,7 @@ pub(crate) mod tests {
             &TAGGED.replace("live", "test")
         ));
 
-        // Nor does the checksum that anybody can compute stand in for it.
+        // A public checksum does not replace it.
         assert!(!accepts(&tagged(0, &[], false), VECTORS[0]));
         assert!(accepts(&tagged(0, &[], true), VECTORS[0]));
         let body = &TAGGED[..TAGGED.len() - CHECK_LEN];
@@ -583,19 +584,19 @@ pub(crate) mod tests {
         assert!(KeyFormat::new("acme", &[], None).is_err());
     }
 
-    /// Threat A3: a source that fails makes no key, and nothing stands in for it.
+    /// Threat A3: no key is generated if the source of randomness fails.
     #[test]
     fn without_randomness_there_is_no_key() {
         let broken: Fill = |_| Err(getrandom::Error::new_custom(7));
         assert!(format("acme").generate("live", broken).is_err());
     }
 
-    /// Threat A3: no two keys are alike, and no symbol is favoured.
+    /// Threat A3: keys are unique and symbols uniformly distributed.
     #[test]
     fn a_million_generated_keys_are_unique_and_uniform() {
         const THREADS: usize = 4;
         const KEYS_EACH: usize = 250_000;
-        /// Generates keys, and returns what tells them apart and how often each symbol came.
+        /// Generates keys, and returns their ids, secrets and symbol counts.
         fn generate_many() -> (Vec<[u8; 16]>, Vec<[u8; 16]>, [u64; 256]) {
             let format = format("acme");
             let (mut ids, mut secrets, mut counts) = (Vec::new(), Vec::new(), [0; 256]);
@@ -604,7 +605,7 @@ pub(crate) mod tests {
                 let key = key.expose_secret().as_bytes();
                 let secret = &key[key.len() - SECRET_LEN - CHECK_LEN..key.len() - CHECK_LEN];
                 ids.push(id.0);
-                // 95 bits: two of a million that begin alike are no accident.
+                // 95 bits: two equal values among a million are no coincidence.
                 secrets.push(secret[..16].try_into().unwrap());
                 for symbol in secret {
                     counts[usize::from(*symbol)] += 1;
@@ -636,7 +637,7 @@ pub(crate) mod tests {
             .iter()
             .map(|symbol| (counts[usize::from(*symbol)] as f64 - expected).powi(2) / expected)
             .sum();
-        // 61 degrees of freedom: beyond 130 by chance less often than once in a million runs.
+        // 61 degrees of freedom: a value above 130 has a probability of less than one in a million.
         assert!(chi_square < 130.0, "chi-square {chi_square}");
         let others: u64 = counts.iter().sum::<u64>()
             - BASE62
@@ -664,7 +665,9 @@ pub(crate) mod tests {
 
     proptest! {
         #[test]
-        fn any_bytes_are_read_without_a_panic(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
+        fn any_bytes_are_read_without_a_panic(
+            bytes in proptest::collection::vec(any::<u8>(), 0..200),
+        ) {
             prop_assert!(verified(&bytes).is_none());
             prop_assert!(format("acme").parse(&bytes).is_err());
         }
@@ -679,7 +682,11 @@ pub(crate) mod tests {
         }
 
         #[test]
-        fn two_changed_bytes_are_malformed(one in 0..76_usize, two in 0..76_usize, by in 1..255_u8) {
+        fn two_changed_bytes_are_malformed(
+            one in 0..76_usize,
+            two in 0..76_usize,
+            by in 1..255_u8,
+        ) {
             prop_assume!(one != two);
             let mut key = VECTORS[1].as_bytes().to_vec();
             key[one] ^= by;

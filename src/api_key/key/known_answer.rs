@@ -1,4 +1,5 @@
-//! A known-answer test of keys: fixed randomness, the key that is printed, and the digest that is stored.
+//! A known-answer test of keys: fixed randomness, the key that is printed, and the digest that is
+//! stored.
 
 use super::{
     checksum_tag::{KeyTags, KeyedTag},
@@ -6,7 +7,8 @@ use super::{
     format::{Fill, KeyFormat},
 };
 
-/// Multiples of 7. One of them, 252, is above the range that maps evenly to 62 symbols, and is left out.
+/// Multiples of 7. One of them, 252, is above the range that maps evenly to 62 symbols, and is left
+/// out.
 const ENTROPY: Fill = |bytes| {
     for (at, byte) in bytes.iter_mut().enumerate() {
         *byte = (at * 7 % 256) as u8;
@@ -62,7 +64,7 @@ fn key_with_checksum_and_its_stored_digest_are_known() {
 fn key_with_keyed_tag_and_its_stored_digest_are_known() {
     let tags = KeyTags {
         current: KeyedTag::new((32..64).collect::<Vec<u8>>()).unwrap(),
-        former: Vec::new(),
+        previous: Vec::new(),
         checksums_too: false,
     };
     assert_eq!(generated(Some(tags)), KEYED_TAG);

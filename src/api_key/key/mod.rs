@@ -1,4 +1,4 @@
-//! API keys: format, secret and digest.
+//! Format, secret and digest of API keys.
 
 pub(super) mod checksum_tag;
 pub(super) mod digest;

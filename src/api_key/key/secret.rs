@@ -1,16 +1,15 @@
-//! A key with its secret: the one type that holds it.
+//! The type that holds a key with its secret.
 
 use std::fmt;
 
 use zeroize::Zeroizing;
 
-/// A whole key, secret included, as its owner gets it once.
+/// A whole key including its secret, as its owner receives it once.
 ///
-/// It has no `Display`, no `Clone` and no comparison, `Debug` prints the type's name, and its
-/// memory is overwritten when it is dropped. [`SecretKey::expose_secret`] is the one way to what
-/// is inside.
+/// It has no `Display`, no `Clone` and no comparison, `Debug` prints only the type's name, and its
+/// memory is overwritten on drop. [`SecretKey::expose_secret`] is the only access to its content.
 ///
-/// Threat A17: it cannot be copied by accident,
+/// It cannot be copied by accident (threat A17):
 ///
 /// ```compile_fail
 /// fn copied(key: &portcullis::api_key::SecretKey) -> portcullis::api_key::SecretKey {
@@ -18,7 +17,7 @@ use zeroize::Zeroizing;
 /// }
 /// ```
 ///
-/// nor printed,
+/// It cannot be printed:
 ///
 /// ```compile_fail
 /// fn printed(key: &portcullis::api_key::SecretKey) -> String {
@@ -26,10 +25,12 @@ use zeroize::Zeroizing;
 /// }
 /// ```
 ///
-/// nor compared byte by byte (threat A1).
+/// It cannot be compared byte by byte (threat A1):
 ///
 /// ```compile_fail
-/// fn compared(one: &portcullis::api_key::SecretKey, two: &portcullis::api_key::SecretKey) -> bool {
+/// use portcullis::api_key::SecretKey;
+///
+/// fn compared(one: &SecretKey, two: &SecretKey) -> bool {
 ///     one == two
 /// }
 /// ```
@@ -40,7 +41,7 @@ impl SecretKey {
         Self(key)
     }
 
-    /// Returns the whole key, for its owner's eyes.
+    /// Returns the whole key. Show it only to its owner.
     pub fn expose_secret(&self) -> &str {
         &self.0
     }

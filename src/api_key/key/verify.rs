@@ -1,4 +1,4 @@
-//! Whether a presented key is the one that a record tells of.
+//! Verification of a key against its record.
 
 use super::{
     digest::{KeyDigest, Peppers},
@@ -12,11 +12,10 @@ use crate::{
     core::{record::AuthDenial, time::Timestamp},
 };
 
-/// Decides on a key. The secret is compared before anything else is looked at, so that only who
-/// holds the whole key can learn that it exists; an unknown id costs the same digest and the same
-/// comparison as a known one.
+/// Verifies a key. The secret is compared first, so that only a holder of the whole key can learn
+/// that it exists. An unknown id costs the same digest and comparison as a known one.
 ///
-/// `proved` says what a slow hash has proved, for a record that has one.
+/// `proved` is the result of the slow hash, for a record that has one.
 pub(crate) fn verify(
     peppers: &Peppers,
     presented: &ParsedKey<'_>,
@@ -27,7 +26,7 @@ pub(crate) fn verify(
     let unknown = || Denied::new(AuthDenial::Unknown, None);
     let Some(record) = record else {
         let digest = peppers.digest_new(presented.bytes);
-        // The comparison's answer is not looked at: nothing has this digest.
+        // The result is irrelevant: no key has this digest.
         std::hint::black_box(digest.matches(&KeyDigest::from_bytes([0; 32])));
         return Err(unknown());
     };
@@ -68,8 +67,7 @@ mod tests {
     const KEY: &[u8] =
         b"acme_live_1AAAAAAAAAAAAAAA_00000000000000000000000000000000000000000000w2Xzo";
 
-    /// Threat A1: a key that is right, one that is wrong and one that is not known take the same
-    /// digest and the same comparison, and no other.
+    /// Threat A1: correct, wrong and unknown keys cost exactly one digest and one comparison each.
     #[test]
     fn whether_a_key_is_right_wrong_or_not_known_the_same_is_computed() {
         let pepper = Pepper::new(1, (0..32).collect::<Vec<u8>>()).unwrap();

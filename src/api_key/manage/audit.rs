@@ -1,4 +1,4 @@
-//! Who is told of what auditors ask for.
+//! Audit events of keys and callers.
 
 use std::net::IpAddr;
 
@@ -10,7 +10,7 @@ use crate::{
     },
 };
 
-/// Tells the auditor of what becomes of keys and of callers.
+/// Sends audit events of keys and callers.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct KeyAudit {
     pub(crate) ground: audit::Audit,
@@ -27,7 +27,7 @@ impl KeyAudit {
         self.ground.tell(event);
     }
 
-    /// Tells of a caller that is turned away.
+    /// Sends the event of a rejected caller.
     pub(crate) fn tell_denied(
         &self,
         denied: &Denied,
@@ -49,7 +49,7 @@ impl KeyAudit {
     }
 }
 
-/// What was done to a key, for the trail.
+/// A change of a key, for the audit trail.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum KeyAction {
     Created,
@@ -64,7 +64,7 @@ pub(super) enum KeyAction {
 }
 
 impl KeyAction {
-    /// Returns the event that tells of it.
+    /// Returns the audit event.
     pub(crate) fn event(self, key: KeyId, by: Option<&str>) -> AuditEvent {
         let (key_id, by) = (key.as_str().into(), by.map(Into::into));
         match self {

@@ -1,20 +1,20 @@
-//! On whose behalf a key is changed, and who set which of its fields.
+//! The authority behind a change, and the fields that an owner's administrator has set.
 
-/// On whose behalf a manager makes its changes.
+/// The authority behind the changes of a manager.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Authority {
-    /// The service itself: it may make every change.
+    /// The service itself, which can make every change.
     Service,
-    /// The owner of the keys: it may tighten what the service set, and not lift it.
+    /// The owner of the keys, which can tighten the settings of the service but not lift them.
     Owner,
 }
 
-/// The fields of a record that an administrator of its owner set, in bits. All others are the
-/// service's.
+/// The fields of a record that an owner's administrator has set, as bits. The service has set the
+/// others.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct SetByOwner(u8);
 
-/// A field that the service and the owner's administrators can both set.
+/// A field that both the service and the owner's administrators can set.
 #[derive(Clone, Copy, Debug)]
 #[repr(u8)]
 pub(crate) enum Field {
@@ -29,7 +29,7 @@ pub(crate) enum Field {
 impl SetByOwner {
     const ALL: u8 = (1 << 6) - 1;
 
-    /// Returns the fields of a key that this authority makes.
+    /// Returns the fields of a new key that this authority creates.
     pub(super) fn created_by(authority: Authority) -> Self {
         match authority {
             Authority::Service => Self(0),
@@ -37,7 +37,7 @@ impl SetByOwner {
         }
     }
 
-    /// Reads what [`bits`](Self::bits) returned.
+    /// Parses the result of [`bits`](Self::bits).
     pub(crate) fn from_bits(bits: u8) -> Option<Self> {
         (bits & !Self::ALL == 0).then_some(Self(bits))
     }

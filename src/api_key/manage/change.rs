@@ -16,19 +16,20 @@ use crate::{
     core::{audit::AuditEvent, error::StoreErrorKind},
 };
 
-/// How often a change is tried again that somebody else's change came in between of.
+/// The maximum number of attempts to make a change that conflicts with concurrent ones.
 pub(super) const ATTEMPTS: u32 = 8;
 const REASON_LEN_MAX: usize = 256;
 
 impl KeyManager {
-    /// Changes what a key is.
+    /// Updates a key.
     ///
     /// # Errors
     ///
-    /// With [`KeyError::Conflict`] if the update is for a version that the key no longer has, with
-    /// [`KeyError::Forbidden`] if the manager acts for the owner and the update lifts what the service
-    /// set; if the key is not known or revoked, or would be out of bounds, or the store cannot keep
-    /// the change.
+    /// Returns [`KeyError::Conflict`] if the update is conditional on another version,
+    /// [`KeyError::Forbidden`] if the manager acts for the owner and the update lifts a setting of
+    /// the service, [`KeyError::NotFound`] if there is no such key, [`KeyError::Ended`] if the key
+    /// is revoked, [`KeyError::Invalid`] if a value is out of bounds, and another error if the
+    /// store fails.
     pub async fn update(&self, id: KeyId, update: KeyUpdate) -> Result<StoredKey, KeyError> {
         let updated = self.apply(id, update).await;
         self.told(KeyAction::Updated, updated)
@@ -36,12 +37,13 @@ impl KeyManager {
 
     /// Disables a key until it is [enabled](Self::enable).
     ///
-    /// Disabling it again changes nothing, with one exception: the service takes over what
-    /// [the owner](Self::acting_for_owner) disabled, so that the owner cannot enable it.
+    /// Disabling a disabled key has no effect, with one exception: the service takes over a key
+    /// that [the owner](Self::acting_for_owner) disabled, so that the owner cannot enable it.
     ///
     /// # Errors
     ///
-    /// If the key is not known or revoked, or the store cannot keep the change.
+    /// Returns [`KeyError::NotFound`] if there is no such key, [`KeyError::Ended`] if the key is
+    /// revoked, and another error if the store fails.
     pub async fn disable(&self, id: KeyId, reason: &str) -> Result<StoredKey, KeyError> {
         let disabled = self.change(id, |record| {
             not_revoked(record)?;
@@ -55,12 +57,13 @@ impl KeyManager {
         self.told(KeyAction::Disabled, disabled.await)
     }
 
-    /// Enables a disabled key. Enabling it again changes nothing.
+    /// Enables a disabled key. Enabling an active key has no effect.
     ///
     /// # Errors
     ///
-    /// If the key is not known or revoked, or the store cannot keep the change; with
-    /// [`KeyError::Forbidden`] if the manager acts for the owner and somebody else disabled the key.
+    /// Returns [`KeyError::NotFound`] if there is no such key, [`KeyError::Ended`] if the key is
+    /// revoked, [`KeyError::Forbidden`] if the manager acts for the owner and did not disable the
+    /// key itself, and another error if the store fails.
     pub async fn enable(&self, id: KeyId) -> Result<StoredKey, KeyError> {
         let enabled = self.change(id, |record| {
             not_revoked(record)?;
@@ -76,25 +79,27 @@ impl KeyManager {
         self.told(KeyAction::Enabled, enabled.await)
     }
 
-    /// Revokes a key. This cannot be undone.
+    /// Revokes a key permanently.
     ///
-    /// Revoking it again changes nothing, except that the service takes over what
+    /// Revoking a revoked key has no effect, except that the service takes over a key that
     /// [the owner](Self::acting_for_owner) revoked.
     ///
     /// # Errors
     ///
-    /// If the key is not known, or the store cannot keep the change.
+    /// Returns [`KeyError::NotFound`] if there is no such key, and another error if the store
+    /// fails.
     pub async fn revoke(&self, id: KeyId, reason: &str) -> Result<StoredKey, KeyError> {
         let revoked = self.end(id, reason).await;
         self.told(KeyAction::Revoked, revoked)
     }
 
-    /// Expires a key immediately, and ends the overlap of its rotation. A key that expired before keeps
-    /// its end.
+    /// Expires a key immediately and ends its rotation overlap. A key that has expired already
+    /// keeps its expiry.
     ///
     /// # Errors
     ///
-    /// If the key is not known or revoked, or the store cannot keep the change.
+    /// Returns [`KeyError::NotFound`] if there is no such key, [`KeyError::Ended`] if the key is
+    /// revoked, and another error if the store fails.
     pub async fn expire(&self, id: KeyId) -> Result<StoredKey, KeyError> {
         let expired = self.change(id, |record| {
             not_revoked(record)?;
@@ -104,14 +109,15 @@ impl KeyManager {
         self.told(KeyAction::Expired, expired.await)
     }
 
-    /// Switches off for good a key that was found where it should not be, as a scanner reports it,
-    /// and returns it; or nothing, if it is none of ours.
+    /// Revokes a key that was found in public, for example by a scanner, and returns its record.
+    /// Returns `None` if it is not a key of this ring.
     ///
-    /// Whoever calls must hold the whole key: its id alone switches nothing off.
+    /// `found` must be the whole key: an id is not enough to revoke a key.
     ///
     /// # Errors
     ///
-    /// If the store cannot say, or cannot keep the change.
+    /// Returns an error if the store fails, or if the record was not written by a holder of the
+    /// pepper.
     pub async fn report_leaked(&self, found: &str) -> Result<Option<StoredKey>, KeyError> {
         let ring = &self.ring.shared;
         let Ok(key) = ring.read(found.as_bytes()) else {
@@ -179,7 +185,7 @@ impl KeyManager {
         .await
     }
 
-    /// Sets a key's state, and notes who did.
+    /// Sets the state of a key, and the authority that set it.
     pub(super) fn switch(&self, record: &mut KeyRecord, state: KeyState) {
         record.state = state;
         record.set_by_owner.set(Field::State, self.authority);
@@ -189,7 +195,7 @@ impl KeyManager {
         let actor = self.actor.as_deref().unwrap_or_default();
         for (field, value) in [("reason", reason), ("actor", actor)] {
             if value.len() > REASON_LEN_MAX {
-                return Err(InvalidKeySpec::new(field, "is too long").into());
+                return Err(InvalidKeySpec::new(field, "is longer than 256 bytes").into());
             }
         }
         Ok(StateChange {
@@ -199,7 +205,7 @@ impl KeyManager {
         })
     }
 
-    /// Changes a record as it is now. A change of somebody else's in between is read and kept.
+    /// Applies a change to the current record, and retries it after a concurrent change.
     pub(super) async fn change(
         &self,
         id: KeyId,
@@ -226,7 +232,7 @@ impl KeyManager {
         }
     }
 
-    /// Tells of a change, if there was one.
+    /// Audits a change, if there was one.
     pub(super) fn told(
         &self,
         action: KeyAction,
@@ -249,7 +255,7 @@ impl KeyManager {
     }
 }
 
-/// Whether a record was changed.
+/// The effect of a change on a record.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum RecordChange {
     Made,

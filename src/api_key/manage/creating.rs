@@ -1,4 +1,4 @@
-//! Creations that are under way, for stores that cannot count and create in one step.
+//! Concurrent key creations, for stores that cannot count and create in one step.
 
 use std::{
     collections::{HashMap, hash_map::Entry},
@@ -6,23 +6,23 @@ use std::{
     sync::{Mutex, MutexGuard, PoisonError},
 };
 
-/// The number of keys that are being created for each owner.
+/// The number of keys being created per owner.
 #[derive(Default)]
 pub(crate) struct Creating {
     owners: Mutex<HashMap<String, usize>>,
 }
 
-/// One creation under way.
+/// A key creation in progress.
 pub(crate) struct Begun<'a> {
     creating: &'a Creating,
     owner: String,
-    /// The number of creations that began before this one, and may still succeed.
+    /// The number of earlier creations that can still succeed.
     pub(crate) ahead: usize,
 }
 
 impl Creating {
-    /// Begins a creation. Each counts those that began before it, so that together they never exceed a
-    /// maximum.
+    /// Registers a creation. Each one counts the earlier ones, so that together they never exceed
+    /// the maximum.
     pub(crate) fn begin(&self, owner: &str) -> Begun<'_> {
         let mut owners = lock(&self.owners);
         let count = owners.entry(owner.to_owned()).or_default();

@@ -1,4 +1,4 @@
-//! The generation of keys and of their first records.
+//! Generation of keys and their initial records.
 
 use super::{
     authority::SetByOwner,
@@ -18,7 +18,7 @@ use crate::api_key::{
 };
 
 impl KeyManager {
-    /// Stores a new key; should its id exist already, another one.
+    /// Stores a new key, and generates another one if its id exists.
     pub(super) async fn keep(
         &self,
         generate: impl Fn() -> Result<GeneratedKey, KeyError>,
@@ -29,7 +29,7 @@ impl KeyManager {
             let key = generate()?;
             match self.store_new(&key.record, max_keys).await {
                 Ok(()) => return Ok(key),
-                // An id of 89 random bits that exists already: once in many lives of the universe.
+                // Ids have 89 random bits, so a conflict is practically impossible.
                 Err(KeyError::Conflict) if attempt < 3 => attempt += 1,
                 Err(error) => return Err(error),
             }
@@ -55,8 +55,8 @@ impl KeyManager {
         }
     }
 
-    /// Counts, then creates: for stores that do not do both in one step. Those of this process that
-    /// are under way count as well.
+    /// Counts and then creates, for stores that cannot do both in one step. Also counts concurrent
+    /// creations of this process.
     pub(super) async fn create_after_count(
         &self,
         record: &StoredKey,
@@ -103,12 +103,14 @@ impl KeyManager {
         let format = &self.ring.shared.format;
         match &new.environment {
             Some(environment) if format.has_environment(environment) => Ok(environment),
-            Some(_) => Err(InvalidKeySpec::new("environment", "is not one of the ring's").into()),
+            Some(_) => {
+                Err(InvalidKeySpec::new("environment", "is not an environment of the ring").into())
+            }
             None => Ok(format.default_environment()),
         }
     }
 
-    /// Returns the record of a new key, without its digest: until it has one, nothing matches it.
+    /// Returns the record of a new key, with an empty digest that matches no key.
     pub(super) fn record_of(&self, id: KeyId, environment: &str, new: &NewKey) -> KeyRecord {
         let ring = &self.ring.shared;
         let now = ring.clock.wall();

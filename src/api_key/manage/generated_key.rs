@@ -1,11 +1,11 @@
-//! A new key, with its secret.
+//! A generated key with its secret.
 
 use crate::api_key::{
     key::{format::KeyId, secret::SecretKey},
     record::record::StoredKey,
 };
 
-/// A key that has just been made, with its secret.
+/// A generated key with its secret.
 #[derive(Debug)]
 pub struct GeneratedKey {
     pub(super) record: StoredKey,
@@ -18,17 +18,17 @@ impl GeneratedKey {
         self.record.id()
     }
 
-    /// Returns what the store knows of the key.
+    /// Returns the stored record of the key.
     pub fn record(&self) -> &StoredKey {
         &self.record
     }
 
-    /// Returns the whole key, for its owner's eyes.
+    /// Returns the whole key. Show it only to its owner.
     pub fn expose_secret(&self) -> &str {
         self.secret.expose_secret()
     }
 
-    /// Returns the whole key, in the type that guards it.
+    /// Returns the whole key as a [`SecretKey`].
     pub fn into_secret(self) -> SecretKey {
         self.secret
     }

@@ -5,36 +5,36 @@ use crate::{
     core::error::{StoreError, StoreErrorKind},
 };
 
-/// Why a key could not be made or changed.
+/// An error of a [`KeyManager`](super::manager::KeyManager).
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum KeyError {
-    /// There is no key of this id.
+    /// No key has this id.
     #[error("there is no such key")]
     NotFound,
-    /// Somebody else changed the key meanwhile.
-    #[error("the key was changed meanwhile")]
+    /// The key was changed concurrently.
+    #[error("the key was changed concurrently")]
     Conflict,
-    /// The key is revoked, or in a state that allows no such change.
-    #[error("the key is in a state that allows no such change")]
+    /// The key is revoked, or its state does not allow this change.
+    #[error("the state of the key does not allow this change")]
     Ended,
     /// The key that this one replaces is still accepted.
     #[error("the key that this one replaces is still accepted")]
     Overlap,
-    /// The manager acts for the owner, and the service decided otherwise.
-    #[error("the service decided otherwise, and an owner's administrator cannot undo it")]
+    /// The manager acts for the owner and cannot override the service.
+    #[error("an administrator of the owner cannot override the service")]
     Forbidden,
-    /// The owner has as many keys as it may have.
+    /// The owner has the maximum number of keys.
     #[error("the owner has the maximum number of keys; revoke one, or purge ended ones")]
     TooManyKeys,
-    /// What was asked for is out of bounds.
-    #[error("the key cannot be so")]
+    /// A value is out of bounds.
+    #[error("the key specification is invalid")]
     Invalid(#[source] InvalidKeySpec),
-    /// The system has no randomness to give.
+    /// The system's source of randomness failed.
     #[error("the system's source of randomness failed")]
     NoRandomness,
     /// The store failed.
-    #[error("the store of keys failed")]
+    #[error("the key store failed")]
     Store(#[source] StoreError),
 }
 

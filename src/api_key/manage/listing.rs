@@ -1,4 +1,4 @@
-//! Lists of keys, and the removal of ended ones.
+//! Listing and purging of keys.
 
 use std::time::Duration;
 
@@ -13,11 +13,12 @@ use crate::{
 };
 
 impl KeyManager {
-    /// Returns what is known of a key.
+    /// Returns the record of a key.
     ///
     /// # Errors
     ///
-    /// If the key is not known, or the store cannot say.
+    /// Returns [`KeyError::NotFound`] if there is no such key, and another error if the store
+    /// fails.
     pub async fn get(&self, id: KeyId) -> Result<StoredKey, KeyError> {
         let ring = &self.ring.shared;
         let found = ring.store.find(id).await?.ok_or(KeyError::NotFound)?;
@@ -32,17 +33,17 @@ impl KeyManager {
     ///
     /// # Errors
     ///
-    /// If the store cannot say.
+    /// Returns an error if the store fails.
     pub async fn list(&self, query: KeyQuery) -> Result<KeyPage, KeyError> {
         Ok(self.ring.shared.store.list(query).await?)
     }
 
-    /// Returns those keys of a page that are switched on and were not used since a moment; keys
-    /// that were made after it are left out. A page may hold none of them and have a next one.
+    /// Returns the active keys of a page that were not used since the given time. Keys that were
+    /// created after it are excluded. A page without such keys can have a next page.
     ///
     /// # Errors
     ///
-    /// If the store cannot say.
+    /// Returns an error if the store fails.
     pub async fn list_unused_since(
         &self,
         moment: Timestamp,
@@ -57,12 +58,12 @@ impl KeyManager {
         Ok(page)
     }
 
-    /// Returns those keys of a page that are accepted now and will not be after this time. A page
-    /// may hold none of them and have a next one.
+    /// Returns the keys of a page that are accepted now but expire within the given time. A page
+    /// without such keys can have a next page.
     ///
     /// # Errors
     ///
-    /// If the store cannot say.
+    /// Returns an error if the store fails.
     pub async fn list_expiring_within(
         &self,
         duration: Duration,
@@ -78,13 +79,13 @@ impl KeyManager {
         Ok(page)
     }
 
-    /// Returns those keys of a page that can still be used and whose digest was not made under the
-    /// current pepper. Once there are none left, the former pepper can go. A page may hold none of
-    /// them and have a next one.
+    /// Returns the usable keys of a page whose digest is not under the current pepper. A previous
+    /// pepper can be removed when there are none left. A page without such keys can have a next
+    /// page.
     ///
     /// # Errors
     ///
-    /// If the store cannot say.
+    /// Returns an error if the store fails.
     pub async fn list_outdated_pepper(&self, query: KeyQuery) -> Result<KeyPage, KeyError> {
         let ring = &self.ring.shared;
         let now = ring.clock.wall();
@@ -97,12 +98,14 @@ impl KeyManager {
         Ok(page)
     }
 
-    /// Removes keys that ended longer ago than `retention`, and returns how many. Until then they
-    /// stay: an audit can name them, and their ids are not used again.
+    /// Removes keys that ended longer ago than `retention`, and returns the number removed.
+    ///
+    /// Until then their records remain, so that audits can refer to them and their ids are not
+    /// reused.
     ///
     /// # Errors
     ///
-    /// If the store cannot remove them.
+    /// Returns an error if the store fails.
     pub async fn purge(&self, retention: Duration) -> Result<usize, KeyError> {
         const BATCH: usize = 500;
         let ring = &self.ring.shared;

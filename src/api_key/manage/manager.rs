@@ -19,15 +19,15 @@ use crate::{
     core::time::Timestamp,
 };
 
-/// Makes keys of a ring, and does everything else that becomes of them.
+/// Creates, changes, rotates, lists and revokes the keys of a ring.
 ///
-/// It is for the service's own code: whoever holds one may do all of this. A clone manages the
-/// same keys.
+/// It is for the service's own code: it performs no authorization. A clone manages the same keys.
 ///
 /// ```
 /// use portcullis::{api_key::{KeyManager, KeyRing, NewKey, Pepper}, store::MemoryStore};
 ///
-/// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
 /// # let secret = [0, 1, 2, 3, 4, 5, 6, 7].repeat(4);
 /// let ring = KeyRing::builder("acmepay", MemoryStore::new())
 ///     .pepper(Pepper::new(1, secret)?)
@@ -49,7 +49,7 @@ pub struct KeyManager {
 }
 
 impl KeyManager {
-    /// Manages the keys of a ring.
+    /// Creates a manager of the keys of a ring.
     pub fn new(ring: &KeyRing) -> Self {
         Self {
             ring: ring.clone(),
@@ -60,7 +60,7 @@ impl KeyManager {
         }
     }
 
-    /// Returns a manager of the same keys whose changes are signed with this name.
+    /// Returns a manager of the same keys that records this actor in its changes.
     #[must_use]
     pub fn acting_as(&self, actor: impl Into<String>) -> Self {
         Self {
@@ -69,17 +69,17 @@ impl KeyManager {
         }
     }
 
-    /// Returns a manager of the same keys that acts for the owner of the keys, not for the service.
-    /// Its changes are signed with this name.
+    /// Returns a manager of the same keys that acts for their owner rather than for the service,
+    /// and records this actor in its changes.
     ///
-    /// It may tighten what the service set, and may not extend, lift or remove it: it reduces scopes,
-    /// moves an expiry forward, moves a begin back, narrows constraints, and disables or revokes keys.
-    /// It undoes only what it did itself. A key that it rotates ends no later than before, and tier,
-    /// credits, limit and metadata stay as they are. Everything else fails with
+    /// It can tighten the settings of the service, but not extend, lift or remove them: it can
+    /// reduce scopes, move an expiry earlier or a start later, narrow constraints, and disable or
+    /// revoke keys. It can only undo its own changes. A key that it rotates ends no later than
+    /// before, with the same tier, credits, limit and metadata. Every other change fails with
     /// [`KeyError::Forbidden`].
     ///
-    /// The application checks the keys that it may see, and the scopes and tiers that it may give to
-    /// new ones.
+    /// The application must check which keys it can see, and which scopes and tiers it can give to
+    /// new keys.
     #[must_use]
     pub fn acting_for_owner(&self, actor: impl Into<String>) -> Self {
         Self {
@@ -88,11 +88,11 @@ impl KeyManager {
         }
     }
 
-    /// Returns a manager of the same keys that changes a key only if the key has this version, and
-    /// fails with [`KeyError::Conflict`] otherwise.
+    /// Returns a manager of the same keys that only changes a key of this version, and fails with
+    /// [`KeyError::Conflict`] otherwise.
     ///
-    /// Check a record, then change it by its version: a change that was made in between is then not
-    /// overlooked.
+    /// Use it to check a record and then change the checked version, so that concurrent changes are
+    /// not missed.
     #[must_use]
     pub fn if_version(&self, version: u64) -> Self {
         Self {
@@ -101,13 +101,13 @@ impl KeyManager {
         }
     }
 
-    /// Sets the maximum number of keys of an owner. Unlimited by default; the
-    /// `admin` router sets 100 where the manager sets nothing.
+    /// Sets the maximum number of keys of an owner. Defaults to unlimited; the `admin` router
+    /// applies 100 if the manager has no maximum.
     ///
-    /// [`create`](Self::create) and [`import`](Self::import) beyond it fail with
-    /// [`KeyError::TooManyKeys`]. Keys that are revoked or expired do not count, but an owner has at
-    /// most ten times as many records, until those of ended keys are [purged](Self::purge). A rotation
-    /// is never refused for it. `MemoryStore` and `RedisStore` count and create in one step; see
+    /// [`create`](Self::create) and [`import`](Self::import) fail with [`KeyError::TooManyKeys`]
+    /// beyond it. Revoked and expired keys do not count, but an owner has at most ten times as many
+    /// records until ended keys are [purged](Self::purge). Rotations are exempt. `MemoryStore` and
+    /// `RedisStore` count and create in one step; see
     /// [`ApiKeyStore::create_within`](crate::api_key::ApiKeyStore::create_within) for other stores.
     #[must_use]
     pub fn max_keys_per_owner(&self, keys: usize) -> Self {
@@ -117,14 +117,16 @@ impl KeyManager {
         }
     }
 
-    /// Makes a key. Its secret is in what is returned and nowhere else: it is shown to the owner
-    /// once, and cannot be had again.
+    /// Creates a key.
+    ///
+    /// The returned value is the only copy of the secret. Show it to the owner once; it cannot be
+    /// retrieved again.
     ///
     /// # Errors
     ///
-    /// If what was asked for is out of bounds, or the store cannot keep it; with
-    /// [`KeyError::TooManyKeys`] if the owner has as many keys as
-    /// [it may have](Self::max_keys_per_owner).
+    /// Returns [`KeyError::Invalid`] if a value is out of bounds, [`KeyError::TooManyKeys`] if the
+    /// owner has the [maximum](Self::max_keys_per_owner) number of keys, and another error if the
+    /// store fails.
     pub async fn create(&self, new: NewKey) -> Result<GeneratedKey, KeyError> {
         let environment = self.environment(&new)?;
         let generate = || self.generate(environment, &new);
@@ -133,22 +135,27 @@ impl KeyManager {
         Ok(key)
     }
 
-    /// Takes over a key that was made elsewhere, of which the former system knows a hash. Its owner
-    /// goes on using it, and never learns of it.
+    /// Imports a key that another system issued, from the hash that the system stored. Its owner
+    /// continues to use it unchanged.
     ///
-    /// What is kept is a digest of the hash under the current pepper (of argon2's, the hash
-    /// itself). The first time that the key is used it is digested as the ring's own keys are, and
-    /// the hash is forgotten. [`rotate`](Self::rotate) replaces it by a key of the ring's form.
+    /// The record holds a digest of the hash under the current pepper (for argon2, the hash
+    /// itself). On the first use, the key receives a digest like the ring's own keys, and the hash
+    /// is removed. [`rotate`](Self::rotate) replaces it with a key of the ring's format.
     ///
     /// # Errors
     ///
-    /// With [`KeyError::Conflict`] if the key was imported before; if the ring has no
-    /// [`ImportedKeys`](crate::api_key::import::ImportedKeys) or would not find this one by them, if what was asked for
-    /// is out of bounds, or the store cannot keep it.
+    /// Returns [`KeyError::Conflict`] if the key was imported before, [`KeyError::Invalid`] if the
+    /// ring has no [`ImportedKeys`](crate::api_key::import::ImportedKeys) that find this key or if
+    /// a value is out of bounds, [`KeyError::TooManyKeys`] if the owner has the maximum number of
+    /// keys, and another error if the store fails.
     pub async fn import(&self, new: NewKey, key: ImportedKey) -> Result<StoredKey, KeyError> {
         let ring = &self.ring.shared;
-        let none =
-            || InvalidKeySpec::new("foreign key", "would never be found: the ring accepts none");
+        let none = || {
+            InvalidKeySpec::new(
+                "imported key",
+                "is not accepted; call `imported_keys` on the ring",
+            )
+        };
         let id = ring.foreign.as_ref().ok_or_else(none)?.id(&key)?;
         let mut record = self.record_of(id, self.environment(&new)?, &new);
         let (hash, digest) = match key.hash() {
@@ -171,13 +178,13 @@ impl KeyManager {
         new_key::check_record(&mut record)?;
         let record = ring.seal(record);
         self.store_new(&record, self.max_keys).await?;
-        // Whoever asked before has been told that there is no such key.
+        // An earlier request may have cached that the key does not exist.
         ring.lookup.forget(id);
         self.tell_of(KeyAction::Imported, id);
         Ok(record)
     }
 
-    /// Returns what time it is by the ring's clock.
+    /// Returns the time of the ring's clock.
     pub(crate) fn now(&self) -> Timestamp {
         self.ring.shared.clock.wall()
     }

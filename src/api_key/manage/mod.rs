@@ -1,4 +1,4 @@
-//! Management of keys: creation, change, rotation and revocation.
+//! Creation, change, rotation and revocation of keys.
 
 pub(super) mod audit;
 pub(super) mod authority;

@@ -1,4 +1,4 @@
-//! What a new key is to be.
+//! The specification of a new key.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -14,10 +14,10 @@ const NAME_LEN_MAX: usize = 256;
 const TIER_LEN_MAX: usize = 64;
 const SCOPES_MAX: usize = 64;
 const METADATA_MAX: usize = 64;
-/// Names and values together.
+/// The total size of names and values.
 const METADATA_BYTES_MAX: usize = 4_096;
 
-/// What a new key is to be: whose it is, and what it may do.
+/// The specification of a new key.
 ///
 /// ```
 /// use std::time::Duration;
@@ -46,7 +46,7 @@ pub struct NewKey {
     pub(crate) constraints: Constraints,
 }
 
-/// When a new key ends.
+/// The expiry of a new key.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Expiry {
     Never,
@@ -65,7 +65,9 @@ impl Expiry {
 }
 
 impl NewKey {
-    /// Begins a key of this owner, which may do nothing yet and never ends.
+    /// Creates a specification of a key of this owner, without scopes and without an expiry.
+    ///
+    /// The owner is 1 to 256 bytes long.
     pub fn new(owner: impl Into<String>) -> Self {
         Self {
             owner: owner.into(),
@@ -82,39 +84,39 @@ impl NewKey {
         }
     }
 
-    /// Sets the environment. The first one of the ring by default.
+    /// Sets the environment. Defaults to the first environment of the ring.
     pub fn environment(mut self, environment: impl Into<String>) -> Self {
         self.environment = Some(environment.into());
         self
     }
 
-    /// Sets what the owner calls it.
+    /// Sets the display name, 1 to 256 bytes long.
     pub fn name(mut self, name: impl Into<String>) -> Self {
         self.name = Some(name.into());
         self
     }
 
-    /// Sets the tier that chooses the limits.
+    /// Sets the tier that selects the limits, 1 to 64 bytes long.
     pub fn tier(mut self, tier: impl Into<String>) -> Self {
         self.tier = Some(tier.into());
         self
     }
 
-    /// Sets how much the key, and all that it is rotated to, may use in a period. A limiter inside
-    /// that is told to charges it.
+    /// Sets the credits: the allowance per period that the key and its rotations share. A rate
+    /// limiter that is configured for credits enforces it.
     pub fn credits(mut self, credits: Allowance) -> Self {
         self.credits = Some(credits);
         self
     }
 
-    /// Sets a limit in the place of the tier's. A limiter inside that is told to holds the key to
-    /// it.
+    /// Sets a limit that replaces the tier's. A rate limiter that is configured for the limits of
+    /// keys enforces it.
     pub fn limit(mut self, limit: Allowance) -> Self {
         self.limit = Some(limit);
         self
     }
 
-    /// Adds what the key may do.
+    /// Adds scopes, at most 64.
     pub fn scopes<I>(mut self, scopes: I) -> Self
     where
         I: IntoIterator,
@@ -124,57 +126,63 @@ impl NewKey {
         self
     }
 
-    /// Sets the moment before which the key is not accepted.
+    /// Sets the time before which the key is not accepted.
     pub fn not_before(mut self, from: Timestamp) -> Self {
         self.not_before = Some(from);
         self
     }
 
-    /// Sets the moment from which on the key is not accepted.
+    /// Sets the time from which the key is no longer accepted.
     pub fn expires_at(mut self, at: Timestamp) -> Self {
         self.expiry = Expiry::At(at);
         self
     }
 
-    /// Sets for how long the key is accepted, from its creation on.
+    /// Sets the time to live, from the creation of the key.
     pub fn expires_in(mut self, duration: Duration) -> Self {
         self.expiry = Expiry::In(duration);
         self
     }
 
-    /// Restricts from where, and for what, the key may be used.
+    /// Restricts the networks, methods and origins that can use the key.
     pub fn constraints(mut self, constraints: Constraints) -> Self {
         self.constraints = constraints;
         self
     }
 
-    /// Adds something else to be known of the key. Every layer inside can read it.
+    /// Adds a metadata entry, which inner layers can read from the [`Identity`](crate::Identity).
+    ///
+    /// A key has at most 64 entries and 4096 bytes of names and values.
     pub fn metadata(mut self, name: impl Into<String>, value: impl Into<String>) -> Self {
         self.metadata.insert(name.into(), value.into());
         self
     }
 }
 
-/// Sorts a record's scopes, and says what is out of bounds.
+/// Sorts a record's scopes and validates the record.
 pub(super) fn check_record(record: &mut KeyRecord) -> Result<(), InvalidKeySpec> {
-    check_len("owner", &record.owner, OWNER_LEN_MAX)?;
+    let problem = "must be 1 to 256 bytes long";
+    check_len("owner", &record.owner, OWNER_LEN_MAX, problem)?;
     if let Some(name) = &record.name {
-        check_len("name", name, NAME_LEN_MAX)?;
+        check_len("name", name, NAME_LEN_MAX, problem)?;
     }
     if let Some(tier) = &record.tier {
-        check_len("tier", tier, TIER_LEN_MAX)?;
+        check_len("tier", tier, TIER_LEN_MAX, "must be 1 to 64 bytes long")?;
     }
     check_scopes(&mut record.scopes)?;
     check_metadata(&record.metadata)?;
     record.constraints.check()
 }
 
-fn check_len(field: &'static str, value: &str, max_bytes: usize) -> Result<(), InvalidKeySpec> {
-    let problem = match value.len() {
-        0 => "is empty",
-        len if len > max_bytes => "is too long",
-        _ => return Ok(()),
-    };
+fn check_len(
+    field: &'static str,
+    value: &str,
+    max_bytes: usize,
+    problem: &'static str,
+) -> Result<(), InvalidKeySpec> {
+    if (1..=max_bytes).contains(&value.len()) {
+        return Ok(());
+    }
     Err(InvalidKeySpec::new(field, problem))
 }
 
@@ -187,8 +195,8 @@ fn check_scopes(scopes: &mut Vec<String>) -> Result<(), InvalidKeySpec> {
     }
     if !scopes.iter().all(|scope| is_scope(scope)) {
         return Err(invalid(
-            "has an entry that is not 1 to 128 visible ASCII characters, or has a quote or a \
-             backslash",
+            "has an entry that is not 1 to 128 visible ASCII characters without quotes and \
+             backslashes",
         ));
     }
     Ok(())

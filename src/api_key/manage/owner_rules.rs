@@ -1,4 +1,4 @@
-//! Rules for changes by an administrator of the owner to fields that the service has set.
+//! Rules for changes by an owner's administrator to fields that the service has set.
 
 use super::{
     authority::{Authority, Field, SetByOwner},
@@ -12,11 +12,12 @@ use crate::{
     core::time::Timestamp,
 };
 
-/// Notes who made an update, before it is applied. Returns whether this authority may make it.
+/// Records the authority of an update before it is applied. Returns `true` if the authority can
+/// make the update.
 ///
-/// An update by the service makes every field but the state the service's: what an owner's
-/// administrator set before is confirmed by it. An owner's administrator may change the fields that
-/// it set, restrict what the service left open, and tighten what the service restricted.
+/// An update by the service takes over every field except the state, including those that an
+/// owner's administrator set before. An owner's administrator can change the fields that it set,
+/// restrict those that the service left open, and tighten those that the service restricted.
 pub(super) fn admit_update(record: &mut KeyRecord, update: &KeyUpdate, by: Authority) -> bool {
     match by {
         Authority::Service => {
@@ -50,7 +51,7 @@ fn admit_owner(record: &mut KeyRecord, update: &KeyUpdate) -> bool {
     admitted
 }
 
-/// Returns whether an owner's administrator may set this begin.
+/// Returns `true` if an owner's administrator can set this start time.
 fn may_delay(record: &KeyRecord, update: &KeyUpdate) -> bool {
     match (update.not_before, record.not_before) {
         (None, _) | (Some(_), None) => true,
@@ -59,7 +60,7 @@ fn may_delay(record: &KeyRecord, update: &KeyUpdate) -> bool {
     }
 }
 
-/// Returns whether an owner's administrator may set this end.
+/// Returns `true` if an owner's administrator can set this expiry.
 fn may_end(record: &KeyRecord, update: &KeyUpdate) -> bool {
     match (update.expires_at, record.expires_at) {
         (None, _) | (Some(_), None) => true,
@@ -68,8 +69,8 @@ fn may_end(record: &KeyRecord, update: &KeyUpdate) -> bool {
     }
 }
 
-/// Notes the restrictions that an owner's administrator adds where the service set none: those it
-/// may lift again.
+/// Records the restrictions that an owner's administrator adds where the service set none. It can
+/// lift those again.
 fn note_restrictions(record: &mut KeyRecord, update: &KeyUpdate) {
     let owner = Authority::Owner;
     if update.not_before.is_some() && record.not_before.is_none() {
@@ -83,8 +84,8 @@ fn note_restrictions(record: &mut KeyRecord, update: &KeyUpdate) {
     }
 }
 
-/// Returns whether this authority may switch a disabled key on: an owner's administrator may if it
-/// switched the key off itself.
+/// Returns `true` if this authority can enable a disabled key. An owner's administrator can if it
+/// disabled the key itself.
 pub(super) fn may_enable(record: &KeyRecord, by: Authority, actor: Option<&str>) -> bool {
     match (by, record.state()) {
         (Authority::Service, _) | (Authority::Owner, KeyState::Active | KeyState::Revoked(_)) => {
@@ -96,13 +97,13 @@ pub(super) fn may_enable(record: &KeyRecord, by: Authority, actor: Option<&str>)
     }
 }
 
-/// Returns whether a key that is switched off already is switched off once more: the service takes
-/// over what an owner's administrator decided, so that the owner cannot undo it.
+/// Returns `true` if the service takes over a state that an owner's administrator set, so that the
+/// owner cannot undo it.
 pub(super) fn takes_over(record: &KeyRecord, by: Authority) -> bool {
     by == Authority::Service && record.set_by_owner.has(Field::State)
 }
 
-/// Ends a key at this moment, unless it ended before.
+/// Ends a key now, unless it has ended already.
 pub(crate) fn end(record: &mut KeyRecord, now: Timestamp, by: Authority) {
     let was_open = record.expires_at.is_none();
     match by {
@@ -113,10 +114,10 @@ pub(crate) fn end(record: &mut KeyRecord, now: Timestamp, by: Authority) {
     record.grace_until = record.grace_until.map(|until| until.min(now));
 }
 
-/// Returns when the successor of a key ends.
+/// Returns the expiry of the successor of a key.
 ///
-/// It lives as long as the key was meant to live when it was made. An owner's administrator does not
-/// extend an end that the service set.
+/// The successor has the time to live that the key had at its creation. An owner's administrator
+/// cannot extend an expiry that the service set.
 pub(super) fn end_of_successor(
     old: &KeyRecord,
     now: Timestamp,

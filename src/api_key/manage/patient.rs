@@ -1,4 +1,4 @@
-//! The store as who manages keys asks it: watched, and for longer than a request may wait.
+//! The store that managers use: monitored, and with a longer timeout than that of requests.
 
 use std::{fmt, sync::Arc};
 
@@ -14,7 +14,7 @@ use crate::{
     },
 };
 
-/// A store each of whose answers comes in time, or is a failure that the auditor hears of.
+/// A store whose calls time out and whose failures are audited.
 pub(crate) struct PatientStore {
     store: Arc<dyn ApiKeyStore>,
     watch: StoreWatch,
@@ -30,8 +30,8 @@ impl PatientStore {
         }
     }
 
-    fn over<T: 'static>(&self, answer: StoreFuture<T>) -> StoreFuture<T> {
-        self.watch.over(self.deadline.bound(answer), || None)
+    fn over<T: 'static>(&self, reply: StoreFuture<T>) -> StoreFuture<T> {
+        self.watch.over(self.deadline.bound(reply), || None)
     }
 }
 

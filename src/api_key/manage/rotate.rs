@@ -1,4 +1,4 @@
-//! The rotation of keys.
+//! Rotation of keys.
 
 use std::time::Duration;
 
@@ -19,25 +19,27 @@ use crate::{
 };
 
 impl KeyManager {
-    /// Replaces a key by a new one of the same lineage, owner, name, tier, scopes, metadata and
-    /// constraints. The new key lives as long as the old one was meant to live when it was made; it
-    /// ends with the old one if the manager [acts for the owner](Self::acting_for_owner) and the
-    /// service set the end.
+    /// Replaces a key with a new one of the same lineage, owner, name, tier, scopes, metadata and
+    /// constraints.
     ///
-    /// The old key is accepted for `overlap` more, but not beyond its own end; after a leak, give
-    /// no overlap. Both count against the same limits. A lineage has at most two keys that are
-    /// accepted.
+    /// The new key has the time to live that the old one had at its creation. If the manager [acts
+    /// for the owner](Self::acting_for_owner) and the service set the expiry, the new key expires
+    /// with the old one.
     ///
-    /// The new key is made from the version of the old one that is replaced: a change of the old one
-    /// that comes in between is never lost.
+    /// The old key remains accepted for `overlap`, but not beyond its own expiry. After a leak, use
+    /// an overlap of zero. Both keys share the same limits. A lineage has at most two accepted
+    /// keys.
+    ///
+    /// The new key is based on the version of the old key that it replaces, so a concurrent change
+    /// of the old key is never lost.
     ///
     /// # Errors
     ///
-    /// With [`KeyError::Ended`] if the key is not accepted now or is being replaced already, with
-    /// [`KeyError::Overlap`] if an overlap is asked for while another key of the lineage is accepted
-    /// or may be accepted again, with [`KeyError::Conflict`] if the key has another version than the
-    /// manager [demands](Self::if_version); if the key is not known, or the store cannot keep the
-    /// change.
+    /// Returns [`KeyError::Ended`] if the key is not accepted now or has been replaced already,
+    /// [`KeyError::Overlap`] if `overlap` is not zero while another key of the lineage is accepted
+    /// or can become accepted again, [`KeyError::Conflict`] if the key has another version than
+    /// [required](Self::if_version), [`KeyError::NotFound`] if there is no such key, and another
+    /// error if the store fails.
     pub async fn rotate(&self, id: KeyId, overlap: Duration) -> Result<GeneratedKey, KeyError> {
         let mut attempt = 1;
         loop {
@@ -56,7 +58,7 @@ impl KeyManager {
         self.check_rotation(&old, overlap).await?;
         let new = self.keep(|| self.replacement(&old), None).await?;
         let rotated = match self.replace(&old, new.id(), overlap).await {
-            // It may have been done all the same; done twice, it is done once.
+            // The first attempt may have succeeded. Repeating it has no further effect.
             Err(KeyError::Store(error)) if error.is_transient() => {
                 self.replace(&old, new.id(), overlap).await
             }
@@ -69,23 +71,23 @@ impl KeyManager {
                 Ok(new)
             }
             Err(error) => {
-                // Nobody has seen the new key's secret: it is of no use, and of no harm if this
-                // fails too.
-                let any_version = self.of_any_version();
+                // The secret of the new key was never disclosed, so it is harmless if this fails
+                // too.
+                let any_version = self.for_any_version();
                 let _ = any_version.end(new.id(), "its rotation failed").await;
                 Err(error)
             }
         }
     }
 
-    /// Replaces this version of a key by another key, unless that was done already.
+    /// Replaces this version of a key with another key, unless that was done already.
     async fn replace(
         &self,
         old: &KeyRecord,
         new: KeyId,
         overlap: Duration,
     ) -> Result<(), KeyError> {
-        let any_version = self.of_any_version();
+        let any_version = self.for_any_version();
         let replaced = any_version.change(old.id, |record| {
             let now = self.now();
             match record.rotated_to {
@@ -118,8 +120,8 @@ impl KeyManager {
         Err(KeyError::Overlap)
     }
 
-    /// Returns whether another key of a lineage is accepted, or may be accepted again before its
-    /// overlap ends.
+    /// Returns `true` if another key of a lineage is accepted, or can become accepted again before
+    /// its overlap ends.
     async fn overlaps(&self, key: &KeyRecord, now: Timestamp) -> Result<bool, KeyError> {
         let is_other = |other: &KeyRecord| other.lineage == key.lineage && other.id != key.id;
         let counts = |other: &KeyRecord| match other.status_at(now) {
@@ -143,8 +145,8 @@ impl KeyManager {
         }
     }
 
-    /// Returns this manager without a demand on the version.
-    fn of_any_version(&self) -> Self {
+    /// Returns this manager without a required version.
+    fn for_any_version(&self) -> Self {
         Self {
             version: None,
             ..self.clone()

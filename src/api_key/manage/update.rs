@@ -1,4 +1,4 @@
-//! What is to become different about a key.
+//! Updates of keys.
 
 use std::collections::BTreeMap;
 
@@ -8,7 +8,7 @@ use crate::{
     core::{allowance::Allowance, time::Timestamp},
 };
 
-/// What is to become different about a key; what is not named stays.
+/// An update of a key. Settings that it does not name are unchanged.
 ///
 /// ```
 /// use portcullis::api_key::KeyUpdate;
@@ -35,38 +35,38 @@ pub struct KeyUpdate {
 }
 
 impl KeyUpdate {
-    /// Begins an update that changes nothing.
+    /// Creates an empty update.
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// Sets or takes away what the owner calls it.
+    /// Sets the display name, or removes it with `None`.
     pub fn name<'a>(mut self, name: impl Into<Option<&'a str>>) -> Self {
         self.name = Some(name.into().map(str::to_owned));
         self
     }
 
-    /// Sets or takes away the tier. The new limits hold from the next request on; what has been
-    /// used stays used.
+    /// Sets the tier, or removes it with `None`. The new limits apply from the next request. Usage
+    /// is not reset.
     pub fn tier<'a>(mut self, tier: impl Into<Option<&'a str>>) -> Self {
         self.tier = Some(tier.into().map(str::to_owned));
         self
     }
 
-    /// Sets or takes away how much the key may use in a period. The new amount holds from the next
-    /// request on; what has been used of the period stays used.
+    /// Sets the credits, or removes them with `None`. The new amount applies from the next request.
+    /// The usage of the current period is not reset.
     pub fn credits(mut self, credits: impl Into<Option<Allowance>>) -> Self {
         self.credits = Some(credits.into());
         self
     }
 
-    /// Sets or takes away the limit that stands in the place of the tier's.
+    /// Sets the limit that replaces the tier's, or removes it with `None`.
     pub fn limit(mut self, limit: impl Into<Option<Allowance>>) -> Self {
         self.limit = Some(limit.into());
         self
     }
 
-    /// Sets what the key may do, in the place of what it may do now.
+    /// Replaces the scopes.
     pub fn scopes<I>(mut self, scopes: I) -> Self
     where
         I: IntoIterator,
@@ -76,26 +76,26 @@ impl KeyUpdate {
         self
     }
 
-    /// Sets or takes away the moment before which the key is not accepted.
+    /// Sets the time before which the key is not accepted, or removes it with `None`.
     pub fn not_before(mut self, from: impl Into<Option<Timestamp>>) -> Self {
         self.not_before = Some(from.into());
         self
     }
 
-    /// Sets or takes away the moment from which on the key is not accepted. The overlap of a
-    /// rotation is not lengthened by it.
+    /// Sets the time from which the key is no longer accepted, or removes it with `None`. It does
+    /// not extend a rotation overlap.
     pub fn expires_at(mut self, at: impl Into<Option<Timestamp>>) -> Self {
         self.expires_at = Some(at.into());
         self
     }
 
-    /// Sets from where, and for what, the key may be used, in the place of what holds now.
+    /// Replaces the constraints.
     pub fn constraints(mut self, constraints: Constraints) -> Self {
         self.constraints = Some(constraints);
         self
     }
 
-    /// Sets or takes away one entry of the metadata.
+    /// Sets a metadata entry, or removes it with `None`.
     pub fn metadata<'a>(
         mut self,
         name: impl Into<String>,
@@ -106,18 +106,20 @@ impl KeyUpdate {
         self
     }
 
-    /// Makes the update conditional: if the key has another version by then, nothing is changed.
+    /// Makes the update conditional on this version. It fails with
+    /// [`KeyError::Conflict`](super::key_error::KeyError::Conflict) if the key has another version.
     pub fn if_version(mut self, version: u64) -> Self {
         self.version = Some(version);
         self
     }
 
-    /// Returns whether the update sets credits, a limit or metadata, which are the service's alone.
+    /// Returns `true` if the update sets credits, a limit or metadata, which only the service can
+    /// set.
     pub(super) fn sets_allowances(&self) -> bool {
         self.credits.is_some() || self.limit.is_some() || !self.metadata.is_empty()
     }
 
-    /// Returns whether the update is meant for this version of the record.
+    /// Returns `true` if the update applies to this version of the record.
     pub(crate) fn is_for(&self, record: &KeyRecord) -> bool {
         self.version.is_none_or(|version| version == record.version)
     }

@@ -1,4 +1,4 @@
-//! A record as bytes: what a store on a server keeps.
+//! The serialization of records.
 
 use std::str::{self, FromStr};
 
@@ -18,22 +18,22 @@ use crate::{
     },
 };
 
-/// The first byte. Bytes of another layout are never misread: they are corrupt.
+/// The first byte. Bytes of another schema are corrupt.
 const SCHEMA: u8 = 1;
-/// The same, followed by the fields that an administrator of the owner set. It is written only where
-/// there are any, so that records of before stay as they are.
+/// The schema with the fields that an administrator of the owner set. It is only used if there are
+/// any, so that the serialization of other records is unchanged.
 const SCHEMA_SET_BY_OWNER: u8 = 2;
 
 /// The maximum number of values in a list: a record of the maximum size has no room for more.
 const COUNT_MAX: usize = KeyRecord::MAX_BYTES / 4;
 
 impl KeyRecord {
-    /// The most bytes that a record has. The bounds of a `NewKey` keep far below it.
+    /// The maximum size of a serialized record. The bounds of a `NewKey` are far below it.
     pub const MAX_BYTES: usize = 16 * 1024;
 
-    /// Returns the record as bytes, for a store that keeps bytes.
+    /// Serializes the record.
     ///
-    /// They hold no secret, but whoever can change them can change scopes.
+    /// The bytes contain no secret. A writer of the bytes can change the scopes of the key.
     pub fn to_bytes(&self) -> Vec<u8> {
         let mut out = self.body();
         out.optional(self.seal.as_ref(), |out, seal| {
@@ -43,7 +43,7 @@ impl KeyRecord {
         out.into_bytes()
     }
 
-    /// Returns all that a seal is for: everything but itself.
+    /// Serializes everything except the seal, which covers these bytes.
     pub(crate) fn body_bytes(&self) -> Vec<u8> {
         self.body().into_bytes()
     }
@@ -90,11 +90,11 @@ impl KeyRecord {
         out
     }
 
-    /// Reads what [`KeyRecord::to_bytes`] wrote.
+    /// Parses the output of [`KeyRecord::to_bytes`].
     ///
     /// # Errors
     ///
-    /// With [`StoreErrorKind::Corrupt`] if it did not write this.
+    /// Returns [`StoreErrorKind::Corrupt`] for any other input.
     pub fn from_bytes(bytes: &[u8]) -> Result<Self, StoreError> {
         let mut reader = BinaryReader::new(bytes);
         let record = match bytes.len() <= Self::MAX_BYTES {
@@ -426,7 +426,9 @@ mod tests {
 
     proptest! {
         #[test]
-        fn any_bytes_are_read_without_a_panic(bytes in proptest::collection::vec(any::<u8>(), 0..400)) {
+        fn any_bytes_are_read_without_a_panic(
+            bytes in proptest::collection::vec(any::<u8>(), 0..400),
+        ) {
             let _ = KeyRecord::from_bytes(&bytes);
         }
 

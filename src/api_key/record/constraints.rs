@@ -1,4 +1,4 @@
-//! From where, and for what, a key may be used.
+//! Restrictions of a key to networks, methods and origins.
 
 use std::net::IpAddr;
 
@@ -10,7 +10,7 @@ use crate::core::net::ip_network::IpNetwork;
 const ENTRIES_MAX: usize = 64;
 const ENTRY_LEN_MAX: usize = 256;
 
-/// From where, and for what, a key may be used. An empty list restricts nothing.
+/// Restrictions of a key to networks, methods and origins. An empty list does not restrict.
 ///
 /// ```
 /// use http::Method;
@@ -31,27 +31,29 @@ pub struct Constraints {
 }
 
 impl Constraints {
-    /// Begins constraints that restrict nothing.
+    /// Creates constraints without restrictions.
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// Restricts the key to clients of these networks. A client whose address is not known is
-    /// turned away.
+    /// Restricts the key to clients of these networks, at most 64. Requests without a known client
+    /// address receive `403`.
     pub fn networks(mut self, networks: impl IntoIterator<Item = IpNetwork>) -> Self {
         self.networks = networks.into_iter().collect();
         self
     }
 
-    /// Restricts the key to these methods.
+    /// Restricts the key to these methods, at most 64.
     pub fn methods(mut self, methods: impl IntoIterator<Item = Method>) -> Self {
         self.methods = methods.into_iter().collect();
         self
     }
 
-    /// Restricts the key to pages of these origins, as a browser writes them in `Origin`:
-    /// `https://app.example`. A request without one is turned away. This keeps other people's
-    /// pages from using the key; a client that is no browser can write what it likes.
+    /// Restricts the key to pages of these origins, at most 64, in the form that a browser sends in
+    /// `Origin`: `https://app.example`. Requests without `Origin` receive `403`.
+    ///
+    /// This prevents pages of other sites from using the key. Clients other than browsers can send
+    /// any `Origin`.
     pub fn origins<I>(mut self, origins: I) -> Self
     where
         I: IntoIterator,
@@ -61,7 +63,8 @@ impl Constraints {
         self
     }
 
-    /// Returns whether a request may use the key. The address is asked for only if it matters.
+    /// Returns `true` if a request can use the key. `address` is called only for network
+    /// restrictions.
     pub(crate) fn admit(
         &self,
         method: &Method,
@@ -77,7 +80,7 @@ impl Constraints {
         method_fits && origin_fits && network_fits()
     }
 
-    /// Returns whether these admit no request that the others do not admit.
+    /// Returns `true` if every request that these constraints admit is admitted by the others too.
     pub(crate) fn are_within(&self, others: &Self) -> bool {
         let networks = is_within(&self.networks, &others.networks, |own, other| {
             other.contains_network(own)
@@ -110,7 +113,7 @@ impl Constraints {
         if !self.origins.iter().all(is_origin) {
             return Err(InvalidKeySpec::new(
                 "origins",
-                "has an entry that is not like `https://app.example`",
+                "has an entry that is not of the form `https://app.example`",
             ));
         }
         if self
@@ -120,14 +123,14 @@ impl Constraints {
         {
             return Err(InvalidKeySpec::new(
                 "methods",
-                "has an entry that is too long",
+                "has an entry of more than 256 bytes",
             ));
         }
         Ok(())
     }
 }
 
-/// Returns whether each entry lies within one of the others. An empty list restricts nothing.
+/// Returns `true` if each entry is part of one of the others. An empty list does not restrict.
 fn is_within<T>(own: &[T], others: &[T], lies_in: impl Fn(&T, &T) -> bool) -> bool {
     let lies_in_one = |one: &T| others.iter().any(|other| lies_in(one, other));
     others.is_empty() || (!own.is_empty() && own.iter().all(lies_in_one))
@@ -143,7 +146,7 @@ mod tests {
         Constraints::new().networks(["203.0.113.0/24".parse().unwrap()])
     }
 
-    /// Threat A16: an address in another guise, or none at all, opens nothing.
+    /// Threat A16: another spelling of an address, or no address, is not admitted.
     #[test]
     fn a_network_is_judged_by_the_address_that_is_meant() {
         let admits = |ip: Option<&str>| {

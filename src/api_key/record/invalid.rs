@@ -1,6 +1,6 @@
-//! What is out of bounds in a key that was asked for.
+//! The error of an invalid key specification.
 
-/// What is out of bounds in a key that was asked for.
+/// The error of an invalid value in a new key, an update or an imported key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("`{field}` {problem}")]
 pub struct InvalidKeySpec {
@@ -13,7 +13,7 @@ impl InvalidKeySpec {
         Self { field, problem }
     }
 
-    /// Returns which field is out of bounds.
+    /// Returns the name of the invalid field.
     pub fn field(&self) -> &'static str {
         self.field
     }

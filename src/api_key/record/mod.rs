@@ -1,4 +1,4 @@
-//! The stored record of a key.
+//! Stored records of API keys.
 
 pub(super) mod codec;
 pub(super) mod constraints;
@@ -7,5 +7,3 @@ pub(super) mod record;
 pub(super) mod scopes;
 
 pub use self::record::{KeyRecord, KeyState, KeyStatus, StateChange, StoredKey};
-pub use super::key::digest::{DigestAlgorithm, ImportedAlgorithm};
-pub use super::store::{KeyCursor, KeyPage, ListedKey};

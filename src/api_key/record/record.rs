@@ -1,4 +1,4 @@
-//! What is known of a key.
+//! The record of a key.
 
 use std::{
     collections::BTreeMap,
@@ -23,9 +23,9 @@ use crate::{
     core::{allowance::Allowance, identity::Identity, time::Timestamp},
 };
 
-/// What is known of a key: everything but its secret.
+/// The stored record of a key, without its secret.
 ///
-/// Only a `KeyManager` makes and changes records; a store keeps them.
+/// Only a `KeyManager` creates and changes records.
 #[derive(Clone)]
 pub struct KeyRecord {
     pub(crate) id: KeyId,
@@ -51,7 +51,7 @@ pub struct KeyRecord {
     pub(crate) rotated_to: Option<KeyId>,
     pub(crate) metadata: BTreeMap<String, String>,
     pub(crate) constraints: Constraints,
-    /// The hash of a key that was made elsewhere, if it has a salt.
+    /// The salted hash of an imported key.
     pub(crate) slow_hash: Option<String>,
     pub(crate) set_by_owner: SetByOwner,
     pub(crate) seal: Option<RecordSeal>,
@@ -63,78 +63,78 @@ impl KeyRecord {
         self.id
     }
 
-    /// Returns how the key is spoken of: everything that stands before its secret.
+    /// Returns the part of the key before its secret, for display and logs.
     pub fn display(&self) -> String {
         format!("{}_{}_{}…", self.prefix, self.environment, self.id)
     }
 
-    /// Returns the environment, as in `live` or `test`.
+    /// Returns the environment, for example `live` or `test`.
     pub fn environment(&self) -> &str {
         &self.environment
     }
 
-    /// Returns the record's version: 1 when it is created, one more after each change.
+    /// Returns the version: 1 at creation, incremented by each change.
     pub fn version(&self) -> u64 {
         self.version
     }
 
-    /// Returns how the secret was digested.
+    /// Returns the digest algorithm of the secret.
     pub fn algorithm(&self) -> DigestAlgorithm {
         self.algorithm
     }
 
-    /// Returns whose key it is.
+    /// Returns the owner of the key.
     pub fn owner(&self) -> &str {
         &self.owner
     }
 
-    /// Returns the id of the first key of its line: the same for all that it was rotated to.
+    /// Returns the id of the first key of the lineage, which all of its rotations share.
     pub fn lineage(&self) -> KeyId {
         self.lineage
     }
 
-    /// Returns what the owner calls it.
+    /// Returns the display name that was given to the key.
     pub fn name(&self) -> Option<&str> {
         self.name.as_deref()
     }
 
-    /// Returns the name of the tier that chooses the limits.
+    /// Returns the tier that selects the limits.
     pub fn tier(&self) -> Option<&str> {
         self.tier.as_deref()
     }
 
-    /// Returns how much its line may use in a period, if it has credits.
+    /// Returns the credits of the lineage: its allowance per period.
     pub fn credits(&self) -> Option<Allowance> {
         self.credits
     }
 
-    /// Returns the limit that it has in the place of its tier's.
+    /// Returns the limit that replaces that of the tier.
     pub fn limit(&self) -> Option<Allowance> {
         self.limit
     }
 
-    /// Returns what the key may do, sorted, each scope once.
+    /// Returns the scopes of the key, sorted and without duplicates.
     pub fn scopes(&self) -> impl ExactSizeIterator<Item = &str> {
         self.scopes.iter().map(String::as_str)
     }
 
-    /// Returns whether the key is switched on, and who switched it off and why.
+    /// Returns the state of the key.
     pub fn state(&self) -> &KeyState {
         &self.state
     }
 
-    /// Returns when it was made.
+    /// Returns the creation time.
     pub fn created_at(&self) -> Timestamp {
         self.created_at
     }
 
-    /// Returns the moment before which it is not accepted.
+    /// Returns the time before which the key is not accepted.
     pub fn not_before(&self) -> Option<Timestamp> {
         self.not_before
     }
 
-    /// Returns the moment from which on it is not accepted: its expiry or, once it was rotated,
-    /// the end of the overlap.
+    /// Returns the time from which the key is no longer accepted: the earlier of its expiry and the
+    /// end of its rotation overlap.
     pub fn expires_at(&self) -> Option<Timestamp> {
         match (self.expires_at, self.grace_until) {
             (Some(expiry), Some(grace)) => Some(expiry.min(grace)),
@@ -142,22 +142,22 @@ impl KeyRecord {
         }
     }
 
-    /// Returns the key that this one replaces.
+    /// Returns the id of the key that this one replaces.
     pub fn rotated_from(&self) -> Option<KeyId> {
         self.rotated_from
     }
 
-    /// Returns the key that replaces this one.
+    /// Returns the id of the key that replaces this one.
     pub fn rotated_to(&self) -> Option<KeyId> {
         self.rotated_to
     }
 
-    /// Returns when it was replaced, if it was.
+    /// Returns the time at which the key was replaced.
     pub fn rotated_at(&self) -> Option<Timestamp> {
         self.rotated_at
     }
 
-    /// Returns what a caller is told who still uses the key after it was replaced.
+    /// Returns the rotation overlap, for the response to callers that still use a replaced key.
     pub(crate) fn overlap(&self) -> Option<Overlap> {
         let (replaced_at, ends_at) = self.rotated_at.zip(self.expires_at())?;
         Some(Overlap {
@@ -166,17 +166,17 @@ impl KeyRecord {
         })
     }
 
-    /// Returns what else the service wrote down.
+    /// Returns the custom metadata.
     pub fn metadata(&self) -> &BTreeMap<String, String> {
         &self.metadata
     }
 
-    /// Returns from where, and for what, the key may be used.
+    /// Returns the restrictions on the use of the key.
     pub fn constraints(&self) -> &Constraints {
         &self.constraints
     }
 
-    /// Returns whether the key is accepted at this moment, and if not, why.
+    /// Returns the status of the key at the given time.
     pub fn status_at(&self, now: Timestamp) -> KeyStatus {
         match &self.state {
             KeyState::Revoked(_) => KeyStatus::Revoked,
@@ -191,14 +191,14 @@ impl KeyRecord {
         }
     }
 
-    /// Returns whether the key is accepted whatever the time is.
+    /// Returns `true` if the key is accepted at any time.
     fn is_active_at_any_time(&self) -> bool {
         let times = [self.not_before, self.expires_at, self.grace_until];
         matches!(self.state, KeyState::Active) && times.iter().all(Option::is_none)
     }
 
-    /// Returns the moment from which on the key will never be accepted again, if it is known. A
-    /// store keeps its index for `purge` by it.
+    /// Returns the time from which the key can never be accepted again, if it is known. Stores use
+    /// it as the index for `purge`.
     pub fn ended_at(&self) -> Option<Timestamp> {
         match &self.state {
             KeyState::Revoked(change) => Some(change.at),
@@ -206,7 +206,7 @@ impl KeyRecord {
         }
     }
 
-    /// Returns the hash that takes long to compute, if the key must be proved by it.
+    /// Returns the slow hash by which the key must be verified, if any.
     pub(crate) fn slow_hash(&self) -> Option<&str> {
         self.slow_hash.as_deref()
     }
@@ -245,88 +245,88 @@ impl fmt::Debug for KeyRecord {
     }
 }
 
-/// The time in which a key that was replaced is still accepted.
+/// The time during which a replaced key is still accepted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Overlap {
     pub(crate) replaced_at: Timestamp,
     pub(crate) ends_at: Timestamp,
 }
 
-/// Whether a key is switched on.
+/// The state of a key.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum KeyState {
-    /// It is on.
+    /// The key is active.
     Active,
-    /// It is off for the time being.
+    /// The key is disabled and can be enabled again.
     Disabled(StateChange),
-    /// It is off for good.
+    /// The key is revoked permanently.
     Revoked(StateChange),
 }
 
-/// Who switched a key off, when and why.
+/// The time, actor and reason of a state change.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct StateChange {
-    /// When.
+    /// The time of the change.
     pub at: Timestamp,
-    /// Who, if the manager was told.
+    /// The actor, if the manager has one.
     pub by: Option<String>,
-    /// Why, if the manager was told.
+    /// The reason, if one was given.
     pub reason: Option<String>,
 }
 
-/// Whether a key is accepted at some moment, and if not, why.
+/// The status of a key at a given time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum KeyStatus {
-    /// It is accepted.
+    /// The key is accepted.
     Active,
-    /// It is switched off for the time being.
+    /// The key is disabled.
     Disabled,
-    /// It is switched off for good.
+    /// The key is revoked.
     Revoked,
-    /// Its time has not begun.
+    /// The key is not valid yet.
     NotYetValid,
-    /// Its time is over.
+    /// The key has expired.
     Expired,
 }
 
-/// A record as stores and caches pass it on: shared, with the identity that it stands for made
-/// once. A clone is two reference counts.
+/// A shared record and its precomputed [`Identity`], as stores and caches pass it on. A clone costs
+/// two reference counts.
 #[derive(Debug)]
 pub struct StoredKey {
     inner: Arc<RecordInner>,
     identity: Identity,
 }
 
-/// What each request reads stands in front, in two lines of the processor's cache: a record has ten
-/// of them, and one that was not used a moment ago is not in the cache.
+/// The fields that each request reads are placed first, in two cache lines. A record spans ten, and
+/// a record that was not used recently is not in the processor's cache.
 #[derive(Debug)]
 #[repr(C)]
 struct RecordInner {
     brief: Brief,
-    /// The number of the ring that has looked at the seal and found it whole; zero for none.
+    /// The number of the ring that has verified the seal, or zero.
     trusted_by: AtomicU64,
     record: KeyRecord,
 }
 
-/// What each request reads of a record.
+/// The part of a record that each request reads.
 #[derive(Debug)]
 pub(crate) struct Brief {
     pub(crate) digest: KeyDigest,
     pub(crate) id: KeyId,
     pub(crate) algorithm: DigestAlgorithm,
-    /// Whether the key is accepted whatever the time is.
+    /// `true` if the key is accepted at any time.
     pub(crate) is_active_at_any_time: bool,
-    /// Whether it may be used from anywhere and for anything.
+    /// `true` if the key has no constraints.
     pub(crate) is_unconstrained: bool,
-    /// Whether it must be proved by a hash that takes long.
+    /// `true` if the key must be verified by a slow hash.
     pub(crate) is_slow: bool,
 }
 
 impl StoredKey {
-    /// Shares a record.
+    /// Wraps a record and computes its identity.
     pub fn new(record: KeyRecord) -> Self {
         let identity = record.to_identity();
         let brief = Brief {
@@ -347,7 +347,7 @@ impl StoredKey {
         }
     }
 
-    /// Returns whether a ring trusts this record, looking at it once.
+    /// Returns `true` if the ring trusts this record. `look` runs once per ring.
     pub(crate) fn is_trusted_by(&self, ring: u64, look: impl FnOnce() -> bool) -> bool {
         let trusted_by = &self.inner.trusted_by;
         if trusted_by.load(Ordering::Relaxed) == ring {
@@ -364,7 +364,7 @@ impl StoredKey {
         &self.inner.brief
     }
 
-    /// Returns who calls when this key is presented.
+    /// Returns the identity of callers that present this key.
     pub fn identity(&self) -> &Identity {
         &self.identity
     }
@@ -375,8 +375,8 @@ impl StoredKey {
 }
 
 impl Clone for StoredKey {
-    /// Has the processor fetch all that a request will need at once: counting references makes it
-    /// wait for one line of its cache after the other.
+    /// Clones the record, and first prefetches all of the cache lines that a request needs: the
+    /// reference counts alone would load them one after the other.
     #[inline]
     fn clone(&self) -> Self {
         self.identity.fetch();
@@ -479,7 +479,7 @@ pub(crate) mod tests {
         assert_eq!(record.ended_at(), Some(NOON));
     }
 
-    /// Threat A17: no digest is shown.
+    /// Threat A17: `Debug` does not print digests.
     #[test]
     fn debug_shows_neither_digest_nor_metadata() {
         let mut record = record();

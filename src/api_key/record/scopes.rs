@@ -1,4 +1,4 @@
-//! Scopes: what a key may do, and what a route asks for.
+//! Scopes of keys and scope requirements of routes.
 
 use std::sync::atomic::AtomicBool;
 
@@ -6,17 +6,17 @@ use crate::core::{error::ConfigError, identity::Identity, notice};
 
 const SCOPE_LEN_MAX: usize = 128;
 
-/// Returns whether this can be a scope: 1 to 128 of the characters that RFC 6749 section 3.3
+/// Returns `true` if this is a valid scope: 1 to 128 of the characters that RFC 6749 section 3.3
 /// allows, so that a challenge can name it.
 pub(crate) fn is_scope(scope: &str) -> bool {
     let plain = |byte: u8| matches!(byte, 0x21 | 0x23..=0x5b | 0x5d..=0x7e);
     (1..=SCOPE_LEN_MAX).contains(&scope.len()) && scope.bytes().all(plain)
 }
 
-/// What a route, or a layer, asks of a caller.
+/// The scope requirement of a layer.
 #[derive(Clone, Debug)]
 pub(crate) enum Requirement {
-    /// An identity, whatever it may do.
+    /// An identity with any scopes.
     Nothing,
     /// Each of these scopes.
     All(Vec<String>),
@@ -41,7 +41,7 @@ impl Requirement {
         checked(scopes).map(Self::Any)
     }
 
-    /// Returns the requirement that an option makes of these scopes, unless there is one already.
+    /// Replaces [`Nothing`](Self::Nothing) by a requirement. Fails if scopes are already required.
     pub(crate) fn then<I>(
         self,
         scopes: I,
@@ -51,17 +51,17 @@ impl Requirement {
             Self::Nothing => make(scopes),
             Self::All(_) | Self::Any(_) => {
                 let problem =
-                    "scopes are required twice, and the second call would replace the first";
+                    "scopes are required by two calls; the second would replace the first";
                 Err(
                     ConfigError::new("scopes", self.to_challenge(), problem).fix(
-                        "name all scopes in one call; for those of a route, use `RequireScopesLayer`",
+                        "pass all scopes in one call; for those of a route, use `RequireScopesLayer`",
                     ),
                 )
             }
         }
     }
 
-    /// Reports once that a caller lacks a scope which it has in another case.
+    /// Reports once that a caller's scope differs from a required one only in case.
     pub(crate) fn report_case(&self, caller: &Identity) {
         static SAID: AtomicBool = AtomicBool::new(false);
 
@@ -76,9 +76,9 @@ impl Requirement {
             .find_map(|wanted| Some((wanted, caller.scopes().find(|own| differs(wanted, own))?)));
         if let Some((wanted, own)) = alike {
             notice::misconfigured(&SAID, || {
-                let problem = format!("a key was denied that has the scope `{own}`");
+                let problem = format!("a rejected key has the scope `{own}`");
                 ConfigError::new("scopes", wanted, problem)
-                    .fix("use one spelling for the route and for the keys")
+                    .fix("use one spelling for the scopes of routes and keys")
             });
         }
     }
@@ -91,7 +91,7 @@ impl Requirement {
         }
     }
 
-    /// Returns the scopes as a challenge names them: with a space between each two.
+    /// Returns the scopes separated by spaces, as in a challenge.
     pub(crate) fn to_challenge(&self) -> String {
         match self {
             Self::Nothing => String::new(),
@@ -108,17 +108,17 @@ where
     let scopes: Vec<String> = scopes.into_iter().map(Into::into).collect();
     if scopes.is_empty() {
         return Err(
-            ConfigError::new("scopes", "empty", "no list of no scopes can be asked for")
-                .fix("name a scope, or ask for no more than an identity"),
+            ConfigError::new("scopes", "empty", "at least one scope is required")
+                .fix("name a scope, or require only an identity with `RequireScopesLayer::none`"),
         );
     }
     if let Some(wrong) = scopes.iter().find(|scope| !is_scope(scope)) {
         return Err(ConfigError::new(
             "scopes",
             wrong.escape_debug(),
-            "a scope is 1 to 128 visible ASCII characters, without quote, backslash and space",
+            "a scope is 1 to 128 visible ASCII characters, without quotes, backslashes and spaces",
         )
-        .fix("name it as in `orders.read`"));
+        .fix("use a name like `orders.read`"));
     }
     Ok(scopes)
 }

@@ -1,4 +1,4 @@
-//! The options of a key ring.
+//! The key ring builder.
 
 use std::{
     fmt,
@@ -36,14 +36,15 @@ use crate::{
 };
 
 impl KeyRing {
-    /// Begins a ring of keys that open with `prefix`: the service's name, 3 to 24 of `a-z`, `0-9`
-    /// and inner underscores. Six letters or more keep scanners from false alarms.
+    /// Creates a builder for a ring of keys that start with `prefix`, the name of the service: 3 to
+    /// 24 of `a-z`, `0-9` and single inner underscores. Six letters or more prevent false positives
+    /// of secret scanners.
     pub fn builder(prefix: impl Into<String>, store: impl ApiKeyStore) -> KeyRingBuilder {
         KeyRingBuilder {
             prefix: prefix.into(),
             environments: vec!["live".to_owned()],
             pepper: None,
-            former: Vec::new(),
+            previous: Vec::new(),
             unpeppered: false,
             store: Arc::new(store),
             clock: None,
@@ -56,7 +57,7 @@ impl KeyRing {
             deadline: Deadline::after(DEADLINE),
             patience: Deadline::after(PATIENCE),
             tag: None,
-            former_tags: Vec::new(),
+            previous_tags: Vec::new(),
             checksums_too: false,
             memory: Memory {
                 max_records: 10_000,
@@ -66,20 +67,20 @@ impl KeyRing {
     }
 }
 
-/// The maximum number of wrong credentials that are remembered, and the time.
+/// The maximum number of wrong credentials that are cached, and their time to live.
 const WRONG_MAX: usize = 10_000;
 const WRONG_FOR: Duration = Duration::from_secs(5);
-/// How long a request waits for the store, unless the ring is told otherwise.
+/// The default store timeout of requests.
 const DEADLINE: Duration = Duration::from_millis(50);
-/// How long who manages keys waits for it.
+/// The default store timeout of managers.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// Flushes a ring again and again, as long as it is there.
+/// Flushes a ring periodically until it is dropped.
 async fn flush_every(interval: Duration, runtime: Arc<dyn Runtime>, ring: Weak<KeyRingInner>) {
     loop {
         runtime.sleep(interval).await;
         let Some(shared) = ring.upgrade() else { return };
-        // A store that fails is told again after the next interval.
+        // After a failure the data remains for the next flush.
         let _ = shared.flush().await;
     }
 }
@@ -90,7 +91,7 @@ pub struct KeyRingBuilder {
     pub(super) prefix: String,
     pub(super) environments: Vec<String>,
     pub(super) pepper: Option<Pepper>,
-    pub(super) former: Vec<Pepper>,
+    pub(super) previous: Vec<Pepper>,
     pub(super) unpeppered: bool,
     pub(super) store: Arc<dyn ApiKeyStore>,
     pub(super) clock: Option<Arc<dyn Clock>>,
@@ -104,13 +105,15 @@ pub struct KeyRingBuilder {
     pub(super) deadline: Deadline,
     pub(super) patience: Deadline,
     pub(super) tag: Option<KeyedTag>,
-    pub(super) former_tags: Vec<KeyedTag>,
+    pub(super) previous_tags: Vec<KeyedTag>,
     pub(super) checksums_too: bool,
 }
 
 impl KeyRingBuilder {
-    /// Sets the environments whose keys are made and accepted here; the first one is that of keys
-    /// that name none. `live` alone by default.
+    /// Sets the environments whose keys are accepted. Defaults to `live`.
+    ///
+    /// New keys without an environment use the first one. An environment is 1 to 10 of `a-z` and
+    /// `0-9` and starts with a letter.
     pub fn environments<I>(mut self, environments: I) -> Self
     where
         I: IntoIterator,
@@ -120,93 +123,97 @@ impl KeyRingBuilder {
         self
     }
 
-    /// Sets the pepper that new keys are digested under.
+    /// Sets the pepper under which new keys are digested. Required, unless
+    /// [`without_pepper`](Self::without_pepper) is called.
     ///
-    /// A writer of the store that does not know the pepper cannot make a key: every digest, and
-    /// every hash of an imported key, is bound to a pepper of the ring. It can still edit the owner,
-    /// the scopes, the tier or the expiry of a key that exists, unless records are
+    /// A writer of the store that does not know the pepper cannot create a key: every digest, and
+    /// every hash of an imported key, is bound to a pepper of the ring. It can still edit the
+    /// owner, scopes, tier or expiry of an existing key, unless records are
     /// [sealed](Self::seal_records).
     pub fn pepper(mut self, pepper: Pepper) -> Self {
         self.pepper = Some(pepper);
         self
     }
 
-    /// Adds a previous pepper, whose keys are still accepted.
+    /// Adds a previous pepper, whose keys are still accepted. None by default.
     ///
-    /// It is trusted as much as the current one: a holder of it and a writer of the store can
-    /// together make keys. Remove a pepper that has leaked.
+    /// It is trusted as much as the current one: its holder can create keys together with a writer
+    /// of the store. Remove a pepper that has leaked.
     pub fn previous_pepper(mut self, pepper: Pepper) -> Self {
-        self.former.push(pepper);
+        self.previous.push(pepper);
         self
     }
 
-    /// Says that there is no pepper: keys are digested by SHA-256 alone, and whoever can write to
-    /// the store can make keys.
+    /// Disables the pepper: keys are digested by SHA-256 alone, and a writer of the store can
+    /// create keys.
     pub fn without_pepper(mut self) -> Self {
         self.unpeppered = true;
         self
     }
 
-    /// Sets the clock that expiry is told by. The machine's by default.
+    /// Sets the clock for expiry. Defaults to the system clock.
     pub fn clock(mut self, clock: impl Clock) -> Self {
         self.clock = Some(Arc::new(clock));
         self
     }
 
-    /// Sets who is told of each change that a manager of this ring has made, and of records that
-    /// somebody else has written (see [`seal_records`](Self::seal_records)). The access log's
-    /// queue is an auditor.
+    /// Sets the auditor that receives an event for each change by a manager of this ring, and for
+    /// each forged record (see [`seal_records`](Self::seal_records)). None by default. The queue of
+    /// the access log is an auditor.
     ///
-    /// It is called once the change is kept, on the task that made it: it must not block. If it
-    /// panics, the change stands.
+    /// The auditor is called after the change is stored, on the task that made it, and must not
+    /// block. If it panics, the change is still in effect.
     pub fn auditor(mut self, auditor: impl Auditor) -> Self {
         self.audit = KeyAudit::new(auditor);
         self
     }
 
-    /// Counts the uses of each key, to be told to the store by [`KeyRing::flush`].
+    /// Counts the uses of each key. [`KeyRing::flush`] reports them to the store. Off by default.
     ///
-    /// No request writes to the store. Between two reports, the uses of 16 384 keys at most are
-    /// remembered.
+    /// Requests never write to the store. At most 16 384 keys are counted between two reports; the
+    /// uses of further keys are not counted.
     pub fn count_uses(mut self) -> Self {
         self.counts_uses = true;
         self
     }
 
-    /// Flushes the ring at this interval (see [`KeyRing::flush`]). 30 to 60 seconds are plenty. The
-    /// task ends with the ring.
+    /// Flushes the ring periodically (see [`KeyRing::flush`]). Off by default.
+    ///
+    /// The interval must be at least 1 second; 30 to 60 seconds are recommended. The task ends when
+    /// the ring is dropped.
     pub fn flush_every(mut self, interval: Duration, runtime: impl Runtime) -> Self {
         self.flush = Some((interval, Arc::new(runtime)));
         self
     }
 
-    /// Sets how long a request waits for the store to answer, before it is answered `503`. 50
-    /// milliseconds by default, or what a store that has a
-    /// [deadline of its own](ApiKeyStore::has_timeout) waits.
+    /// Sets the timeout of store calls by requests, which receive `503` after it. Defaults to 50
+    /// milliseconds, or to the store's [own timeout](ApiKeyStore::has_timeout).
     ///
-    /// The time is told by [`runtime`](Self::runtime). A store in memory is never waited for.
+    /// [`runtime`](Self::runtime) provides the timer. It does not apply to in-memory stores.
+    /// [`build`](Self::build) fails if it is zero.
     pub fn store_timeout(mut self, after: Duration) -> Self {
         self.deadline.set(Some(after));
         self
     }
 
-    /// Lets requests wait for as long as the store takes: for a store with a deadline of its own.
+    /// Removes the timeout of requests, for stores with a timeout of their own.
     pub fn without_store_timeout(mut self) -> Self {
         self.deadline.set(None);
         self
     }
 
-    /// Sets how long a [`KeyManager`](crate::api_key::KeyManager) and a [flush](KeyRing::flush) wait for each
-    /// answer of the store, before they fail by
-    /// [`Timeout`](crate::StoreErrorKind::Timeout). 5 seconds by default, or what a store that has a
-    /// [deadline of its own](ApiKeyStore::has_timeout) waits.
+    /// Sets the timeout of store calls by a [`KeyManager`](crate::api_key::KeyManager) or a
+    /// [flush](KeyRing::flush), which fail with [`Timeout`](crate::StoreErrorKind::Timeout) after
+    /// it. Defaults to 5 seconds, or to the store's [own timeout](ApiKeyStore::has_timeout).
+    ///
+    /// [`build`](Self::build) fails if it is zero.
     pub fn manager_timeout(mut self, after: Duration) -> Self {
         self.patience.set(Some(after));
         self
     }
 
-    /// Sets what tells that the store's time is over. By default it is the Tokio runtime that the
-    /// request runs on (feature `tokio`); where there is none, there is no deadline.
+    /// Sets the runtime that provides the timer of store timeouts. Defaults to the Tokio runtime of
+    /// the request (feature `tokio`). There are no timeouts without a runtime.
     pub fn runtime(mut self, runtime: impl Runtime) -> Self {
         let runtime: Arc<dyn Runtime> = Arc::new(runtime);
         self.deadline.sleep_on(Arc::clone(&runtime));
@@ -214,98 +221,100 @@ impl KeyRingBuilder {
         self
     }
 
-    /// Gives new keys a tag in the place of their checksum, and takes no key without one: whoever
-    /// makes up keys costs the store nothing. Their ids begin with a `2`.
+    /// Replaces the checksum of new keys with a tag, and rejects keys without one, so that forged
+    /// keys cause no store requests. No tag by default. The ids of new keys start with `2`.
     ///
-    /// Where there are keys with a checksum already, say so by
-    /// [`accept_untagged`](Self::accept_untagged).
+    /// If keys with a checksum exist already, call [`accept_untagged`](Self::accept_untagged).
     pub fn keyed_tag(mut self, tag: KeyedTag) -> Self {
         self.tag = Some(tag);
         self
     }
 
-    /// Adds a tag that was in use before: its keys are still accepted.
+    /// Adds a previous tag, whose keys are still accepted. None by default.
     pub fn previous_keyed_tag(mut self, tag: KeyedTag) -> Self {
-        self.former_tags.push(tag);
+        self.previous_tags.push(tag);
         self
     }
 
-    /// Says that keys were made before there was a tag: they are still accepted. Until this is
-    /// taken back, who makes up keys makes them up without a tag.
+    /// Accepts keys that were created before the ring had a tag. Off by default. While it is set,
+    /// forged keys without a tag still cause store requests.
     pub fn accept_untagged(mut self) -> Self {
         self.checksums_too = true;
         self
     }
 
-    /// Seals every record with a MAC under the pepper, and rejects records without a valid seal. Off
-    /// by default.
+    /// Seals every record with a MAC under the pepper, and rejects records without a valid seal.
+    /// Off by default.
     ///
     /// The MAC covers the whole record: id, version, digest, owner, lineage, tier, scopes, state,
-    /// times, metadata, constraints, credits and limits. A writer of the store can then neither make
-    /// a key nor change what a key may do. It can still delete a record, or replace a record by an
-    /// older version of the same key.
+    /// times, metadata, constraints, credits and limits. A writer of the store can then neither
+    /// create a key nor change the permissions of a key. It can still delete a record, or replace a
+    /// record with an older version of the same key.
     ///
-    /// A request with a key whose record has no valid seal receives `500`, and the auditor is sent
+    /// A request with a key whose record has no valid seal receives `500`, and the auditor receives
     /// [`KeyRecordForged`](crate::AuditEvent::KeyRecordForged). Enable it before the first key is
-    /// made: keys without a seal are rejected.
+    /// created: keys without a seal are rejected.
     pub fn seal_records(mut self) -> Self {
         self.seals = true;
         self
     }
 
-    /// Says that keys were made without a pepper before there was one: they are still accepted, and
-    /// get a digest under the pepper when they are used. Until the last of them has, who can write
-    /// to the store can make keys.
+    /// Accepts keys that were created before the ring had a pepper. Off by default.
+    ///
+    /// They receive a digest under the pepper when they are next used. Until all of them have one,
+    /// a writer of the store can create keys.
     pub fn accept_unpeppered(mut self) -> Self {
         self.plain_too = true;
         self
     }
 
-    /// Accepts keys that were made elsewhere and [imported](crate::api_key::KeyManager::import) here, and
-    /// says how they are found.
+    /// Accepts keys that another system issued and that were
+    /// [imported](crate::api_key::KeyManager::import), and sets the method of finding them. Off by
+    /// default.
     ///
-    /// A credential that does not have the form of the ring's keys, and that no verifier of the layer
-    /// recognizes, is looked up among them. On the first use of such a key its digest is renewed
-    /// under the current pepper; the next [`KeyRing::flush`] writes it.
+    /// A credential that does not have the form of the ring's keys, and that no verifier of the
+    /// layer recognizes, is looked up as an imported key. The first use of such a key renews its
+    /// digest under the current pepper; the next [`KeyRing::flush`] writes it.
     ///
-    /// Without this option, a record that holds the digest or the hash of a foreign key is rejected
+    /// Without this option, a record with the digest or the hash of an imported key is rejected
     /// with `500`.
     pub fn imported_keys(mut self, foreign: ImportedKeys) -> Self {
         self.foreign = Some(foreign);
         self
     }
 
-    /// Sets for how long a record that a server answered is remembered, 10 seconds at most; zero to
-    /// ask the store for each request.
+    /// Sets the time for which records from a server are cached, at most 10 seconds. Zero disables
+    /// the cache.
     ///
-    /// By default this is 10 seconds where the store announces changes, and zero where it does not.
-    /// A change made through a manager of this ring is known here at once. One made elsewhere is
-    /// known when the store announces it, and if it does not, after this time at the latest. A
-    /// store in memory is asked each time.
+    /// Defaults to 10 seconds if the store announces changes, and to zero otherwise. Changes by a
+    /// manager of this ring take effect in this process immediately. Changes by other processes
+    /// take effect when the store announces them, or else after this time. In-memory stores are not
+    /// cached.
     pub fn key_cache_ttl(mut self, duration: Duration) -> Self {
         self.memory.records_for = Some(duration);
         self
     }
 
-    /// Sets how many records are remembered at most. 10 000 by default.
+    /// Sets the maximum number of cached records. Defaults to 10 000.
     pub fn max_cached_keys(mut self, records: usize) -> Self {
         self.memory.max_records = records;
         self
     }
 
-    /// Returns the ring.
+    /// Builds the ring.
     ///
     /// # Errors
     ///
-    /// If the prefix or an environment is out of grammar, if two peppers have one id, if there is
-    /// neither a pepper nor the word that there is none, if records are to be remembered for more
-    /// than 10 seconds, if a deadline is zero, if the ring is to be flushed more often than each
-    /// second, if records are to be sealed without a pepper, or if there was a former tag, or none,
-    /// and there is none now.
+    /// Returns an error if the prefix or an environment is invalid, if two peppers have the same
+    /// id, if neither [`pepper`](Self::pepper) nor [`without_pepper`](Self::without_pepper) is
+    /// called or both are, if [`key_cache_ttl`](Self::key_cache_ttl) exceeds 10 seconds, if a
+    /// timeout is zero, if [`flush_every`](Self::flush_every) is less than 1 second, if records are
+    /// sealed without a pepper, or if there is a previous tag or
+    /// [`accept_untagged`](Self::accept_untagged) without a current tag.
     ///
     /// # Panics
     ///
-    /// If the ring is to be flushed at an interval, and the runtime cannot spawn here.
+    /// Panics if [`flush_every`](Self::flush_every) is set and its runtime cannot spawn here.
     pub fn build(self) -> Result<KeyRing, ConfigError> {
         self.check_memory()?;
         self.check_pepper()?;
@@ -329,7 +338,7 @@ impl KeyRingBuilder {
                 creating: Creating::default(),
                 usage: self.counts_uses.then(Usage::new),
                 format: KeyFormat::new(&self.prefix, &self.environments, tags)?,
-                peppers: Peppers::new(self.pepper, self.former, self.plain_too)?,
+                peppers: Peppers::new(self.pepper, self.previous, self.plain_too)?,
                 lookup: Lookup::new(
                     Arc::clone(store),
                     Arc::clone(&clock),
@@ -358,13 +367,13 @@ fn random_pepper() -> ConfigError {
     ConfigError::new(
         "pepper",
         "Pepper::random",
-        "the store outlives this process and the pepper does not: after a restart, and in every other \
-         instance, all keys are invalid",
+        "the pepper is lost at exit while the store persists: all keys are invalid after a restart \
+         and in other instances",
     )
-    .fix("give `Pepper::new` a secret of 32 bytes from `openssl rand -hex 32`")
+    .fix("use `Pepper::new` with a secret from `openssl rand -hex 32`")
 }
 
-/// Returns a number that no other ring or layer of this process has; never zero.
+/// Returns a nonzero number that is unique among the rings and layers of this process.
 pub(crate) fn next_number() -> u64 {
     static NEXT: AtomicU64 = AtomicU64::new(1);
     NEXT.fetch_add(1, Ordering::Relaxed)

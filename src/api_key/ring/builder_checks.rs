@@ -1,4 +1,4 @@
-//! The checks of a ring's options.
+//! Checks of the key ring options.
 
 use std::time::Duration;
 
@@ -14,9 +14,9 @@ impl KeyRingBuilder {
             Some(too_long) if too_long > RECORDS_FOR_MAX => Err(ConfigError::new(
                 "key_cache_ttl",
                 format_args!("{too_long:?}"),
-                "a revoked key could live on for as long",
+                "a revoked key remains accepted for this long; the maximum is 10s",
             )
-            .fix("give 10 seconds at most")),
+            .fix("reduce it to 10 seconds or less")),
             Some(_) | None => Ok(()),
         }
     }
@@ -26,15 +26,15 @@ impl KeyRingBuilder {
             (None, false) => Err(ConfigError::new(
                 "pepper",
                 "not set",
-                "without one, whoever can write to the store can make keys",
+                "without a pepper, a writer of the store can create keys",
             )
-            .fix("give one to `pepper`, or call `without_pepper` to do without")),
+            .fix("call `pepper`, or `without_pepper` to accept the risk")),
             (Some(pepper), true) => Err(ConfigError::new(
                 "without_pepper",
-                format_args!("called beside pepper {}", pepper.id()),
-                "there is a pepper, and there is none",
+                format_args!("called together with pepper {}", pepper.id()),
+                "the two calls exclude each other",
             )
-            .fix("drop one of the two, or make it a `previous_pepper`")),
+            .fix("drop one of them, or use `previous_pepper` for the pepper")),
             (Some(_), false) | (None, true) => Ok(()),
         }
     }
@@ -46,9 +46,9 @@ impl KeyRingBuilder {
             return Err(ConfigError::new(
                 "flush_every",
                 format_args!("{interval:?}"),
-                "the store would be told of hardly more than one request at a time",
+                "it must be at least 1s, so that a flush covers many requests",
             )
-            .fix("give 30 to 60 seconds"));
+            .fix("set 30 to 60 seconds"));
         }
         Ok(())
     }
@@ -58,9 +58,9 @@ impl KeyRingBuilder {
             true => Err(ConfigError::new(
                 "seal_records",
                 "called without a pepper",
-                "a seal that anybody can make seals nothing",
+                "seals are computed under the pepper",
             )
-            .fix("give a pepper")),
+            .fix("call `pepper`")),
             false => Ok(()),
         }
     }
@@ -68,34 +68,34 @@ impl KeyRingBuilder {
     pub(super) fn check_deadlines(&self) -> Result<(), ConfigError> {
         if self.deadline.is_zero() {
             return Err(
-                ConfigError::new("store_timeout", "0ns", "no server answers in no time")
-                    .fix("give some dozens of milliseconds, or call `without_store_timeout`"),
+                ConfigError::new("store_timeout", "0ns", "it must be greater than zero")
+                    .fix("set some tens of milliseconds, or call `without_store_timeout`"),
             );
         }
         if self.patience.is_zero() {
             return Err(
-                ConfigError::new("manager_timeout", "0ns", "no server answers in no time")
-                    .fix("give some seconds"),
+                ConfigError::new("manager_timeout", "0ns", "it must be greater than zero")
+                    .fix("set some seconds"),
             );
         }
         Ok(())
     }
 
-    /// Returns the tags of the ring's keys, if they have tags.
+    /// Returns the tags of the ring, if it has any.
     pub(super) fn check_tags(&self) -> Result<Option<KeyTags>, ConfigError> {
         match &self.tag {
             Some(current) => Ok(Some(KeyTags {
                 current: current.clone(),
-                former: self.former_tags.clone(),
+                previous: self.previous_tags.clone(),
                 checksums_too: self.checksums_too,
             })),
-            None if self.former_tags.is_empty() && !self.checksums_too => Ok(None),
+            None if self.previous_tags.is_empty() && !self.checksums_too => Ok(None),
             None => Err(ConfigError::new(
                 "keyed_tag",
                 "not set",
-                "a former one is named, or that there was none",
+                "`previous_keyed_tag` and `accept_untagged` require a current tag",
             )
-            .fix("give the tag that new keys get, or name no former ones")),
+            .fix("call `keyed_tag`, or drop the other calls")),
         }
     }
 }

@@ -1,4 +1,4 @@
-//! How a change that was made elsewhere reaches what this process remembers.
+//! Notifications of changes by other processes, which invalidate cached records.
 
 use std::{
     fmt,
@@ -10,33 +10,35 @@ use std::{
 
 use crate::api_key::key::format::KeyId;
 
-/// How a store's answers may be remembered.
+/// The caching of a store's records and its source of change notifications.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub enum ChangeNotifications {
-    /// The store is this process's memory: it is asked each time, and nothing is remembered.
+    /// The store is in this process's memory. It is called each time and nothing is cached.
     Immediate,
-    /// The store says what has changed: answers are remembered for some seconds, and forgotten at
-    /// once when it says so, or when it can no longer say.
+    /// The store announces changes. Records are cached for some seconds, and invalidated when they
+    /// change or when the subscription is lost.
     Feed(KeyChangeFeed),
-    /// Nobody says what has changed. Answers are remembered only if the ring is told to.
+    /// The store does not announce changes. Records are cached only if
+    /// [`key_cache_ttl`](crate::api_key::KeyRingBuilder::key_cache_ttl) is set.
     None,
 }
 
-/// What a store says of changes: which keys were changed, and whether it would hear of them.
+/// A feed of change notifications from a store.
 ///
-/// A store on a server keeps one, and hands a clone to each ring by
-/// [`ApiKeyStore::changes`](crate::api_key::ApiKeyStore::changes). Its task that listens to the server calls
-/// the three methods; until it first calls [`KeyChangeFeed::connected`], nothing is remembered.
+/// A store on a server owns one, and returns a clone from
+/// [`ApiKeyStore::changes`](crate::api_key::ApiKeyStore::changes). The task that subscribes to the
+/// server calls the three methods. Nothing is cached before the first call to
+/// [`KeyChangeFeed::connected`].
 ///
 /// ```
 /// use portcullis::store::backend::KeyChangeFeed;
 ///
 /// let changes = KeyChangeFeed::new();
 /// assert!(!changes.is_connected());
-/// changes.connected();                         // the subscription stands
-/// changes.changed("1AAAAAAAAAAAAAAA".parse()?); // a message came in
-/// changes.lost();                              // the connection broke
+/// changes.connected();                         // subscribed
+/// changes.changed("1AAAAAAAAAAAAAAA".parse()?); // received a message
+/// changes.lost();                              // the connection closed
 /// # Ok::<(), portcullis::api_key::ParseKeyError>(())
 /// ```
 #[derive(Clone, Default)]
@@ -50,38 +52,38 @@ struct FeedInner {
     listeners: Mutex<Vec<Weak<dyn Listener>>>,
 }
 
-/// Remembers records, and forgets them when it is told.
+/// A cache of records.
 pub(crate) trait Listener: Send + Sync {
     fn forget(&self, id: KeyId);
     fn forget_all(&self);
 }
 
 impl KeyChangeFeed {
-    /// Creates a feed that is not connected yet.
+    /// Creates a disconnected feed.
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// Says that from now on each change will be announced.
+    /// Reports that the subscription is active: every change from now on is announced.
     pub fn connected(&self) {
-        // An answer that was read before this moment may be older than a change nobody heard of.
+        // Invalidate records that were read before the subscription: a change may have been missed.
         self.each(|listener| listener.forget_all());
         self.shared.connected.store(true, Ordering::SeqCst);
     }
 
-    /// Says that a key was created, changed or removed.
+    /// Reports that a key was created, changed or removed.
     pub fn changed(&self, id: KeyId) {
         self.each(|listener| listener.forget(id));
     }
 
-    /// Says that changes are no longer heard of: everything is forgotten, and nothing remembered
+    /// Reports that the subscription is lost. Invalidates all cached records and disables caching
     /// until [`KeyChangeFeed::connected`] is called again.
     pub fn lost(&self) {
         self.shared.connected.store(false, Ordering::SeqCst);
         self.each(|listener| listener.forget_all());
     }
 
-    /// Returns whether changes are announced at the moment.
+    /// Returns `true` if changes are currently announced.
     pub fn is_connected(&self) -> bool {
         self.shared.connected.load(Ordering::SeqCst)
     }

@@ -1,4 +1,4 @@
-//! Keys that were presented and whose digests are to be renewed under the current pepper.
+//! New digests under the current pepper, for keys that were used with an outdated one.
 
 use std::{
     collections::HashMap,
@@ -11,24 +11,24 @@ use crate::api_key::{
     record::record::Brief,
 };
 
-/// How many wait at most; further ones are renewed when they are next used.
+/// The maximum number of pending digests. Further keys are renewed on their next use.
 const WAITING_MAX: usize = 1_024;
 
-/// New digests, until they are written.
+/// Pending digests that have not been written.
 #[derive(Default)]
 pub(crate) struct Redigests {
     waiting: Mutex<HashMap<KeyId, Redigest>>,
 }
 
-/// A new digest and the one that it replaces: a record that holds another digest by now is another
-/// key's, and stays as it is.
+/// A new digest and the one that it replaces. A record with another digest is left unchanged,
+/// because it belongs to another key.
 pub(crate) struct Redigest {
     pub(crate) replaced: KeyDigest,
     pub(crate) digest: KeyDigest,
 }
 
 impl Redigests {
-    /// Adds a digest for a record, unless one waits already or there is no room.
+    /// Adds a digest for a record, unless one is pending or the map is full.
     pub(crate) fn add(&self, record: &Brief, digest: impl FnOnce() -> KeyDigest) {
         let mut waiting = lock(&self.waiting);
         if waiting.len() >= WAITING_MAX || waiting.contains_key(&record.id) {
@@ -41,7 +41,7 @@ impl Redigests {
         waiting.insert(record.id, redigest);
     }
 
-    /// Returns the digest that waits for a record as it is.
+    /// Returns the pending digest of a record, if the record is unchanged.
     pub(crate) fn of(&self, record: &Brief) -> Option<KeyDigest> {
         let waiting = lock(&self.waiting);
         let own = waiting.get(&record.id)?;

@@ -1,15 +1,15 @@
-//! The keys of one service: their format, their peppers and their store.
+//! The key ring: format, peppers and store of a service's keys.
 
 use std::{fmt, sync::Arc};
 
 use super::state::KeyRingInner;
 use crate::core::error::StoreError;
 
-/// The keys of one service: how they look, what they are digested under, and where they are kept.
+/// The keys of a service: their format, peppers and store.
 ///
-/// A [`KeyManager`](crate::api_key::KeyManager) makes keys of it, and an
-/// [`ApiKeyLayer`](crate::api_key::ApiKeyLayer) checks keys against it; what is said here once holds for
-/// both. A clone is the same ring.
+/// A [`KeyManager`](crate::api_key::KeyManager) creates keys, and an
+/// [`ApiKeyLayer`](crate::api_key::ApiKeyLayer) checks them; both share the options of the ring. A
+/// clone is the same ring.
 ///
 /// ```
 /// use portcullis::{api_key::{KeyRing, Pepper}, store::MemoryStore};
@@ -28,16 +28,15 @@ pub struct KeyRing {
 }
 
 impl KeyRing {
-    /// Writes what has come up since the last time and need not be written at each request: which
-    /// keys were used, when and how often, if uses are counted, and digests under the current
-    /// pepper of keys that had a former one.
+    /// Writes pending data to the store: the uses of keys, if they are counted, and new digests of
+    /// keys under a previous pepper.
     ///
-    /// Call it when the service shuts down. Uses that were not told by then are lost, and nothing
-    /// else.
+    /// Call it when the service shuts down. Only uses since the last flush are lost otherwise.
     ///
     /// # Errors
     ///
-    /// If the store fails. What it certainly has not kept is told the next time.
+    /// Returns an error if the store fails. Data that was certainly not stored is written by the
+    /// next flush.
     pub async fn flush(&self) -> Result<(), StoreError> {
         self.shared.flush().await
     }

@@ -1,4 +1,4 @@
-//! What a ring, its layers and its managers have in common.
+//! The inner state of a key ring.
 
 use std::{fmt, sync::Arc};
 
@@ -39,13 +39,13 @@ pub(crate) struct KeyRingInner {
     pub(crate) redigests: Redigests,
     pub(crate) foreign: Option<ImportedKeys>,
     pub(crate) hashing: Hashing,
-    /// The number by which a record knows that this ring has looked at its seal; none if this ring
-    /// seals nothing.
+    /// The number under which records cache this ring's check of their seal, or `None` if the ring
+    /// does not seal records.
     pub(super) seals_as: Option<u64>,
 }
 
 impl KeyRingInner {
-    /// Reads what was presented as a key of the ring's form, or as one that was made elsewhere.
+    /// Parses a credential as a key of the ring's format or as an imported key.
     pub(crate) fn read<'a>(&self, presented: &'a [u8]) -> Result<ParsedKey<'a>, Denied> {
         match (self.format.parse(presented), &self.foreign) {
             (Ok(key), _) => Ok(key),
@@ -54,10 +54,11 @@ impl KeyRingInner {
         }
     }
 
-    /// Returns whether a record's means of proof were put there by a holder of the pepper: a foreign
-    /// digest or a slow hash counts only where foreign keys are configured and find this key.
+    /// Returns `true` if the proof in a record was written by a holder of the pepper. The digest of
+    /// an imported key or a slow hash is only valid if imported keys are configured and find this
+    /// key.
     ///
-    /// A record that fails this was forged, and the auditor hears of it.
+    /// Other records are forged, and are audited.
     pub(crate) fn honors(&self, record: &StoredKey, key: &ParsedKey<'_>) -> bool {
         let brief = record.brief();
         let honored = match brief.algorithm {
@@ -85,8 +86,8 @@ impl KeyRingInner {
         });
     }
 
-    /// Asks whether a key is the one that a slow hash was made of. Where that has been computed
-    /// since the last flush, the result is returned at once.
+    /// Verifies a key against a slow hash. Returns a cached result if there is one since the last
+    /// flush.
     pub(crate) fn prove_slowly(
         &self,
         hash: &str,
@@ -101,7 +102,7 @@ impl KeyRingInner {
         self.hashing.ask(move || argon2::is_hash_of(&hash, &key))
     }
 
-    /// Returns a record as it is kept: sealed, if this ring seals.
+    /// Returns a record as it is stored: sealed, if this ring seals records.
     pub(crate) fn seal(&self, mut record: KeyRecord) -> StoredKey {
         record.seal = match self.seals_as {
             Some(_) => self.peppers.seal(&record.body_bytes()),
@@ -110,8 +111,8 @@ impl KeyRingInner {
         StoredKey::new(record)
     }
 
-    /// Returns whether a record is as this ring, or another one with its peppers, wrote it. Each
-    /// record is looked at once.
+    /// Returns `true` if a record was written by this ring or another one with its peppers. Each
+    /// record is verified once.
     pub(crate) fn trusts(&self, record: &StoredKey) -> bool {
         let Some(ring) = self.seals_as else {
             return true;
@@ -126,19 +127,19 @@ impl KeyRingInner {
         trusted
     }
 
-    /// Puts a record in the place of its former version.
+    /// Replaces the previous version of a record.
     pub(crate) async fn update(&self, record: &StoredKey, expected: u64) -> Result<(), StoreError> {
         let updated = self.store.update(record.clone(), expected).await;
-        // Also when it failed: a store that did not answer in time may have done it.
+        // Also after an error: a call that timed out may have succeeded.
         self.lookup.forget(record.id());
         updated
     }
 
-    /// Tells the store of the uses since the last time, and of digests under the current pepper.
+    /// Writes pending uses and digests to the store.
     pub(crate) async fn flush(&self) -> Result<(), StoreError> {
-        let told = self.flush_uses().await;
-        let renewed = self.flush_redigests().await;
-        told.and(renewed)
+        let uses = self.flush_uses().await;
+        let redigests = self.flush_redigests().await;
+        uses.and(redigests)
     }
 
     async fn flush_uses(&self) -> Result<(), StoreError> {
@@ -152,7 +153,7 @@ impl KeyRingInner {
             let Err(error) = self.store.record_uses(batch.to_vec()).await else {
                 continue;
             };
-            // After any other failure the store may have counted the batch.
+            // After any other error the store may have counted the batch.
             if error.kind().is_undone() {
                 batch.iter().for_each(|used| usage.add(*used));
             }
@@ -162,7 +163,7 @@ impl KeyRingInner {
         Ok(())
     }
 
-    /// What is not written here is found again when the key is next used.
+    /// Writes pending digests. Those that are lost are computed again on the next use of their key.
     async fn flush_redigests(&self) -> Result<(), StoreError> {
         for (id, redigest) in self.redigests.take() {
             let Some(before) = self.store.find(id).await? else {
@@ -181,7 +182,7 @@ impl KeyRingInner {
             };
             match self.update(&self.seal(record), before.version).await {
                 Ok(()) => {}
-                // Somebody changed it meanwhile, or it is gone: the next use tells.
+                // The record was changed or removed concurrently; the next use adds it again.
                 Err(error)
                     if matches!(
                         error.kind(),

@@ -1,4 +1,4 @@
-//! When keys were last used and how often, told to the store once in a while.
+//! The last use and number of uses of keys, reported to the store periodically.
 
 use std::{
     collections::{HashMap, hash_map::Entry},
@@ -11,12 +11,12 @@ use crate::{
     core::time::Timestamp,
 };
 
-/// Uses are spread over so many tables, each under a lock of its own.
+/// The number of tables, each with its own lock.
 const TABLES: usize = 16;
-/// The number of keys that each table holds between two reports; uses of further ones are left out.
+/// The maximum number of keys per table between two reports. Uses of further keys are not counted.
 const TABLE_KEYS_MAX: usize = 1_024;
 
-/// What has been used since the last report.
+/// The uses since the last report.
 pub(crate) struct Usage {
     tables: [Mutex<HashMap<KeyId, KeyUse>>; TABLES],
 }
@@ -47,7 +47,7 @@ impl Usage {
         self.add(KeyUse::new(id, at, 1));
     }
 
-    /// Takes all that is to be reported.
+    /// Removes and returns all pending uses.
     pub(crate) fn take(&self) -> Vec<KeyUse> {
         let mut uses = Vec::new();
         for table in &self.tables {
@@ -65,7 +65,7 @@ impl fmt::Debug for Usage {
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    // No foreign code runs under these locks.
+    // No foreign code runs under these locks, so a poisoned lock is consistent.
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 

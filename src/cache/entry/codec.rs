@@ -1,12 +1,12 @@
-//! The form in which a stored answer lies on a server.
+//! The serialized form of a stored response.
 //!
-//! What is read back may be anybody's: it is taken for damaged unless it is, byte for byte, what
+//! Stored bytes are untrusted: they are rejected as corrupt unless they are, byte for byte, what
 //! this version wrote. All numbers are little-endian.
 //!
 //! ```text
 //! head   form u8 | checksum of all that follows u64 | body length u32 | body checksum u64
 //!        | variant [16] | partition [16] | tags u32, [16] each | vary u32, text each
-//!        | kind u8: 0, and fields as below; or 1, and text: the fields as somebody sealed them
+//!        | kind u8: 0, and fields as below; or 1, and text: the sealed head
 //! fields status u16 | received at u64, in microseconds | initial age, lifetime,
 //!        stale-while-revalidate, stale-if-error u32, in seconds | flags u8
 //!        | plain length u32, if it is compressed
@@ -38,25 +38,25 @@ use crate::{
     },
 };
 
-/// The version of the form.
+/// The version of the format.
 pub(crate) const FORM: u8 = 1;
-/// The most fields that a head may have.
+/// The maximum number of fields of a head.
 const MAX_FIELDS: usize = 512;
-/// The longest head.
+/// The maximum size of a head.
 const HEAD_BYTES_MAX: usize = 256 << 10;
-/// The longest body.
+/// The maximum size of a body.
 const BODY_BYTES_MAX: usize = 1 << 30;
 
-/// Whether it is never shown without being validated, is never shown stale, says that it may be
-/// shared, and is compressed.
+/// The bits of `always_validate`, `never_stale`, `says_shared` and a compressed body.
 const FLAGS: [u8; 4] = [1, 2, 4, 8];
 
 impl StoredResponse {
-    /// Writes all but the body, for a store on a server that replaces heads
+    /// Serializes everything but the body, for a store on a server that replaces heads
     /// ([`CacheStore::touch`](crate::cache::CacheStore::touch)) without their bodies.
     ///
-    /// `None` if the answer is beyond what is read back: 512 fields, a head of 256 KiB, a body of
-    /// 1 GiB. A store answers [`PutOutcome::TooLarge`](crate::store::backend::PutOutcome::TooLarge) then.
+    /// Returns `None` if the response exceeds the limits of [`decode`](Self::decode): 512 fields, a
+    /// head of 256 KiB, a body of 1 GiB. A store then returns
+    /// [`PutOutcome::TooLarge`](crate::store::backend::PutOutcome::TooLarge).
     pub fn encode_head(&self) -> Option<Vec<u8>> {
         if self.body.len() > BODY_BYTES_MAX {
             return None;
@@ -118,26 +118,28 @@ impl StoredResponse {
         }
     }
 
-    /// Reads what [`StoredResponse::encode_head`] wrote, and adds the body. Neither is copied.
+    /// Deserializes the output of [`StoredResponse::encode_head`], and adds the body. Neither is
+    /// copied.
     ///
     /// # Errors
     ///
-    /// [`StoreErrorKind::Corrupt`] if the bytes are not what this version wrote, of this body. For
-    /// a store that is a miss, and no failure: the answer is made again.
+    /// [`StoreErrorKind::Corrupt`] if the bytes are not what this version wrote, or belong to
+    /// another body. A store treats this as a miss rather than a failure: the next fill replaces
+    /// the entry.
     pub fn decode(head: Bytes, body: Bytes) -> Result<Self, StoreError> {
         decode(head, body).ok_or_else(|| StoreErrorKind::Corrupt.into())
     }
 
-    /// Writes the whole answer in one piece: for a store that keeps a value under a key and no
-    /// more. `None` where [`StoredResponse::encode_head`] is.
+    /// Serializes the whole response as one value, for a key-value store. Returns `None` under the
+    /// conditions of [`StoredResponse::encode_head`].
     ///
     /// ```
     /// # use bytes::Bytes;
     /// # use portcullis::{StoreErrorKind, store::backend::StoredResponse};
-    /// # fn example(answer: &StoredResponse) -> Option<()> {
-    /// let bytes: Bytes = answer.to_bytes()?;
+    /// # fn example(response: &StoredResponse) -> Option<()> {
+    /// let bytes: Bytes = response.to_bytes()?;
     /// let again = StoredResponse::from_bytes(bytes.clone()).unwrap();
-    /// assert_eq!(again.body(), answer.body());
+    /// assert_eq!(again.body(), response.body());
     ///
     /// let damaged = StoredResponse::from_bytes(bytes.slice(1..)).unwrap_err();
     /// assert_eq!(damaged.kind(), StoreErrorKind::Corrupt);
@@ -153,12 +155,12 @@ impl StoredResponse {
         Some(out.into_bytes().into())
     }
 
-    /// Reads what [`StoredResponse::to_bytes`] wrote, without a copy of the body.
+    /// Deserializes the output of [`StoredResponse::to_bytes`], without a copy of the body.
     ///
     /// # Errors
     ///
-    /// [`StoreErrorKind::Corrupt`] if the bytes are not what this version wrote. For a store that
-    /// is a miss, and no failure: the answer is made again.
+    /// [`StoreErrorKind::Corrupt`] if the bytes are not what this version wrote. A store treats
+    /// this as a miss rather than a failure: the next fill replaces the entry.
     pub fn from_bytes(bytes: Bytes) -> Result<Self, StoreError> {
         let mut whole = BinaryReader::new(bytes);
         let head = whole.bytes(HEAD_BYTES_MAX);
@@ -168,17 +170,17 @@ impl StoredResponse {
 }
 
 impl VarySpec {
-    /// Writes the names of the fields, with commas between them.
+    /// Serializes the names of the fields, separated by commas.
     pub fn to_bytes(&self) -> Vec<u8> {
         let names: Vec<_> = self.names().iter().map(HeaderName::as_str).collect();
         names.join(",").into()
     }
 
-    /// Reads what [`VarySpec::to_bytes`] wrote.
+    /// Deserializes the output of [`VarySpec::to_bytes`].
     ///
     /// # Errors
     ///
-    /// [`StoreErrorKind::Corrupt`] if these are not the names of up to 8 fields.
+    /// [`StoreErrorKind::Corrupt`] if the bytes are not the names of at most 8 fields.
     pub fn from_bytes(bytes: &[u8]) -> Result<Self, StoreError> {
         let names = bytes
             .split(|byte| *byte == b',')
@@ -279,7 +281,7 @@ fn decode_fields(head: &mut BinaryReader<Bytes>, outside: Outside) -> Option<Sto
     })
 }
 
-/// What a store sees of an answer that somebody sealed.
+/// The parts of a sealed entry that a store can read.
 struct Outside {
     body: Bytes,
     vary: VarySpec,
@@ -306,8 +308,8 @@ impl Outside {
     }
 }
 
-/// Finds damage, and no malice: whoever can write to a store can compute it. See the feature
-/// `encryption` for that.
+/// Detects damage, not tampering: anyone that can write to a store can compute it. The feature
+/// `encryption` detects tampering.
 pub(crate) fn checksum(bytes: &[u8]) -> u64 {
     SipHasher13::new_with_key(b"portcullis-v1 ck")
         .hash(bytes)
@@ -354,7 +356,7 @@ mod tests {
     }
 
     prop_compose! {
-        fn answers()(
+        fn responses()(
             status in 100_u16..1_000,
             headers in headers(),
             body in vec(any::<u8>(), 0..60),
@@ -420,12 +422,12 @@ mod tests {
 
     proptest! {
         #[test]
-        fn what_is_written_can_be_read(answer in answers()) {
-            let head = answer.encode_head().unwrap();
-            let read = StoredResponse::decode(head.into(), answer.body.clone()).unwrap();
-            prop_assert!(same(&read, &answer), "{read:?} is not {answer:?}");
-            let read = StoredResponse::from_bytes(answer.to_bytes().unwrap()).unwrap();
-            prop_assert!(same(&read, &answer), "{read:?} is not {answer:?}");
+        fn what_is_written_can_be_read(response in responses()) {
+            let head = response.encode_head().unwrap();
+            let read = StoredResponse::decode(head.into(), response.body.clone()).unwrap();
+            prop_assert!(same(&read, &response), "{read:?} is not {response:?}");
+            let read = StoredResponse::from_bytes(response.to_bytes().unwrap()).unwrap();
+            prop_assert!(same(&read, &response), "{read:?} is not {response:?}");
         }
 
         #[test]
@@ -435,15 +437,15 @@ mod tests {
             prop_assert!(StoredResponse::decode(bytes.clone(), bytes).is_err());
         }
 
-        /// Beyond the checksum, where only what is meant to look right arrives.
+        /// Inputs with a valid checksum, so that the parser behind it is tested.
         #[test]
         fn no_bytes_with_the_right_sums_make_reading_panic(
-            mut answer in answers(),
+            mut response in responses(),
             changes in vec((any::<Index>(), any::<u8>()), 1..4),
             cut in any::<Index>(),
         ) {
-            answer.body = Bytes::new();
-            let mut head = answer.encode_head().unwrap();
+            response.body = Bytes::new();
+            let mut head = response.encode_head().unwrap();
             for (at, byte) in changes {
                 let at = 9 + at.index(head.len() - 9);
                 head[at] = byte;
@@ -452,7 +454,7 @@ mod tests {
             let sum = checksum(&head[9..]).to_le_bytes();
             head[1..9].copy_from_slice(&sum);
             if let Ok(read) = StoredResponse::decode(head.into(), Bytes::new()) {
-                // What is taken for an answer can be written again.
+                // A response that was decoded can be encoded again.
                 prop_assert!(read.encode_head().is_some());
             }
         }

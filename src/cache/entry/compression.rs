@@ -1,4 +1,4 @@
-//! Compression of what is kept, by gzip.
+//! Gzip compression of stored bodies.
 
 use std::io::{Read, Write};
 
@@ -8,25 +8,26 @@ use flate2::{Compression, read::GzDecoder, write::GzEncoder};
 use super::packing::Packer;
 use crate::cache::builder::CacheLayerBuilder;
 
-/// Between the fastest and the default, where most of what can be gained is gained.
+/// Between the fastest and the default level; higher levels gain little.
 const LEVEL: u32 = 4;
 
 impl CacheLayerBuilder {
-    /// Keeps answers of the shared partition compressed by gzip, from bodies of so many bytes on
-    /// (feature `compression`). Off by default.
+    /// Stores responses of the shared partition gzip-compressed if their body has at least this
+    /// many bytes (feature `compression`). Off by default; zero counts as 1.
     ///
-    /// Compressed are text, JSON, scripts and the like, where that makes them shorter by an eighth
-    /// at least; not what has a coding already, varies by `Accept-Encoding`, says `no-transform`, or
-    /// bears a digest of its content. A client that takes gzip is shown an answer as it is kept, with
-    /// `Content-Encoding`, and with its `ETag` made weak; it is decompressed for any other one, and
-    /// for those who ask for a part. All of them, the first one included, bear
-    /// `Vary: Accept-Encoding`.
+    /// Text, JSON, scripts and similar types are compressed if that makes them at least an eighth
+    /// shorter. A response is not compressed if it has a content coding, varies by
+    /// `Accept-Encoding`, has `no-transform`, or has a digest of its content.
     ///
-    /// What is kept for one caller alone is never compressed: how short it becomes would tell of
-    /// what it says, also if it is encrypted.
+    /// A client that accepts gzip receives the compressed body with `Content-Encoding` and a weak
+    /// `ETag`. For other clients, and for range requests, the body is decompressed. All of these
+    /// responses, including the first one, have `Vary: Accept-Encoding`.
     ///
-    /// An answer is compressed after it has gone to its client, in a task beside the requests, and
-    /// decompressed on the request that wants it so: for bodies of a megabyte, either takes
+    /// Responses for one caller alone are never compressed: the compressed length would disclose
+    /// information about the content, even with encryption.
+    ///
+    /// A response is compressed in a background task after it has been sent to its client, and
+    /// decompressed during the request that needs it. For bodies of a megabyte, either takes
     /// milliseconds of a worker's time.
     ///
     /// ```
@@ -59,7 +60,7 @@ fn pack(body: &[u8]) -> Option<Bytes> {
 
 fn unpack(packed: &[u8], len: usize) -> Option<Bytes> {
     let mut body = Vec::with_capacity(len.min(packed.len().saturating_mul(1_100)));
-    // One byte more than there should be tells of what is too long.
+    // The additional byte detects bodies that are too long.
     let limit = u64::try_from(len).ok()?.checked_add(1)?;
     let read = GzDecoder::new(packed).take(limit).read_to_end(&mut body);
     (read.ok()? == len).then(|| body.into())

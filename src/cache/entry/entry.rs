@@ -1,4 +1,4 @@
-//! A stored answer: what is kept of a response, frozen.
+//! Stored responses.
 
 use std::{fmt, time::Duration};
 
@@ -21,29 +21,30 @@ use crate::{
     },
 };
 
-/// What an entry weighs beside its bytes: its own struct, reference counts, and its place in a
-/// store's index.
+/// The size of an entry in addition to its bytes: its struct, reference counts, and its slot in the
+/// index of a store.
 const OVERHEAD_BYTES: usize = 640;
-/// What a field weighs in a map of fields, beside its bytes.
+/// The size of a field in a header map, in addition to its bytes.
 const FIELD_BYTES: usize = 160;
 
-/// A stored answer: status, header fields, body, and what the cache knows of them.
+/// A stored response: status, header fields, body, and cache metadata.
 ///
-/// It does not change once it is stored. A store in memory keeps it as it is; one on a server
-/// keeps [`StoredResponse::encode_head`] beside [`StoredResponse::body`], or both in one piece
+/// It is immutable. An in-memory store stores it unchanged. A store on a server stores
+/// [`StoredResponse::encode_head`] and [`StoredResponse::body`] separately, or both as one value
 /// ([`StoredResponse::to_bytes`]).
 #[derive(Clone)]
-// What a hit reads comes first, so that it lies in few lines of memory.
+// Fields that a hit reads are first, so that they share cache lines.
 #[repr(C)]
 pub struct StoredResponse {
     pub(crate) freshness: Freshness,
     pub(crate) vary: VarySpec,
-    // In a box: few have one, and each hit asks.
+    // Boxed: few entries have a seal, and each hit checks for one.
     pub(crate) seal: Option<Box<Seal>>,
     pub(crate) status: StatusCode,
-    /// Whether the answer itself says that it may be shared among callers.
+    /// `true` if the response itself permits sharing among callers.
     pub(crate) says_shared: bool,
-    /// How long the body is that is kept compressed, if it is. The fields are the plain one's.
+    /// The length of the plain body, if the body is compressed. The fields are those of the plain
+    /// body.
     pub(crate) packed: Option<u32>,
     pub(crate) headers: HeaderMap,
     pub(crate) body: Bytes,
@@ -52,18 +53,19 @@ pub struct StoredResponse {
     pub(crate) tags: Vec<StoreKey>,
 }
 
-/// What somebody has made of an answer who changes its bytes.
+/// The state of an entry whose serialized form a store wrapper transforms, for example by
+/// encryption.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Seal {
-    /// Only its body and these bytes are there, in a form that the cache does not know. It is
-    /// never shown.
+    /// Only the transformed body and these bytes are available. The cache never serves such an
+    /// entry.
     Sealed { head: Bytes },
-    /// It can be read, and this is its body as it lies in the store.
+    /// The entry is readable; this is its transformed body in the store.
     Opened { body: Bytes },
 }
 
 impl StoredResponse {
-    /// Returns the answer's body, as it is kept.
+    /// Returns the body as stored, which can be compressed.
     pub fn body(&self) -> &Bytes {
         &self.body
     }
@@ -73,27 +75,27 @@ impl StoredResponse {
         self.packed.map_or(self.body.len() as u64, u64::from)
     }
 
-    /// Returns what the answer varies by.
+    /// Returns the request fields that the response varies by.
     pub fn vary(&self) -> &VarySpec {
         &self.vary
     }
 
-    /// Returns which one of its URL's answers this is.
+    /// Returns the variant of this response.
     pub fn variant(&self) -> VariantId {
         self.variant
     }
 
-    /// Returns the key by which all that its caller got is purged.
+    /// Returns the purge key of the caller's partition.
     pub fn partition(&self) -> &StoreKey {
         &self.partition
     }
 
-    /// Returns the keys of the tags by which it is purged.
+    /// Returns the purge keys of the tags.
     pub fn tags(&self) -> &[StoreKey] {
         &self.tags
     }
 
-    /// Returns how many bytes of memory the answer takes, headers and bookkeeping included.
+    /// Returns the memory size of the entry in bytes, including headers and overhead.
     pub fn weight_bytes(&self) -> usize {
         let fields: usize = self
             .headers
@@ -105,12 +107,12 @@ impl StoredResponse {
         OVERHEAD_BYTES + fields + keys + sealed + self.body.len()
     }
 
-    /// Returns what a store is given in the place of this answer by somebody who changes its
-    /// bytes: who encrypts, say.
+    /// Returns the entry to pass to an inner store in place of this one, for a store that
+    /// transforms the bytes, for example by encryption.
     ///
-    /// `head` stands for [`StoredResponse::encode_head`], `body` for the body. Beside them the
-    /// store sees what it has to know: the variant and the names of the fields that it is chosen
-    /// by, and the digests of partition and tags. The cache never shows an answer in this form.
+    /// `head` replaces [`StoredResponse::encode_head`], and `body` replaces the body. In addition,
+    /// the inner store receives the data that it needs: the variant, the names of the fields that
+    /// select it, and the digests of partition and tags. The cache never serves a sealed entry.
     #[must_use]
     pub fn seal(&self, head: Bytes, body: Bytes) -> Self {
         Self {
@@ -128,7 +130,7 @@ impl StoredResponse {
         }
     }
 
-    /// Returns the head that this answer was sealed with, if it was.
+    /// Returns the head that this entry was sealed with, or `None` if it is not sealed.
     pub fn sealed_head(&self) -> Option<&Bytes> {
         match self.seal.as_deref() {
             Some(Seal::Sealed { head }) => Some(head),
@@ -136,10 +138,10 @@ impl StoredResponse {
         }
     }
 
-    /// Returns the body as it lies in the store, if this answer was opened.
+    /// Returns the body in the store, if this entry was opened.
     ///
-    /// A head that replaces this one's stands before that very body:
-    /// [`CacheStore::touch`](crate::cache::CacheStore::touch) leaves it in its place.
+    /// A head that replaces the current one is stored with that body:
+    /// [`CacheStore::touch`](crate::cache::CacheStore::touch) leaves the body unchanged.
     pub fn sealed_body(&self) -> Option<&Bytes> {
         match self.seal.as_deref() {
             Some(Seal::Opened { body }) => Some(body),
@@ -147,13 +149,13 @@ impl StoredResponse {
         }
     }
 
-    /// Returns the answer that this one is sealed of, from its head and body as they were before
+    /// Returns the original of a sealed entry, from its head and body before
     /// [`StoredResponse::seal`].
     ///
     /// # Errors
     ///
     /// [`StoreErrorKind::Corrupt`](crate::StoreErrorKind::Corrupt) if they are not what this
-    /// version wrote, or not of the variant, partition and tags that stand outside.
+    /// version wrote, or differ from this entry in variant, partition or tags.
     pub fn open(&self, head: Bytes, body: Bytes) -> Result<Self, StoreError> {
         let opened = Self::decode(head, body)?;
         let outside = (self.variant, &self.vary, self.partition, &self.tags);
@@ -171,7 +173,7 @@ impl StoredResponse {
 
 impl fmt::Debug for StoredResponse {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // Neither fields nor body: they are one caller's.
+        // Neither fields nor body: they can be private to a caller.
         f.debug_struct("StoredResponse")
             .field("status", &self.status)
             .field("bytes", &self.body.len())
@@ -181,21 +183,20 @@ impl fmt::Debug for StoredResponse {
     }
 }
 
-/// Returns whether an answer fits a request, by the fields that it varies by. One that nobody has
-/// opened fits none.
+/// Returns `true` if an entry matches a request by the fields that it varies by. A sealed entry
+/// matches none.
 pub(crate) fn fits(selection: &Selection<'_>, entry: &StoredResponse) -> bool {
     entry.sealed_head().is_none()
         && (entry.vary.is_empty() || selection.variant(&entry.vary) == entry.variant)
 }
 
-/// Copies fields so that they share one exact piece of memory of their own, and not that of the
-/// connection's buffers, which are larger. Common values take none.
+/// Copies fields into one exact allocation, instead of sharing the larger buffers of the
+/// connection. Common values need no allocation.
 pub(crate) fn compact(headers: &HeaderMap) -> HeaderMap {
     compact_with(headers, &[]).0
 }
 
-/// Copies fields, and a body behind them: what shares one piece of memory is counted in one place, to
-/// which each hit has to go.
+/// Copies fields and a body into one allocation, so that a hit updates a single reference count.
 pub(crate) fn compact_with(headers: &HeaderMap, body: &[Bytes]) -> (HeaderMap, Bytes) {
     let pieces = || {
         let values = headers.values().map(HeaderValue::as_bytes);
@@ -205,7 +206,7 @@ pub(crate) fn compact_with(headers: &HeaderMap, body: &[Bytes]) -> (HeaderMap, B
     pieces().for_each(|piece| bytes.extend_from_slice(piece));
     let bytes = Bytes::from(bytes);
     let mut compact = HeaderMap::with_capacity(headers.len());
-    // What is written anew with each hit stands first, where it is found soonest.
+    // Fields that each hit rewrites are first, where they are found fastest.
     let is_place = |name: &HeaderName, value: &HeaderValue| {
         *name == AGE || (*name == CACHE_STATUS && value.is_empty())
     };
@@ -233,7 +234,7 @@ pub(crate) fn compact_with(headers: &HeaderMap, body: &[Bytes]) -> (HeaderMap, B
     (compact, bytes.slice(from..))
 }
 
-/// Fields that are of one connection, or of one exchange, and never kept.
+/// Fields of one connection or one exchange, which are never stored.
 const NEVER_KEPT: [&str; 12] = [
     "age",
     "cache-status",
@@ -249,7 +250,7 @@ const NEVER_KEPT: [&str; 12] = [
     "upgrade",
 ];
 
-/// Removes the fields that are never kept, and those that `Connection` lists.
+/// Removes the fields that are never stored, and those that `Connection` lists.
 pub(crate) fn remove_hop_by_hop(headers: &mut HeaderMap) {
     let listed: Vec<HeaderName> = headers
         .get_all(header::CONNECTION)
@@ -260,7 +261,7 @@ pub(crate) fn remove_hop_by_hop(headers: &mut HeaderMap) {
     for name in listed {
         headers.remove(name);
     }
-    // Most often there is none of them, and a look at those that are there tells.
+    // Usually there are none, which a scan of the present names detects.
     let never_kept = |name: &&HeaderName| NEVER_KEPT.contains(&name.as_str());
     let there: Vec<_> = headers.keys().filter(never_kept).cloned().collect();
     for name in there {
@@ -268,7 +269,7 @@ pub(crate) fn remove_hop_by_hop(headers: &mut HeaderMap) {
     }
 }
 
-/// Returns for how long a store keeps an answer.
+/// Returns the time for which a store retains an entry.
 pub(crate) fn retain(
     freshness: &Freshness,
     has_validator: bool,
@@ -343,7 +344,7 @@ mod tests {
         assert_eq!(first, [(&AGE, &empty), (&CACHE_STATUS, &empty)]);
         assert_eq!(compact.len(), headers.len());
 
-        // What another cache said is no place of ours.
+        // The value of another cache is not our placeholder.
         headers.insert(CACHE_STATUS, HeaderValue::from_static("far; hit"));
         assert_eq!(super::compact(&headers)[CACHE_STATUS], "far; hit");
     }

@@ -1,14 +1,14 @@
-//! Values that many answers bear: they are kept once for all, and copied for nothing.
+//! Common header values, which are shared instead of copied.
 
 use http::HeaderValue;
 
-/// Returns the same value without memory of its own, if it is a common one.
+/// Returns an equal static value, if the value is a common one.
 pub(crate) fn of(value: &HeaderValue) -> Option<HeaderValue> {
     let at = VALUES.binary_search_by(|known| known.as_bytes().cmp(value.as_bytes()));
     at.ok().map(|at| HeaderValue::from_static(VALUES[at]))
 }
 
-/// In the order of their bytes.
+/// Sorted by bytes, for the binary search.
 const VALUES: [&str; 62] = [
     "*",
     "0",

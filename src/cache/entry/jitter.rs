@@ -1,28 +1,29 @@
-//! Answers that came together need not go together.
+//! Jitter of freshness lifetimes, so that entries that were stored together expire at different
+//! times.
 
 use super::key::CacheKey;
 use crate::cache::http::freshness::Freshness;
 
-/// The largest part of its time that an answer may lose.
+/// The maximum reduction of the remaining lifetime, in percent.
 pub(crate) const PERCENT_MAX: u8 = 50;
 
-/// By how much answers are fresh for less than they say.
+/// The reduction of freshness lifetimes.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Jitter {
-    /// At most.
+    /// The maximum, in percent.
     pub(crate) percent: u8,
 }
 
 impl Jitter {
-    /// Shortens the time that is left to an answer: by a part of it that is the key's own, the same
-    /// each time. It never becomes longer than the answer says, and none is lost of the last second.
+    /// Shortens the remaining lifetime by a fraction that is derived from the key, so it is the
+    /// same each time. The lifetime never increases, and the last second is never removed.
     pub(crate) fn shorten(self, freshness: Freshness, key: &CacheKey) -> Freshness {
         let left = freshness
             .lifetime_secs
             .saturating_sub(freshness.initial_age_secs);
         let digest = key.full().as_bytes();
         let part = u16::from_le_bytes([digest[30], digest[31]]);
-        // At most 2^31, a half of 100, and 2^16: it fits.
+        // At most 2^31 times 50 times 2^16, which fits into 64 bits.
         let lost = u64::from(left) * u64::from(self.percent) * u64::from(part) / (100 << 16);
         let lost = u32::try_from(lost).unwrap_or(left);
         Freshness {

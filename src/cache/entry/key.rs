@@ -1,4 +1,4 @@
-//! Under which key an answer is kept: who may see it, and what was asked.
+//! Cache keys: the partition and the request target of an entry.
 
 use std::fmt;
 
@@ -14,9 +14,9 @@ use crate::{
     core::store_api::store_key::{KeySpace, LongKeyWriter, LongStoreKey, StoreKey, StoreKeys},
 };
 
-/// Under which key an answer is kept.
+/// The key of a cache entry.
 ///
-/// Both halves are keyed digests: nothing of a URL or a caller stands in them.
+/// Both parts are keyed digests: neither contains a URL or a caller in plain text.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct CacheKey {
     uri: StoreKey,
@@ -26,16 +26,16 @@ pub struct CacheKey {
 impl CacheKey {
     /// Returns the digest of the URL's normal form, by which its responses are purged.
     ///
-    /// It is the same for every caller, every scheme, and every equivalent spelling: a default port
-    /// may be written or not, and an unreserved character may be percent-encoded or not. A clustered
-    /// store uses it as the hash tag, so that the purges of a URL and all responses under it are on
-    /// one node.
+    /// It is the same for every caller, every scheme, and every equivalent spelling: with or
+    /// without a default port, and with unreserved characters percent-encoded or not. A clustered
+    /// store uses it as the hash tag, so that the purges of a URL and all its entries are on one
+    /// node.
     pub fn uri(&self) -> &StoreKey {
         &self.uri
     }
 
-    /// Returns the digest of everything that tells responses apart: partition, scheme, authority,
-    /// path and query as they were sent, and the request fields that may lead to another resource.
+    /// Returns the digest of everything that distinguishes responses: partition, scheme, authority,
+    /// path and query as sent, and the request fields that can select another resource.
     pub fn full(&self) -> &LongStoreKey {
         &self.full
     }
@@ -47,16 +47,16 @@ impl fmt::Debug for CacheKey {
     }
 }
 
-/// Who may see an answer.
+/// The callers that an entry is served to.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Partition<'a> {
-    /// Everybody.
+    /// All callers.
     Shared,
-    /// The one caller with this digest.
+    /// The caller with this digest.
     Own(&'a [u8; 32]),
 }
 
-/// The parts of a request that tell responses apart.
+/// The parts of a request that distinguish responses.
 #[derive(Clone, Copy)]
 pub(crate) struct RequestTarget<'a> {
     pub(crate) scheme: &'a str,
@@ -64,11 +64,11 @@ pub(crate) struct RequestTarget<'a> {
     pub(crate) authority: &'a [u8],
     pub(crate) path: &'a str,
     pub(crate) query: Option<&'a str>,
-    /// The URI that the inner service sees, if it differs from the client's.
+    /// The URI that the inner service receives, if it differs from the client's.
     pub(crate) inner: Option<&'a Uri>,
-    /// The request's fields, if one of them may lead to another resource.
+    /// The request's fields, if one of them can select another resource.
     pub(crate) rerouting: Option<&'a HeaderMap>,
-    /// The fields by which the route's policy tells responses apart, and where their values are.
+    /// The fields of the policy's `vary_by`, and the fields of the request.
     pub(crate) vary_by: Option<(&'a [HeaderName], &'a HeaderMap)>,
 }
 
@@ -77,12 +77,13 @@ pub(crate) struct RequestTarget<'a> {
 pub(crate) struct Uris<'a> {
     /// The URI that the client sent.
     pub(crate) client: &'a Uri,
-    /// The URI that the inner service sees.
+    /// The URI that the inner service receives.
     pub(crate) inner: &'a Uri,
 }
 
 impl Uris<'_> {
-    /// Returns whether they are two. Mostly they are one and the same, which is seen at once.
+    /// Returns `true` if the URIs differ. Usually both are the same reference, so that is compared
+    /// first.
     #[inline]
     fn differ(&self) -> bool {
         !std::ptr::eq(self.client, self.inner) && self.client != self.inner
@@ -90,7 +91,7 @@ impl Uris<'_> {
 }
 
 impl<'a> RequestTarget<'a> {
-    /// Returns the target of a URL of this authority.
+    /// Returns the target of a URL with this authority.
     pub(crate) fn plain(authority: &'a str, uri: &'a Uri) -> Self {
         let scheme = uri.scheme_str().unwrap_or_default();
         Self {
@@ -104,8 +105,8 @@ impl<'a> RequestTarget<'a> {
         }
     }
 
-    /// Reads a request's target. `None` if its host is not reliable: several `Host` fields, or one
-    /// that contradicts the URI.
+    /// Returns the target of a request. Returns `None` if its host is unreliable: there are several
+    /// `Host` fields, or one that contradicts the URI.
     pub(crate) fn of(
         uris: Uris<'a>,
         host: FieldLines<'a>,
@@ -138,13 +139,13 @@ impl<'a> RequestTarget<'a> {
         })
     }
 
-    /// Returns whether the authority bears user information, which is a credential.
+    /// Returns `true` if the authority contains user information, which is a credential.
     #[inline]
     pub(crate) fn has_user_info(&self) -> bool {
         normal_form::has_byte(self.authority, b'@')
     }
 
-    /// Returns whether nothing but scheme and URL tells the response apart.
+    /// Returns `true` if only the scheme and the URL distinguish the response.
     fn is_plain(&self) -> bool {
         self.inner.is_none() && self.rerouting.is_none() && self.vary_by.is_none()
     }
@@ -154,7 +155,7 @@ impl<'a> RequestTarget<'a> {
         write_url(key, self.authority, self.path, self.query);
     }
 
-    /// Returns whether the URL, which bears no user information, is in its normal form.
+    /// Returns `true` if the URL, which has no user information, is in its normal form.
     #[inline]
     fn is_normal(&self) -> bool {
         normal_form::is_authority(self.authority)
@@ -171,16 +172,16 @@ impl<'a> RequestTarget<'a> {
     }
 }
 
-/// Makes keys, for one cache among those of a store.
+/// Creates the keys of one cache of a store.
 #[derive(Clone, Debug)]
 pub(crate) struct KeyMaker {
-    answers: KeySpace,
+    entries: KeySpace,
     details: KeySpace,
     partitions: KeySpace,
     tags: KeySpace,
     routes: KeySpace,
     variants: Variants,
-    /// Tells entries apart that were stored under different target lists.
+    /// Separates entries that were stored under different target lists.
     target_list: Option<LongStoreKey>,
 }
 
@@ -188,7 +189,7 @@ impl KeyMaker {
     pub(crate) fn new(keys: &StoreKeys, namespace: &str, normalize: bool) -> Self {
         let space = |what: &str| keys.space(&format!("cache {what} {namespace}"));
         Self {
-            answers: space("answer"),
+            entries: space("answer"),
             details: space("detail"),
             partitions: space("partition"),
             tags: space("tag"),
@@ -198,14 +199,14 @@ impl KeyMaker {
         }
     }
 
-    /// Adds request fields that are lists.
+    /// Adds list-valued request fields.
     pub(crate) fn list_headers(mut self, names: FieldNames) -> Self {
         self.variants = self.variants.list_headers(names);
         self
     }
 
-    /// Keeps entries apart from those of caches with another target list on the same store: by
-    /// another list, a response might be private, or not storable at all. Purges reach all of them.
+    /// Separates entries from those of caches with another target list on the same store: another
+    /// list might make a response private or not storable. Purges apply to all of them.
     pub(crate) fn target_list(mut self, targeted: &[Targeted]) -> Self {
         let mut list = self.details.long();
         list.field(b"target list");
@@ -217,10 +218,11 @@ impl KeyMaker {
         self
     }
 
-    /// Returns the key of a target for everybody.
+    /// Returns the key of a target in the shared partition.
     ///
-    /// It is the digest of the URL, and of whatever else tells responses apart. The URL is purged by
-    /// the first half of the digest of its normal form, which mostly is the URL itself.
+    /// It is the digest of the URL and of everything else that distinguishes responses. The purge
+    /// key of the URL is the first half of the digest of its normal form, which usually is the URL
+    /// itself.
     #[inline]
     pub(crate) fn shared(&self, target: &RequestTarget<'_>) -> CacheKey {
         let name = self.name(target);
@@ -241,8 +243,8 @@ impl KeyMaker {
         }
     }
 
-    /// Returns the key of the same for the one caller with this digest, and with these fields, where
-    /// credentials stand beside what the caller is known by.
+    /// Returns the key of the same target for the caller with this digest. `credentials` are the
+    /// names and values of further credential fields, if the request has any.
     #[inline]
     pub(crate) fn own(
         &self,
@@ -256,7 +258,7 @@ impl KeyMaker {
         };
         CacheKey {
             uri: shared.uri,
-            full: self.answers.long_of_two(&full, digest),
+            full: self.entries.long_of_two(&full, digest),
         }
     }
 
@@ -275,12 +277,12 @@ impl KeyMaker {
 
     #[inline]
     fn name(&self, target: &RequestTarget<'_>) -> LongStoreKey {
-        let mut name = self.answers.long();
+        let mut name = self.entries.long();
         target.write_name(&mut name);
         name.finish()
     }
 
-    /// Returns the key by which a target is purged. `name` is the digest of the URL as it was sent.
+    /// Returns the purge key of a target. `name` is the digest of the URL as sent.
     #[inline]
     fn purged_by(&self, name: LongStoreKey, target: &RequestTarget<'_>) -> StoreKey {
         match target.is_normal() {
@@ -290,7 +292,7 @@ impl KeyMaker {
     }
 
     fn normal_name(&self, target: &RequestTarget<'_>) -> LongStoreKey {
-        let mut name = self.answers.long();
+        let mut name = self.entries.long();
         target.write_normal_name(&mut name);
         name.finish()
     }
@@ -314,12 +316,12 @@ impl KeyMaker {
         full.finish()
     }
 
-    /// Returns the key by which a URL is purged, for every caller and in every spelling.
+    /// Returns the purge key of a URL, for every caller and in every spelling.
     pub(crate) fn uri(&self, target: &RequestTarget<'_>) -> StoreKey {
         self.normal_name(target).first_half()
     }
 
-    /// Returns the key by which all that one caller got is purged.
+    /// Returns the purge key of all entries of one caller.
     pub(crate) fn partition(&self, partition: Partition<'_>) -> StoreKey {
         let mut key = self.partitions.short();
         if let Partition::Own(digest) = partition {
@@ -328,7 +330,7 @@ impl KeyMaker {
         key.finish()
     }
 
-    /// Returns the key by which all that bears a tag is purged.
+    /// Returns the purge key of all entries with a tag.
     pub(crate) fn tag(&self, tag: &[u8]) -> StoreKey {
         let mut key = self.tags.short();
         key.field(tag);
@@ -340,7 +342,7 @@ impl KeyMaker {
         self.routes.short_key(template.as_bytes())
     }
 
-    /// Returns the key of a flight for one range of what a key names.
+    /// Returns the key of a flight for one range of a cache key.
     pub(crate) fn part(&self, key: &CacheKey, ranges: &HeaderMap) -> LongStoreKey {
         let mut part = self.details.long();
         part.field(b"part").field(key.full().as_bytes());
@@ -348,7 +350,7 @@ impl KeyMaker {
         part.finish()
     }
 
-    /// Returns the key of a flight for one variant of what a key names.
+    /// Returns the key of a flight for one variant of a cache key.
     pub(crate) fn variant(&self, key: &CacheKey, variant: &VariantId) -> LongStoreKey {
         let mut flight = self.details.long();
         flight.field(b"variant").field(key.full().as_bytes());
@@ -356,7 +358,7 @@ impl KeyMaker {
         flight.finish()
     }
 
-    /// Returns how variants are told apart.
+    /// Returns the rules by which variants are distinguished.
     pub(crate) fn variants(&self) -> &Variants {
         &self.variants
     }
@@ -367,14 +369,14 @@ impl KeyMaker {
 fn write_url(key: &mut LongKeyWriter<'_>, authority: &[u8], path: &str, query: Option<&str>) {
     key.lower_case_field(authority);
     key.field(path.as_bytes());
-    // No query and an empty one are two targets.
+    // A missing and an empty query are different targets.
     match query {
         None => key.field(b"-"),
         Some(query) => key.field(b"?").field(query.as_bytes()),
     };
 }
 
-/// Writes into a key the URI that the inner service sees.
+/// Writes the URI that the inner service receives into a key.
 fn write_inner(key: &mut LongKeyWriter<'_>, inner: &Uri) {
     let authority = inner.authority().map_or("", |authority| authority.as_str());
     key.field(inner.scheme_str().unwrap_or_default().as_bytes());
@@ -384,7 +386,7 @@ fn write_inner(key: &mut LongKeyWriter<'_>, inner: &Uri) {
 /// Writes all lines of some fields into a key.
 fn write_lines(key: &mut LongKeyWriter<'_>, names: &[HeaderName], headers: &HeaderMap) {
     for name in names {
-        // How many lines follow: one cannot be taken for the next name.
+        // The number of lines delimits them from the next name.
         let lines = headers.get_all(name).iter().count() as u64;
         key.field(name.as_str().as_bytes())
             .field(&lines.to_le_bytes());
@@ -642,7 +644,15 @@ mod tests {
             let maker = maker();
             let key = |(authority, path, query): &(String, String, Option<String>)| {
                 let query = query.as_deref();
-                let target = RequestTarget { scheme: "", authority: authority.as_bytes(), path, query, inner: None, rerouting: None, vary_by: None, };
+                let target = RequestTarget {
+                    scheme: "",
+                    authority: authority.as_bytes(),
+                    path,
+                    query,
+                    inner: None,
+                    rerouting: None,
+                    vary_by: None,
+                };
                 maker.key(&target, Partition::Shared)
             };
             proptest::prop_assert_eq!(one == two, key(&one) == key(&two));

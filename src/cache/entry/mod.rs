@@ -1,4 +1,4 @@
-//! Cache entries: keys, contents and stored form.
+//! Cache entries: keys, contents and serialized form.
 
 pub(super) mod codec;
 #[cfg(feature = "compression")]

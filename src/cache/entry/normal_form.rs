@@ -1,8 +1,8 @@
-//! Normal forms of URLs (RFC 3986 section 6.2): one spelling for what names one resource.
+//! Normal forms of URLs (RFC 3986 section 6.2): one spelling per resource.
 
 use std::borrow::Cow;
 
-/// Removes the port where it is empty or the default port of the scheme.
+/// Removes the port if it is empty or the default port of the scheme.
 ///
 /// Returns the authority unchanged if the scheme is neither `http` nor `https`.
 #[inline]
@@ -18,9 +18,9 @@ pub(crate) fn without_default_port<'a>(scheme: &str, authority: &'a [u8]) -> &'a
     }
 }
 
-/// Returns the form of an authority that is the same for every spelling, whatever the scheme is:
-/// without user information, without a port that is the default of `http` or `https`, and without
-/// leading zeros in another port. Case is left as it is.
+/// Returns the normal form of an authority, regardless of the scheme: without user information,
+/// without a port that is the default of `http` or `https`, and without leading zeros in another
+/// port. Case is preserved.
 pub(crate) fn authority(authority: &[u8]) -> Cow<'_, [u8]> {
     let at = authority.iter().rposition(|byte| *byte == b'@');
     let authority = &authority[at.map_or(0, |at| at + 1)..];
@@ -33,14 +33,14 @@ pub(crate) fn authority(authority: &[u8]) -> Cow<'_, [u8]> {
     }
 }
 
-/// Returns whether an authority without user information is in the form that [`authority`] gives it.
+/// Returns `true` if an authority without user information is in the form of [`authority`].
 #[inline]
 pub(super) fn is_authority(own: &[u8]) -> bool {
     !matches!(own, [.., b':' | b'0'..=b'9']) || authority(own).len() == own.len()
 }
 
-/// Returns whether a text contains a byte. It compares eight bytes at a time: the texts of a URL are too
-/// short for anything wider.
+/// Returns `true` if a text contains a byte. It compares eight bytes at a time: parts of a URL are
+/// too short for wider comparisons.
 #[inline]
 pub(super) fn has_byte(text: &[u8], wanted: u8) -> bool {
     let Some(last) = text.last_chunk() else {
@@ -51,7 +51,7 @@ pub(super) fn has_byte(text: &[u8], wanted: u8) -> bool {
     words.iter().fold(word_has_byte(last, wanted), found)
 }
 
-/// The same for less than eight bytes: the first and the last four are one word.
+/// The same for fewer than eight bytes: the first and the last four form one word.
 #[inline]
 fn few_have_byte(text: &[u8], wanted: u8) -> bool {
     match (text.first_chunk(), text.last_chunk()) {
@@ -66,27 +66,27 @@ fn few_have_byte(text: &[u8], wanted: u8) -> bool {
 fn word_has_byte(word: &[u8; 8], wanted: u8) -> bool {
     const LOW: u64 = u64::from_ne_bytes([0x01; 8]);
     const HIGH: u64 = u64::from_ne_bytes([0x80; 8]);
-    // Zero where the bytes are equal. A borrow out of a byte needs an equal byte below it.
+    // Zero where the bytes are equal. A borrow out of a byte requires an equal byte below it.
     let differing = u64::from_ne_bytes(*word) ^ (LOW * u64::from(wanted));
     differing.wrapping_sub(LOW) & !differing & HIGH != 0
 }
 
-/// Splits an authority into its host and its port, without leading zeros. `None` if it does not end
-/// in a colon and digits.
+/// Splits an authority into its host and its port, without leading zeros. Returns `None` if it does
+/// not end in a colon and digits.
 fn split_port(authority: &[u8]) -> Option<(&[u8], &[u8])> {
     let is_digit = |byte: &&u8| byte.is_ascii_digit();
     let digits = authority.iter().rev().take_while(is_digit).count();
     let (host, port) = authority.split_at(authority.len() - digits);
     let zeros = port.iter().take_while(|digit| **digit == b'0').count();
-    // Port 0 is a port, and no empty one.
+    // Port 0 is different from an empty port.
     let zeros = zeros.min(port.len().saturating_sub(1));
     Some((host.strip_suffix(b":")?, &port[zeros..]))
 }
 
-/// Decodes the characters of a path or query that need no encoding, and writes the hexadecimal digits
-/// of all others in upper case (RFC 3986 sections 6.2.2.1 and 6.2.2.2).
+/// Decodes the characters of a path or query that need no encoding, and writes the hexadecimal
+/// digits of all others in upper case (RFC 3986 sections 6.2.2.1 and 6.2.2.2).
 ///
-/// A percent sign without two hexadecimal digits stands for itself, and so becomes `%25`.
+/// A percent sign without two hexadecimal digits is a literal one and becomes `%25`.
 pub(crate) fn percent_encoding(text: &str) -> Cow<'_, str> {
     if is_percent_encoding(text) {
         return text.into();
@@ -112,7 +112,7 @@ pub(crate) fn percent_encoding(text: &str) -> Cow<'_, str> {
     normal.into()
 }
 
-/// Returns whether a text is in the form that [`percent_encoding`] gives it.
+/// Returns `true` if a text is in the form of [`percent_encoding`].
 #[inline]
 pub(super) fn is_percent_encoding(text: &str) -> bool {
     !has_byte(text.as_bytes(), b'%') || is_encoded_normally(text)
@@ -123,14 +123,14 @@ fn is_encoded_normally(text: &str) -> bool {
     text.split('%').skip(1).all(begins_normal)
 }
 
-/// Returns whether what follows a percent sign is in its normal form.
+/// Returns `true` if the text after a percent sign is in its normal form.
 fn begins_normal(after: &str) -> bool {
     let is_upper = |digits: &[u8]| !digits.iter().any(u8::is_ascii_lowercase);
     let byte = encoded(after.as_bytes());
     byte.is_some_and(|byte| !is_unreserved(byte)) && is_upper(&after.as_bytes()[..2])
 }
 
-/// Writes a byte, encoded where that makes a difference.
+/// Writes a byte, percent-encoded unless it is unreserved.
 fn push(text: &mut String, byte: u8) {
     match is_unreserved(byte) {
         true => text.push(char::from(byte)),
@@ -138,7 +138,7 @@ fn push(text: &mut String, byte: u8) {
     }
 }
 
-/// Returns the byte that two hexadecimal digits at the start stand for.
+/// Decodes the two hexadecimal digits at the start.
 fn encoded(text: &[u8]) -> Option<u8> {
     let [high, low, ..] = text else {
         return None;
@@ -147,7 +147,7 @@ fn encoded(text: &[u8]) -> Option<u8> {
     Some((digit(high)? << 4 | digit(low)?) as u8)
 }
 
-/// Returns whether a character means the same encoded and as it is (RFC 3986 section 2.3).
+/// Returns `true` if a character has the same meaning encoded and unencoded (RFC 3986 section 2.3).
 fn is_unreserved(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || b"-._~".contains(&byte)
 }
@@ -244,7 +244,10 @@ mod tests {
         }
 
         #[test]
-        fn every_spelling_of_a_path_has_one_form(bytes in "[ -~]{0,8}", spelling in proptest::collection::vec(0..3, 8)) {
+        fn every_spelling_of_a_path_has_one_form(
+            bytes in "[ -~]{0,8}",
+            spelling in proptest::collection::vec(0..3, 8),
+        ) {
             let spelled: String = bytes.bytes().zip(spelling).map(|(byte, how)| match how {
                 0 => format!("%{byte:02x}"),
                 1 => format!("%{byte:02X}"),

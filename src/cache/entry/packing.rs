@@ -1,4 +1,4 @@
-//! Answers that are kept compressed: which ones, and how they are shown.
+//! Compressed entries: the responses that are compressed, and the clients that receive them so.
 
 use bytes::Bytes;
 use http::{
@@ -9,18 +9,18 @@ use http::{
     },
 };
 
-/// How bodies are compressed.
+/// The compression functions and threshold.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Packer {
-    /// Compresses a body by gzip, if that makes it shorter by more than it costs.
+    /// Compresses a body with gzip, if that makes it sufficiently shorter.
     pub(crate) pack: fn(&[u8]) -> Option<Bytes>,
-    /// Makes a body of exactly so many bytes of one that was compressed.
+    /// Decompresses a body to exactly this length.
     pub(crate) unpack: fn(&[u8], usize) -> Option<Bytes>,
-    /// The shortest body that is compressed.
+    /// The minimum size of a body that is compressed.
     pub(crate) bytes_min: u64,
 }
 
-/// Fields that tell of the very bytes of a content.
+/// Fields that describe the exact bytes of a content.
 const OF_THE_BYTES: [HeaderName; 6] = [
     CONTENT_ENCODING,
     CONTENT_RANGE,
@@ -30,9 +30,9 @@ const OF_THE_BYTES: [HeaderName; 6] = [
     HeaderName::from_static("repr-digest"),
 ];
 
-/// Returns whether an answer of these fields may be compressed: it is of a kind that becomes
-/// shorter, nobody forbids it, no field would become untrue, and the handler does not do it itself
-/// where a client wants it.
+/// Returns `true` if a response with these fields can be compressed: its type is compressible, it
+/// has no `no-transform`, no field would become invalid, and the handler does not compress it
+/// itself.
 pub(crate) fn may_be_packed(headers: &HeaderMap) -> bool {
     let kind = headers
         .get(CONTENT_TYPE)
@@ -67,8 +67,8 @@ fn becomes_shorter(kind: &str) -> bool {
             .any(|end| kind.ends_with(end))
 }
 
-/// Returns whether a client is shown a compressed answer as it is kept. One that goes by the very
-/// bytes, for a part or for a version, is not.
+/// Returns `true` if a client receives a compressed body. A request that depends on exact bytes, by
+/// a range or a strong comparison, does not.
 pub(crate) fn takes_packed(request: &HeaderMap) -> bool {
     let goes_by_bytes = [RANGE, IF_RANGE, IF_MATCH, IF_UNMODIFIED_SINCE];
     accepts_gzip(request)
@@ -76,8 +76,8 @@ pub(crate) fn takes_packed(request: &HeaderMap) -> bool {
         && !lists(request, &CACHE_CONTROL, "no-transform")
 }
 
-/// Returns whether a client would rather have gzip than no coding (RFC 9110 section 12.5.3). One that
-/// says nothing is taken for one that knows none.
+/// Returns `true` if a client prefers gzip over no coding (RFC 9110 section 12.5.3). A request
+/// without `Accept-Encoding` does not.
 fn accepts_gzip(request: &HeaderMap) -> bool {
     let (mut gzip, mut any, mut identity) = (None, None, None);
     for member in members(request, &ACCEPT_ENCODING) {
@@ -95,7 +95,7 @@ fn accepts_gzip(request: &HeaderMap) -> bool {
     gzip > 0 && gzip >= identity.unwrap_or(0)
 }
 
-/// Reads `q=` in thousandths. What is not a weight is none.
+/// Parses `q=` in thousandths. An invalid weight is zero.
 fn thousandths(weight: &str) -> u16 {
     if weight.is_empty() {
         return 1_000;
@@ -111,15 +111,15 @@ fn thousandths(weight: &str) -> u16 {
     }
 }
 
-/// Says that the answer depends on which codings a client takes.
+/// Adds `Vary: Accept-Encoding`.
 pub(crate) fn vary_by_coding(headers: &mut HeaderMap) {
     if !lists(headers, &VARY, ACCEPT_ENCODING.as_str()) {
         headers.append(VARY, HeaderValue::from_name(ACCEPT_ENCODING));
     }
 }
 
-/// Makes the fields of an answer those of its compressed form, of so many bytes. A tag that stood for
-/// the very bytes stands for what they mean from now on.
+/// Sets the fields of a compressed body of this length. A strong entity tag becomes weak, since it
+/// no longer identifies the exact bytes.
 pub(crate) fn dress(headers: &mut HeaderMap, len: usize) {
     headers.insert(CONTENT_ENCODING, HeaderValue::from_static("gzip"));
     headers.insert(CONTENT_LENGTH, HeaderValue::from(len));

@@ -1,10 +1,10 @@
-//! Request fields that may lead a proxy or a framework to another resource than the URL names.
+//! Request fields by which a proxy or framework can select another resource than the URL names.
 
 use http::{HeaderMap, HeaderValue};
 
 use crate::core::store_api::store_key::LongKeyWriter;
 
-/// Families of such fields, by the beginning of their names.
+/// Families of such fields, by prefix.
 const FAMILIES: [&str; 4] = [
     "x-envoy-original-",
     "x-forwarded",
@@ -12,7 +12,7 @@ const FAMILIES: [&str; 4] = [
     "x-rewrite-",
 ];
 
-/// Such fields beyond the families.
+/// Further such fields.
 const SINGLE: [&str; 8] = [
     "forwarded",
     "front-end-https",
@@ -24,17 +24,18 @@ const SINGLE: [&str; 8] = [
     "x-url-scheme",
 ];
 
-/// Fields of the families that name the client or the proxies, by which nothing is routed.
+/// Fields of these families that name the client or proxies and do not affect routing.
 const NAMING_HOPS: [&str; 3] = [
     "x-forwarded-by",
     "x-forwarded-for",
     "x-original-forwarded-for",
 ];
 
-/// Fields that ask for another method than the request's own, by the beginning of their names.
+/// Fields that override the method, by prefix.
 const OVERRIDING_METHOD: [&str; 2] = ["x-http-method", "x-method"];
 
-/// Returns whether a field may be one of this file, by its first letters alone. Few others are.
+/// Returns `true` if the first bytes of a name are those of a field of this module. Few other names
+/// match.
 #[inline]
 pub(crate) fn may_mislead(name: &str) -> bool {
     matches!(
@@ -43,10 +44,10 @@ pub(crate) fn may_mislead(name: &str) -> bool {
     )
 }
 
-/// Returns whether this is the name of a field that may lead to another resource. Such a field is part
-/// of the key of each request that bears it.
+/// Returns `true` for the name of a field that can select another resource. Such fields are part of
+/// the cache key.
 ///
-/// An underscore counts as a dash, as it does for CGI and the interfaces that follow it.
+/// Underscores match dashes, as in CGI and derived interfaces.
 #[inline]
 pub(crate) fn reroutes(name: &str) -> bool {
     may_mislead(name) && is_rerouting(name)
@@ -61,19 +62,19 @@ fn is_rerouting(name: &str) -> bool {
         || (FAMILIES.iter().any(|family| begins(name, family)) && !is_listed(&NAMING_HOPS))
 }
 
-/// Returns whether this is the name of a field that asks for another method.
+/// Returns `true` for the name of a field that overrides the method.
 #[inline]
 pub(crate) fn overrides_method(name: &str) -> bool {
     may_mislead(name) && OVERRIDING_METHOD.iter().any(|family| begins(name, family))
 }
 
-/// Returns whether a name begins so, where an underscore counts as a dash.
+/// Returns `true` if a name starts with a prefix. Underscores match dashes.
 fn begins(name: &str, with: &str) -> bool {
     let same = |(own, with): (u8, u8)| own == with || (own == b'_' && with == b'-');
     name.len() >= with.len() && name.bytes().zip(with.bytes()).all(same)
 }
 
-/// Writes into a key all fields that may lead to another resource.
+/// Writes all fields that can select another resource into a key.
 pub(crate) fn write(key: &mut LongKeyWriter<'_>, headers: &HeaderMap) {
     for (name, value) in headers {
         let name = name.as_str();
@@ -92,30 +93,30 @@ pub(crate) fn write(key: &mut LongKeyWriter<'_>, headers: &HeaderMap) {
 /// Writes a line of `Forwarded` (RFC 7239) without the pairs that name the client or a proxy.
 ///
 /// The line is split at each comma and semicolon, quoted or not, as lenient parsers do. A pair is
-/// left out only if every parser takes it for an address, so nothing that anybody reads as `host` or
-/// `proto` is left out.
+/// omitted only if every parser treats it as an address, so nothing that a parser could read as
+/// `host` or `proto` is omitted.
 fn write_forwarded(key: &mut LongKeyWriter<'_>, value: &HeaderValue) {
     let elements = || value.as_bytes().split(|byte| *byte == b',');
-    let tells = |element: &[u8]| telling_pairs(element).next().is_some();
-    if !elements().any(tells) {
+    let is_routing = |element: &[u8]| routing_pairs(element).next().is_some();
+    if !elements().any(is_routing) {
         return;
     }
     for element in elements() {
-        for pair in telling_pairs(element) {
+        for pair in routing_pairs(element) {
             key.field(pair);
         }
-        // Ends the element: no pair is a comma.
+        // Delimits the element: no pair is a comma.
         key.field(b",");
     }
 }
 
-/// Returns the pairs of an element but those that are left out.
-fn telling_pairs(element: &[u8]) -> impl Iterator<Item = &[u8]> {
+/// Returns the pairs of an element that are not omitted.
+fn routing_pairs(element: &[u8]) -> impl Iterator<Item = &[u8]> {
     let pairs = element.split(|byte| *byte == b';').map(<[u8]>::trim_ascii);
     pairs.filter(|pair| !pair.is_empty() && !names_hop(pair))
 }
 
-/// Returns whether a pair is `for` or `by` with what can only be an address or a made-up name.
+/// Returns `true` if a pair is `for` or `by` with an address or an obfuscated name.
 fn names_hop(pair: &[u8]) -> bool {
     let Some(equals) = pair.iter().position(|byte| *byte == b'=') else {
         return false;
@@ -131,7 +132,7 @@ fn names_hop(pair: &[u8]) -> bool {
         && node.iter().all(is_of_node)
 }
 
-/// Names of fields that reroute, and of fields that do not: for the tests of several files.
+/// Names of fields that reroute and of fields that do not, for the tests of several modules.
 #[cfg(test)]
 pub(crate) mod tests {
     use super::*;
@@ -249,7 +250,7 @@ pub(crate) mod tests {
         assert!(!keys.contains(&forwarded("")));
         keys.sort_unstable();
         keys.dedup();
-        // One pair alone says the same as beside an address in one element.
+        // A pair in its own element is equal to one that follows an address in the same element.
         assert_eq!(keys.len(), values.len() - 1);
     }
 

@@ -1,4 +1,4 @@
-//! The next step after a response of the handler.
+//! The next step after a response from the handler.
 
 use std::task::Context;
 
@@ -20,23 +20,24 @@ use crate::{
     core::{record::CacheSource, store_api::store_future::StoreFuture},
 };
 
-/// The next step after a response of the handler.
+/// The next step after a response from the handler.
 pub(crate) enum Conclusion<B: Body> {
-    /// It is the client's, once the store has taken note of it.
+    /// It is sent to the client, after the pending writes to the store.
     Send(Response<CacheBody<B>>, Option<Settling>),
-    /// Its body is read and stored first: the client is answered from the store, as all who wait are.
+    /// Its body is read and stored first. The client is then served from the store, as are the
+    /// waiters.
     Read(Exchange, CacheBody<B>, Wait),
-    /// It answers nothing: the handler is asked again, otherwise.
+    /// It is unusable. The handler is called again, with another form of the request.
     AskAgain(Exchange),
-    /// Another response has been stored while the handler was asked: it is looked up first, as this one
-    /// may invalidate it.
+    /// Another response was stored during the call of the handler. It is looked up first, as this
+    /// one may invalidate it.
     LookUp(Exchange, Response<B>, StoreFuture<Lookup>),
-    /// The origin failed. A stale response stands in, if the store still has it.
+    /// The origin failed. The stale response is served, if it is still stored.
     StandIn(StandIn, Response<CacheBody<B>>),
 }
 
 impl Exchange {
-    /// Takes the handler's response.
+    /// Handles the handler's response.
     pub(crate) fn conclude<B>(
         mut self,
         mut response: Response<B>,
@@ -66,7 +67,7 @@ impl Exchange {
         self
     }
 
-    /// Asks the handler again, otherwise.
+    /// Calls the handler again, with another form of the request.
     pub(super) fn ask_otherwise<B: Body>(mut self, question: RequestForm) -> Conclusion<B> {
         if let Course::Look(asked) = &mut self.course {
             asked.question = question;

@@ -1,4 +1,4 @@
-//! The effect of a response on the stored one.
+//! The effect of a response on the stored response.
 
 use std::{mem, task::Context};
 
@@ -34,18 +34,18 @@ use crate::{
     core::{error::StoreError, store_api::store_future::StoreFuture},
 };
 
-/// The effect of a response on the stored one.
+/// The effect of a response on the stored response.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Effect {
     /// The stored response is still valid.
     Confirms,
     /// It is a `304` for another version than the stored one.
     Contradicts,
-    /// The origin failed, and the stored response may stand in.
+    /// The origin failed, and the stored response can be served instead.
     MayStandIn,
-    /// Nothing.
+    /// None.
     Nothing,
-    /// The stored response is no longer the origin's last word.
+    /// The stored response is outdated.
     Replaces,
 }
 
@@ -73,13 +73,13 @@ impl Exchange {
         if let Some(fields) = unconfirmed
             && response.status().as_u16() >= 600
         {
-            // A status out of range answers nothing (RFC 9110 section 15): the `304` stands.
+            // A status out of range is invalid (RFC 9110 section 15): the earlier `304` counts.
             *response.headers_mut() = *fields;
             *response.status_mut() = StatusCode::NOT_MODIFIED;
             return self.revalidated(asked, &stale, &response);
         }
         let effect = match self.effect(&asked, &stale, &response) {
-            // The `304` before it has named another version, which the origin cannot send now.
+            // The earlier `304` named another version, which the origin cannot send now.
             Effect::MayStandIn | Effect::Nothing if is_other => Effect::Replaces,
             effect => effect,
         };
@@ -112,15 +112,15 @@ impl Exchange {
         }
     }
 
-    /// Looks up what another request has stored since the store was asked for this one, unless the
-    /// response says nothing of it.
+    /// Looks up a response that another request has stored since the lookup of this one. Returns
+    /// `None` if there is none, or if the handler's response has no effect on it.
     fn look_up_stored_since(
         &self,
         asked: &mut ForwardedRequest,
         status: StatusCode,
     ) -> Option<StoreFuture<Lookup>> {
         let (config, round) = (&self.config, &asked.look.round);
-        // Mostly nothing at all has been stored since.
+        // The common case: nothing has been stored since.
         let now = config.order.now();
         if (now == round.shared_looked_up && now == round.own_looked_up)
             || asked.look.failure().is_some()
@@ -134,7 +134,7 @@ impl Exchange {
         Some(config.deadline.bound(config.store.get(&key, &selection)))
     }
 
-    /// Takes the stored response that a response may invalidate, and concludes with that response.
+    /// Handles the lookup of a stored response that this response may invalidate, then concludes.
     pub(crate) fn conclude_after<B>(
         mut self,
         found: Result<Lookup, StoreError>,
@@ -160,7 +160,7 @@ impl Exchange {
         self.conclude(response, cx)
     }
 
-    /// Returns what a response says of the stored one.
+    /// Returns the effect of a response on the stored response.
     fn effect<B>(&self, asked: &ForwardedRequest, stale: &Stale, response: &Response<B>) -> Effect {
         let (look, status) = (&asked.look, response.status());
         if asked.question == RequestForm::Validate && status == StatusCode::NOT_MODIFIED {
@@ -181,7 +181,7 @@ impl Exchange {
             (RequestForm::AsIs, 412 | 416 | 417) => Effect::Nothing,
             (RequestForm::AsIs, 206 | 304) => {
                 match content_range::compare(response.headers(), &stale.entry) {
-                    // It may be of another version: what is stale is not served any more.
+                    // It may be another version: the stale response is no longer served.
                     Comparison::Unknown if look.round.forward == Forward::Stale => Effect::Replaces,
                     Comparison::Same | Comparison::Unknown => Effect::Nothing,
                     Comparison::Other => Effect::Replaces,
@@ -189,7 +189,7 @@ impl Exchange {
             }
             (RequestForm::AsIs, 200) if look.wanted().is_head() => {
                 match revalidation::compare_head(response.headers(), &stale.entry.headers) {
-                    // A purged response is confirmed by a GET alone.
+                    // A GET alone can confirm a purged response.
                     Comparison::Same if !stale.expired => Effect::Confirms,
                     Comparison::Same | Comparison::Unknown => Effect::Nothing,
                     Comparison::Other => Effect::Replaces,
@@ -199,8 +199,8 @@ impl Exchange {
         }
     }
 
-    /// Sends the stored response for the last time: the origin has another version, and cannot be asked
-    /// for it.
+    /// Serves the stored response for the last time: the origin has another version, but the
+    /// request for it cannot be repeated.
     pub(super) fn unconfirmed<B: Body>(
         self,
         mut asked: Box<ForwardedRequest>,
@@ -215,8 +215,8 @@ impl Exchange {
 }
 
 impl Look {
-    /// Returns a key under which another request has stored a response since the store was asked for it,
-    /// and goes on to that key; each one once.
+    /// Returns a key under which another request has stored a response since the lookup, and
+    /// selects its partition. Returns each key once.
     fn take_stored_since(&mut self, config: &Config) -> Option<CacheKey> {
         let (order, round, keys) = (&config.order, &mut self.round, &self.facts.keys);
         let keys = [
@@ -239,8 +239,8 @@ impl Look {
 }
 
 impl ForwardedRequest {
-    /// Returns whether a response is the origin's last word on what is stored, whatever that is: no
-    /// failure, and no response to the client's own condition or range.
+    /// Returns `true` if a response supersedes the stored response, whatever that is: it is neither
+    /// a failure, nor the response to the client's own condition or range.
     pub(super) fn is_last_word(&self, status: StatusCode) -> bool {
         let is_whole = self.question != RequestForm::AsIs;
         match status.as_u16() {
@@ -252,8 +252,8 @@ impl ForwardedRequest {
     }
 }
 
-/// Returns the stored part that a response replaces: another part, or the response to the client's own
-/// condition or range, leaves it.
+/// Returns the stored partial response that a response replaces. Further partial content and
+/// responses to the client's own condition or range do not replace it.
 fn replaced_part(look: &Look, status: StatusCode) -> Option<Replaced> {
     let is_final = !matches!(status.as_u16(), 100..=199 | 206 | 304 | 412 | 416 | 417);
     let part = look.round.part.as_ref();

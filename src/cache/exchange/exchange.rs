@@ -1,4 +1,4 @@
-//! One request past the store: what the handler is asked, and what its response does to the store.
+//! A request that is forwarded to the handler, and the effect of its response on the store.
 
 use std::{mem, sync::Arc};
 
@@ -21,31 +21,31 @@ use crate::{
     core::{record::RecordHandle, time::Timestamp},
 };
 
-/// One request past the store, and its response.
+/// A request that is forwarded to the handler, and its response.
 pub(crate) struct Exchange {
     pub(crate) config: Arc<Config>,
     pub(super) record: Option<RecordHandle>,
     pub(super) course: Course,
 }
 
-/// The work of the cache beside the handler.
+/// The work of the cache on a forwarded request.
 pub(super) enum Course {
-    /// Nothing.
+    /// None.
     Pass(Forward, CacheReason),
-    /// The stored responses that the request may change are purged.
+    /// The stored responses that the request may invalidate are purged.
     Change(Box<UnsafeRequest>),
-    /// The answer may be kept.
+    /// The response may be stored.
     Look(Box<ForwardedRequest>),
 }
 
 impl Exchange {
-    /// Goes past the store with a request.
+    /// Starts the exchange of a request that is forwarded to the handler.
     #[inline(always)]
     pub(crate) fn past<B>(config: &Arc<Config>, plan: RequestPlan, request: &Request<B>) -> Self {
         let course = match plan {
             RequestPlan::Pass(forward, reason) => Course::Pass(forward, reason),
             RequestPlan::Change(change) => Course::Change(change),
-            // Made where it stays: it is large.
+            // Built in place: it is large.
             RequestPlan::Look(look) => {
                 Course::Look(Box::write(Box::new_uninit(), ForwardedRequest::new(look)))
             }
@@ -57,7 +57,7 @@ impl Exchange {
         }
     }
 
-    /// Returns to the store, if that has been asked.
+    /// Returns the lookup of the request, if it had one.
     pub(crate) fn search(&mut self) -> Option<Search<'_>> {
         match &mut self.course {
             Course::Look(asked) => Some(Search {
@@ -84,7 +84,7 @@ impl Exchange {
         }
     }
 
-    /// Remembers for all callers whether the responses of a URL and its route can be stored.
+    /// Records whether the responses of a URL and its route are storable, for all callers.
     pub(super) fn remember(&self, look: &Look, storable: Storable, now: Timestamp) {
         let (url, route) = (look.first_key().uri(), look.route.as_ref());
         self.config.storable.set(url, route, storable, now);
@@ -108,7 +108,7 @@ impl Exchange {
     }
 }
 
-/// Returns what the application wants of an answer.
+/// Returns the caching policy of the route and of the handler's response.
 pub(super) fn wanted<'a, B>(look: &'a Look, response: &'a Response<B>) -> PolicyWishes<'a> {
     PolicyWishes {
         by_answer: response.extensions().get(),

@@ -1,4 +1,4 @@
-//! A response that is stored while it is sent.
+//! Storing a response while it is sent.
 
 use std::task::Context;
 
@@ -25,7 +25,7 @@ use crate::{
 };
 
 impl Exchange {
-    /// Passes a response to the client, and stores it if it may be stored.
+    /// Sends a response to the client, and stores it if it is storable.
     pub(super) fn fill<B>(
         self,
         mut asked: Box<ForwardedRequest>,
@@ -61,7 +61,7 @@ impl Exchange {
         {
             settling = Some(self.settle(other.invalidate(&self.config)));
         }
-        if asked.is_wider_than_wanted() {
+        if asked.is_wider_than_requested() {
             let role = asked.look.role;
             let is_first = matches!(role, LookupRole::Open | LookupRole::Collapsed);
             if is_first && asked.again.is_some() {
@@ -75,7 +75,7 @@ impl Exchange {
         }
         self.report_stored(&asked, &mut fill, &mut response);
         let response = response.map(|body| CacheBody::filling(body, fill, cx));
-        // The client is sent a newer head: no later request is sent what is older than that.
+        // The client receives a newer head, so no later request is served an older response.
         if let Some(replaced) = replaced
             && response.body().is_filling()
             && !asked.look.refreshes()
@@ -85,7 +85,7 @@ impl Exchange {
         Conclusion::Send(response, settling.map(Settling::from))
     }
 
-    /// Hands the flight that a request leads over to its response.
+    /// Transfers the flight that a request leads to its response.
     fn hand_over(&self, look: &mut Look, fill: &mut ResponseFill) {
         fill.route = look.route;
         let Some(LedFlight { lead, partition }) = look.leads.take() else {
@@ -95,13 +95,13 @@ impl Exchange {
             fill.lead = Some(lead);
             fill.lease = look.leasing.hand_over();
         } else {
-            // Those who wait look for their own response from now on.
+            // The waiters look up their own response from now on.
             fill.lead = self.config.flights.lead(fill.head.key.full());
             lead.land(other_partition(look));
         }
     }
 
-    /// Adds to a response that is being stored what the cache does.
+    /// Reports the outcome in a response that is being stored.
     fn report_stored<B>(
         &self,
         asked: &ForwardedRequest,
@@ -119,7 +119,7 @@ impl Exchange {
         self.told(Some(look)).report(report, response);
     }
 
-    /// Reads a body into the store, for a client that wants a part of it, a comparison, or its head.
+    /// Reads a body into the store, for a client that requested a range, a comparison, or the head.
     fn read<B>(
         self,
         mut asked: Box<ForwardedRequest>,
@@ -142,8 +142,8 @@ impl Exchange {
     }
 }
 
-/// Returns how a flight lands whose response is stored in another partition. Where a policy switches
-/// collapsing on, those who wait would wait for the same partition again.
+/// Returns the landing of a flight whose response is stored in another partition. If a policy
+/// forces collapsing, the waiters would wait for the same partition again.
 fn other_partition(look: &Look) -> Landing {
     let wishes = look.facts.policy.as_ref().map(CachePolicy::wishes);
     match wishes.and_then(|wishes| wishes.collapse) {
@@ -152,7 +152,7 @@ fn other_partition(look: &Look) -> Landing {
     }
 }
 
-/// Returns whether a response that is being stored serves every caller, or its own alone.
+/// Returns the scope of a response that is being stored: every caller, or its own caller alone.
 fn scope(look: &Look, fill: &ResponseFill) -> Storable {
     match fill.head.is_shared || look.facts.keys.shared().is_none() {
         true => Storable::Shared,

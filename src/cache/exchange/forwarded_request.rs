@@ -1,23 +1,23 @@
-//! A request that is forwarded to the handler, and may be sent to it once more.
+//! A request that is forwarded to the handler, possibly more than once.
 
 use http::{Extensions, HeaderMap, HeaderName, HeaderValue, Method, Request, Uri, Version};
 
 use crate::cache::{config::Config, lookup::look::Look};
 
-/// A request that may be answered from the store, once the handler is to be called for it.
+/// A request with a lookup, once the handler is to be called for it.
 pub(crate) struct ForwardedRequest {
     pub(crate) look: Look,
-    /// The form in which the handler is sent the request.
+    /// The form of the request to the handler.
     pub(crate) question: RequestForm,
     /// The request's fields, for `Vary` and for its conditions.
     pub(crate) fields: ForwardedFields,
-    /// The rest of the request, if the handler may have to be asked again.
+    /// The rest of the request, if it may be repeated.
     pub(crate) again: Option<Box<RequestLine>>,
     /// The fields of a `304` that named another version than the stored one.
     pub(crate) unconfirmed: Option<Box<HeaderMap>>,
 }
 
-/// The form in which the handler is sent a request that the store does not answer.
+/// The form of a forwarded request.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) enum RequestForm {
     /// The request as the client sent it.
@@ -25,11 +25,11 @@ pub(crate) enum RequestForm {
     AsIs,
     /// A GET for the whole response, without conditions.
     Whole,
-    /// A GET that asks whether the stored response is still valid.
+    /// A conditional GET that validates the stored response.
     Validate,
 }
 
-// Allocators serve larger boxes from a slower size class.
+// Larger boxes fall into a slower size class of common allocators.
 const _: () = assert!(size_of::<ForwardedRequest>() <= 1_032, "too large a box");
 
 /// A request without its fields and body.
@@ -52,7 +52,7 @@ impl ForwardedRequest {
         }
     }
 
-    /// Returns the client's request once more.
+    /// Returns a copy of the client's request.
     pub(crate) fn request<B: 'static>(&self, config: &Config) -> Option<Request<B>> {
         let line = self.again.as_ref()?;
         let mut request = Request::new(config.empty_bodies.make()?);
@@ -65,10 +65,10 @@ impl ForwardedRequest {
     }
 }
 
-/// How many fields need no memory of their own.
+/// The number of fields that are stored inline.
 const FIELDS_WITHIN: usize = 6;
 
-/// A request's fields, as they came.
+/// A copy of the fields of a request.
 #[derive(Default)]
 pub(crate) struct ForwardedFields {
     first: [Option<(HeaderName, HeaderValue)>; FIELDS_WITHIN],
@@ -87,7 +87,7 @@ impl ForwardedFields {
         self.more = fields.collect();
     }
 
-    /// Returns them as they were copied.
+    /// Returns the copied fields.
     pub(crate) fn to_map(&self) -> HeaderMap {
         let first = self.first.iter().flatten();
         let mut headers = HeaderMap::new();

@@ -1,4 +1,4 @@
-//! A request past the store: the call of the handler, and the effect of its response on the store.
+//! Forwarded requests: the call of the handler, and the effect of its response on the store.
 
 pub(super) mod conclusion;
 pub(super) mod effect;

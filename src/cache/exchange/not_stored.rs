@@ -1,4 +1,4 @@
-//! A response that is sent and not stored.
+//! A response that is sent but not stored.
 
 use bytes::Bytes;
 use http::{HeaderValue, Response, StatusCode, header};
@@ -26,7 +26,7 @@ use crate::{
 };
 
 impl Exchange {
-    /// Passes a response that is not stored.
+    /// Sends a response that is not stored.
     pub(super) fn not_stored<B>(
         self,
         mut asked: Box<ForwardedRequest>,
@@ -41,8 +41,8 @@ impl Exchange {
         let look = &asked.look;
         let invalidated = replaced.map(|replaced| replaced.invalidate(&self.config));
         let settling = invalidated.map(|write| self.settle(write));
-        // A part, a comparison or a head does not tell whether a whole response could be stored; nor
-        // does a client that wants nothing stored, or a store that fails.
+        // A partial response, a comparison or a head does not show whether a whole response is
+        // storable; nor does a request with `no-store`, or a failure of the store.
         let is_whole = asked.question != RequestForm::AsIs || look.wanted() == Wanted::Whole;
         let tells = is_whole && !look.facts.asks.no_store && look.failure().is_none();
         let landing = match tells {
@@ -70,7 +70,7 @@ impl Exchange {
         Conclusion::Send(self.passed(&asked, response, reason), settling)
     }
 
-    /// Makes the client's response of one that is not stored.
+    /// Builds the response to the client from one that is not stored.
     #[inline(always)]
     pub(super) fn passed<B>(
         &self,
@@ -88,7 +88,7 @@ impl Exchange {
         };
         let mut report = Report::forwarded(source, look.round.forward).reason(reason);
         report.forward_status = asked.forward_status(response.status());
-        let mut response = match asked.is_wider_than_wanted() {
+        let mut response = match asked.is_wider_than_requested() {
             true => selected(asked, response),
             false => response.map(CacheBody::inner),
         };
@@ -97,8 +97,8 @@ impl Exchange {
     }
 }
 
-/// Returns whether the client of a condition, a range or a HEAD is sent the body of a response to a GET
-/// for the whole.
+/// Returns `true` if the client receives the body of a response to a GET for the whole, although it
+/// requested a comparison, a range or the head.
 pub(super) fn wants_body<B>(asked: &ForwardedRequest, response: &Response<B>) -> bool {
     !asked.look.wanted().is_head() && !is_not_modified(asked, response)
 }
@@ -108,7 +108,7 @@ fn is_not_modified<B>(asked: &ForwardedRequest, response: &Response<B>) -> bool 
         && preconditions::is_not_modified(&asked.fields.to_map(), response.headers())
 }
 
-/// Makes the response to a condition, or to a HEAD, of the response to a GET for the whole.
+/// Builds the response to a condition or a HEAD from the response to a GET for the whole.
 fn selected<B: Body>(asked: &ForwardedRequest, response: Response<B>) -> Response<CacheBody<B>> {
     if is_not_modified(asked, &response) {
         let mut response = response.map(|_| CacheBody::stored(Bytes::new()));

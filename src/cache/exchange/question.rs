@@ -1,4 +1,4 @@
-//! The request that the handler is sent.
+//! The request to the handler.
 
 use http::{Method, Request, StatusCode};
 
@@ -21,7 +21,7 @@ impl Exchange {
         let Course::Look(asked) = &mut self.course else {
             return;
         };
-        // A refresh in the background does not belong to the request's record.
+        // A background refresh does not belong to the record of the request.
         if asked.look.refreshes() {
             self.record = None;
         }
@@ -35,7 +35,7 @@ impl Exchange {
         asked.pose(question, can_repeat, request);
     }
 
-    /// Returns the client's request once more.
+    /// Returns a copy of the client's request.
     pub(crate) fn client_request<B: 'static>(&self) -> Option<Request<B>> {
         match &self.course {
             Course::Look(asked) => asked.request(&self.config),
@@ -43,7 +43,7 @@ impl Exchange {
         }
     }
 
-    /// Prepares another call of the handler, and returns the request for it.
+    /// Prepares another call of the handler, and returns its request.
     pub(crate) fn ask_again<B: 'static>(&mut self) -> Option<Request<B>> {
         let Course::Look(asked) = &mut self.course else {
             return None;
@@ -54,17 +54,18 @@ impl Exchange {
         Some(request)
     }
 
-    /// Returns whether the handler may have to be asked again.
+    /// Returns `true` if the request to the handler may be repeated.
     pub(crate) fn may_ask_again(&self) -> bool {
         matches!(&self.course, Course::Look(asked) if asked.again.is_some())
     }
 }
 
 impl Look {
-    /// Decides what the handler is asked.
+    /// Returns the form of the request to the handler.
     ///
-    /// A lone HEAD or range is asked for as it is: the whole response would cost the origin more than
-    /// the client asked for. Once others wait, it is asked for on behalf of all of them.
+    /// A lone HEAD or range request is forwarded unchanged: the whole response would cost the
+    /// origin more than the client requested. If other requests wait, the whole response is
+    /// requested for all of them.
     fn next_question(&self, config: &Config, can_repeat: bool) -> RequestForm {
         let leads = self.leads.as_ref();
         let leads_waiters = || leads.is_some_and(|leads| leads.lead.has_waiters());
@@ -92,18 +93,18 @@ impl Look {
 }
 
 impl ForwardedRequest {
-    /// Returns the origin's status where the client may be sent another one.
+    /// Returns the origin's status, if the client may receive another one.
     pub(super) fn forward_status(&self, status: StatusCode) -> Option<StatusCode> {
         (self.question == RequestForm::Validate).then_some(status)
     }
 
-    /// Returns whether the handler was asked for the whole response, of which the client wants a part, a
-    /// comparison, or the head.
-    pub(super) fn is_wider_than_wanted(&self) -> bool {
+    /// Returns `true` if the handler received a request for the whole response, but the client
+    /// requested a range, a comparison, or the head.
+    pub(super) fn is_wider_than_requested(&self) -> bool {
         self.question != RequestForm::AsIs && self.look.wanted() != Wanted::Whole
     }
 
-    /// Makes the request that the handler is sent, and keeps what is needed for another one.
+    /// Turns a request into the given form, and copies the request if it may be repeated.
     fn pose<B>(&mut self, question: RequestForm, can_repeat: bool, request: &mut Request<B>) {
         self.question = question;
         let may_ask_again = match question {

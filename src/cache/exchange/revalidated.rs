@@ -31,19 +31,20 @@ use crate::{
 };
 
 impl Exchange {
-    /// Sends the stored response, which the origin has confirmed by a `304`, or by the response to a
-    /// HEAD.
+    /// Serves the stored response, which the origin has confirmed by a `304` or by the response to
+    /// a HEAD.
     pub(super) fn revalidated<B: Body>(
         self,
         mut asked: Box<ForwardedRequest>,
         stale: &Stale,
-        answer: &Response<B>,
+        confirmation: &Response<B>,
     ) -> Conclusion<B> {
         let look = &mut asked.look;
-        let fresh = answer.headers();
+        let fresh = confirmation.headers();
         let mut headers = revalidation::merged(&stale.entry.headers, fresh);
         self.take_tags_off(&mut headers);
-        // What has not changed is as old as the answer that says so, and not as it was stored.
+        // The age of a confirmed response is that of the confirmation, not that of the stored
+        // response.
         let mut dated = headers.clone();
         if !fresh.contains_key(header::DATE) {
             dated.remove(header::DATE);
@@ -54,7 +55,7 @@ impl Exchange {
         };
         let times = self.times(look);
         let (rules, status) = (&self.config.rules, stale.entry.status);
-        let wanted = wanted(look, answer);
+        let wanted = wanted(look, confirmation);
         let seen = ResponseFields::of(&dated, rules);
         let verdict = judge(rules, &look.facts.caller, status, &seen, &wanted, &times);
         let verdict = verdict.and_then(|verdict| stays(look, stale, verdict));
@@ -65,7 +66,7 @@ impl Exchange {
         let write = match &verdict {
             Ok(verdict) => {
                 entry.headers = compact(&self.kept_headers(&dated, verdict, &times));
-                self.confirm(look, stale, &mut entry, verdict, answer)
+                self.confirm(look, stale, &mut entry, verdict, confirmation)
             }
             Err(reason) => Some(self.no_longer_shared(stale, *reason)),
         };
@@ -81,7 +82,7 @@ impl Exchange {
         let now = self.config.clock.now();
         let report = Report {
             forward: Some(look.round.forward),
-            forward_status: Some(answer.status()),
+            forward_status: Some(confirmation.status()),
             stored,
             ..Report::hit(CacheSource::Revalidated, entry.freshness.ttl_secs(now))
         };
@@ -94,18 +95,18 @@ impl Exchange {
         Conclusion::Send(response.map(CacheBody::stored), settling)
     }
 
-    /// Stores what a confirmation has changed in the head of a stored response.
+    /// Stores the changes that a confirmation has made to the head of a stored response.
     fn confirm<B>(
         &self,
         look: &Look,
         stale: &Stale,
         entry: &mut StoredResponse,
         verdict: &StorageDecision,
-        answer: &Response<B>,
+        confirmation: &Response<B>,
     ) -> Option<StoreFuture<()>> {
         entry.freshness = self.config.jitter.shorten(verdict.freshness, &stale.key);
         entry.says_shared = verdict.says_shared;
-        let tags = self.tags(answer);
+        let tags = self.tags(confirmation);
         if !tags.is_empty() {
             entry.tags = tags;
         }
@@ -120,8 +121,7 @@ impl Exchange {
         }))
     }
 
-    /// Takes a stored response from the other clients: it is confirmed for this one, and no longer for
-    /// them.
+    /// Ends the use of a stored response for other clients: it is confirmed for this one alone.
     fn no_longer_shared(&self, stale: &Stale, reason: CacheReason) -> StoreFuture<()> {
         let replaced = Replaced::new(stale);
         self.settle(match reason == CacheReason::NoStore {
@@ -132,15 +132,15 @@ impl Exchange {
 
     fn touch(&self, touch: Touch) -> StoreFuture<()> {
         match self.config.store.touch(touch).into_ready() {
-            // One that was replaced meanwhile stays as it is.
+            // An entry that was replaced meanwhile stays as it is.
             Ok(touched) => self.settle(touched.map(drop).into()),
             Err(pending) => self.settle(StoreFuture::pending(async { pending.await.map(drop) })),
         }
     }
 }
 
-/// Returns what is to be made of an answer that was validated, if it belongs where it stands: for no
-/// fewer callers, and chosen by no other fields than before.
+/// Returns the decision for a validated response, if the stored entry is still valid in its place:
+/// the same callers can use it, and the same fields select it.
 fn stays(
     look: &Look,
     stale: &Stale,

@@ -1,4 +1,4 @@
-//! The writes to the store that a response waits for.
+//! The writes to the store for which a response waits.
 
 use super::exchange::Exchange;
 use crate::{
@@ -9,14 +9,15 @@ use crate::{
     core::store_api::store_future::StoreFuture,
 };
 
-/// The writes to the store that must end before the client is sent a response.
+/// The writes to the store that must complete before the response is sent to the client.
 pub(crate) struct Settling {
     pub(crate) settled: StoreFuture<()>,
-    /// Whether the answer is kept after that.
+    /// Present if the response is stored after that.
     pub(crate) keep: Option<Box<PostFill>>,
 }
 
-/// An answer to a POST that is kept for GET, once the purge is done that it brings itself.
+/// The response to a POST that is stored as one to a GET, after the purge that the POST itself
+/// causes.
 pub(crate) struct PostFill {
     pub(super) exchange: Exchange,
     pub(super) as_got: PostAsGet,
@@ -32,14 +33,14 @@ impl From<StoreFuture<()>> for Settling {
 }
 
 impl Exchange {
-    /// Bounds and watches a write that the client waits for.
+    /// Applies the store's timeout to a write for which the client waits, and watches it.
     pub(super) fn settle(&self, write: StoreFuture<()>) -> StoreFuture<()> {
         let write = self.config.deadline.bound(write);
         self.config.watch.over(write, || self.record.clone())
     }
 }
 
-/// Lands a flight once a write to the store is done: those who wait must see it.
+/// Lands a flight after a write to the store, so that the waiters see it.
 pub(super) fn land_after(
     write: Option<StoreFuture<()>>,
     lead: Option<Lead>,

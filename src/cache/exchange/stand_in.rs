@@ -1,4 +1,4 @@
-//! A failure of the origin, and the stale response that stands in for it.
+//! Serving stale responses when the origin fails.
 
 use bytes::Bytes;
 use http::{Response, StatusCode};
@@ -25,7 +25,7 @@ use crate::{
     },
 };
 
-/// A request for which a stale response may stand in.
+/// A failed request for which a stale response can be served.
 pub(crate) struct StandIn {
     pub(super) exchange: Exchange,
     pub(super) asked: Box<ForwardedRequest>,
@@ -34,7 +34,7 @@ pub(crate) struct StandIn {
 }
 
 impl StandIn {
-    /// Looks up whether the stale response is still stored.
+    /// Looks the stale response up again, to see that it is still stored.
     pub(crate) fn look_up(&self) -> StoreFuture<Lookup> {
         let config = &self.exchange.config;
         let Some(stale) = self.asked.look.stale() else {
@@ -47,8 +47,8 @@ impl StandIn {
         config.deadline.bound(found)
     }
 
-    /// Sends the stale response, unless it was replaced or purged while the origin was asked. A store
-    /// that fails has the last word that it had.
+    /// Returns the stale response, unless it was replaced or purged during the call of the handler.
+    /// If the store fails, the result of its first lookup counts.
     pub(crate) fn conclude(self, found: Result<Lookup, StoreError>) -> Option<Response<Bytes>> {
         let mut stale = self.asked.look.stale()?.clone();
         match found.map(|lookup| lookup.found) {
@@ -67,7 +67,7 @@ impl StandIn {
 }
 
 impl Exchange {
-    /// Takes an error of the handler. Returns the request, if a stale response may stand in.
+    /// Handles an error of the handler. Returns the request, if a stale response can be served.
     pub(crate) fn rescue(mut self) -> Option<StandIn> {
         let Course::Look(mut asked) = self.take_course() else {
             return None;
@@ -79,7 +79,7 @@ impl Exchange {
         self.fail(&mut asked.look, "error");
         let stale = asked.look.stale()?;
         if asked.unconfirmed.is_some() {
-            // A `304` has named another version, which the origin cannot send now.
+            // A `304` named another version, which the origin cannot send now.
             Replaced::new(stale).invalidate_before(&self.config, || drop(lead));
             return None;
         }
@@ -91,7 +91,7 @@ impl Exchange {
         })
     }
 
-    /// Sends a stale response; `status` is that of the origin's response, if it returned one.
+    /// Returns a stale response. `status` is that of the origin's response, if it returned one.
     pub(super) fn stale(
         &self,
         asked: &ForwardedRequest,
@@ -108,9 +108,9 @@ impl Exchange {
         told.stored(entry, look, &asked.fields.to_map(), now, report)
     }
 
-    /// Notes that the origin failed: it is left alone for a while where a stale response may stand in.
-    /// Otherwise one of those who wait asks it once more, and all are released together if that fails
-    /// too.
+    /// Records a failure of the origin. If there is a stale response, the backoff of the key
+    /// starts. Otherwise one of the waiters calls the handler once more. If that fails too, all
+    /// waiters are released.
     pub(super) fn fail(&self, look: &mut Look, cause: &'static str) {
         let now = self.config.clock.coarse();
         let is_last_try = cause != "error" || look.waited.time().is_some();
@@ -141,7 +141,7 @@ impl Exchange {
         }
     }
 
-    /// Notes that a refresh in the background took too long.
+    /// Records the timeout of a background refresh.
     pub(crate) fn refresh_timed_out(config: &Config, stale: &Stale) {
         let now = config.clock.coarse();
         config.backoffs.failed(stale.key.full(), now);
@@ -150,7 +150,7 @@ impl Exchange {
         });
     }
 
-    /// Returns the stale response that a refresh in the background is for.
+    /// Returns the stale response that a background refresh is for.
     pub(crate) fn refreshed(&self) -> Option<Stale> {
         match &self.course {
             Course::Look(asked) => asked.look.stale().cloned(),
@@ -159,7 +159,7 @@ impl Exchange {
     }
 }
 
-/// Returns whether a status says that the origin fails (RFC 5861 section 4).
+/// Returns `true` if a status signals a failure of the origin (RFC 5861 section 4).
 pub(super) fn stands_in_for(status: StatusCode) -> bool {
     matches!(status.as_u16(), 500 | 502 | 503 | 504)
 }

@@ -1,4 +1,4 @@
-//! The head of a response as it is stored.
+//! The head of a stored response.
 
 use std::sync::Arc;
 
@@ -35,7 +35,7 @@ use crate::{
 };
 
 impl Exchange {
-    /// Begins to store an answer, or says why it is not kept.
+    /// Starts the fill of a response, or returns the reason that it is not stored.
     pub(super) fn filling<B>(
         &self,
         asked: &ForwardedRequest,
@@ -61,7 +61,7 @@ impl Exchange {
         let mut expected_bytes = expected_bytes(seen, response.body())?;
         let place = self.place(look, response, expected_bytes)?;
         let status = match place {
-            // A part is kept as a `200` that is not complete.
+            // Partial content is stored as an incomplete `200`.
             Some(_) => StatusCode::OK,
             None => response.status(),
         };
@@ -87,7 +87,8 @@ impl Exchange {
         Ok(fill)
     }
 
-    /// Returns where the part lies that an answer brings, if it brings one that is to be kept.
+    /// Returns the content range of a partial response that is to be stored, or `None` if the
+    /// response is whole.
     fn place<B>(
         &self,
         look: &Look,
@@ -97,7 +98,7 @@ impl Exchange {
         if response.status() != StatusCode::PARTIAL_CONTENT {
             return Ok(None);
         }
-        // Nothing that is complete goes for a part of it.
+        // A complete stored response is not replaced by partial content.
         if !self.config.rules.cache_partial_content
             || look.wanted() != Wanted::Range
             || look.stale().is_some()
@@ -155,7 +156,7 @@ impl Exchange {
         keys
     }
 
-    /// Returns the fields that are kept of an answer.
+    /// Returns the fields of a response that are stored.
     pub(super) fn kept_headers(
         &self,
         headers: &HeaderMap,
@@ -170,13 +171,14 @@ impl Exchange {
         for name in &verdict.without {
             kept.remove(name);
         }
-        // Who receives an answer without a date gives it one (RFC 9110 section 6.6.1).
+        // The recipient of a response without `Date` adds it (RFC 9110 section 6.6.1).
         kept.entry(header::DATE)
             .or_insert_with(|| date::format(times.clock.wall()));
-        // Room for what each hit writes: a map that grows is copied.
+        // Placeholders for the fields that each hit writes: a map that grows is copied.
         kept.insert(header::AGE, HeaderValue::from_static("0"));
         kept.insert(CACHE_STATUS, HeaderValue::from_static(""));
-        // What caches behind this one said stays, and stands first (RFC 9211 section 2).
+        // The lines of caches closer to the origin are retained, and are first (RFC 9211 section
+        // 2).
         for (number, line) in others.into_iter().enumerate() {
             match number {
                 0 => drop(kept.insert(CACHE_STATUS, line)),
@@ -186,7 +188,7 @@ impl Exchange {
         kept
     }
 
-    /// Says that the next one's coding may be another one, where that is so.
+    /// Adds `Vary: Accept-Encoding` if the stored response may be compressed.
     pub(super) fn negotiates(fill: &ResponseFill, headers: &mut HeaderMap) {
         if fill.packer.is_some() {
             packing::vary_by_coding(headers);
@@ -203,8 +205,7 @@ impl Exchange {
     }
 }
 
-/// Returns how long a body will be, if that was announced. One that contradicts itself is not
-/// kept.
+/// Returns the length of a body, if it is known in advance. A contradictory length is an error.
 fn expected_bytes<B: Body>(
     seen: &ResponseFields<'_>,
     body: &B,

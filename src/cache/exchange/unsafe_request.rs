@@ -1,4 +1,4 @@
-//! The response to a request that may change the resource.
+//! The response to a request with an unsafe method.
 
 use std::task::Context;
 
@@ -73,21 +73,21 @@ impl Exchange {
 }
 
 impl PostFill {
-    /// Asks the store for a fence that is later than the purge that the answer itself has brought.
+    /// Looks up a fence that is later than the purge that the response itself has caused.
     pub(crate) fn ask(&self) -> StoreFuture<Lookup> {
         let (config, asked) = (&self.exchange.config, &self.as_got.asked);
         let fields = asked.fields.to_map();
         let selection = Selection::new(&fields, config.keys.variants());
-        let answer = config.store.get(asked.look.key(), &selection);
-        let answer = config.deadline.bound(answer);
-        config.watch.over(answer, || None)
+        let reply = config.store.get(asked.look.key(), &selection);
+        let reply = config.deadline.bound(reply);
+        config.watch.over(reply, || None)
     }
 
-    /// Lets the answer through, and keeps what passes, unless it was purged by another one since
-    /// the request came: the answer may be older than what that was for.
+    /// Sends the response, and stores it unless another purge has come since the request arrived:
+    /// the response may be older than the state behind that purge.
     pub(crate) fn conclude<B>(
         self,
-        answer: Result<Lookup, StoreError>,
+        reply: Result<Lookup, StoreError>,
         mut response: Response<CacheBody<B>>,
         cx: &mut Context<'_>,
     ) -> Response<CacheBody<B>>
@@ -96,7 +96,7 @@ impl PostFill {
         B::Error: Into<BoxError> + Send,
     {
         let (exchange, mut asked) = (self.exchange, self.as_got.asked);
-        let fill = match answer {
+        let fill = match reply {
             Ok(_) if exchange.config.purges.of(&self.as_got.uri) != self.as_got.purges_seen + 1 => {
                 Err(Some(CacheReason::Purged))
             }
@@ -129,7 +129,7 @@ impl PostFill {
 }
 
 impl UnsafeRequest {
-    /// Lets go of what the answer says has changed, for every caller.
+    /// Purges the targets that the response reports as changed, for every caller.
     fn purge<B>(self, config: &Config, response: &Response<B>) -> Option<StoreFuture<()>> {
         if !invalidation::may_have_changed(response.status()) {
             return None;
@@ -142,8 +142,8 @@ impl UnsafeRequest {
         Some(config.purge(&targets, PurgeMode::Hard))
     }
 
-    /// Returns whether an answer is what a GET of the same target would bring (RFC 9110 section
-    /// 9.3.3).
+    /// Returns `true` if a response is equivalent to that of a GET of the same target (RFC 9110
+    /// section 9.3.3).
     fn is_as_got<B>(&self, response: &Response<B>) -> bool {
         let named = response.headers().get(header::CONTENT_LOCATION);
         let named = named.and_then(|name| name.to_str().ok());

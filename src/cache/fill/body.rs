@@ -1,4 +1,4 @@
-//! The body of a response: the handler's, the handler's on its way into the store, or the store's.
+//! The response body of the cache: the handler's, with or without a fill, or a stored one.
 
 use std::{
     collections::VecDeque,
@@ -28,15 +28,16 @@ use crate::{
 const FRAMES_AHEAD_MAX: usize = 64;
 
 pin_project! {
-    /// The body of a response that passed the cache.
+    /// The response body of the cache middleware.
     ///
-    /// A body from the handler streams through frame by frame, trailers included. If it is stored, a
-    /// copy is taken as it passes. While other requests wait for it, the body is read at the handler's
-    /// pace, up to the size that the cache stores, however slowly its client reads, and they stream the
-    /// same bytes. The default is an empty body.
+    /// A body from the handler streams frame by frame, trailers included, and is copied into the
+    /// store if it is storable. While other requests wait for it, they stream the same bytes. The
+    /// body is then read at the handler's pace, independently of its own client, up to the maximum
+    /// size of a stored body. The default is an empty body.
     ///
-    /// Errors of the handler's body are passed on. A body that streams another request's response ends
-    /// with [`InterruptedError`](crate::cache::body::InterruptedError) if that response does not arrive whole.
+    /// Errors of the handler's body are returned unchanged. A body that streams the response of
+    /// another request ends with [`InterruptedError`](crate::cache::body::InterruptedError) if that
+    /// response does not complete.
     pub struct CacheBody<B>
     where
         B: Body,
@@ -55,17 +56,17 @@ pin_project! {
         Passing { #[pin] body: ResponseBody<B> },
         Filling { filling: Filling<B> },
         Stored { bytes: Option<Bytes> },
-        // The body of another request's response, while that is being stored.
+        // The body of another request's response that is being stored.
         Streamed { streamed: Box<Streamed> },
         // A body that was read to its end before its head was sent.
         Read { frames: VecDeque<Frame<Bytes>> },
     }
 }
 
-/// A stream of a response that another request fills.
+/// A stream of a response that another request is filling.
 struct Streamed {
     reader: RelayReader,
-    /// Counts this request among the waiters of the flight, for whom the body is read.
+    /// Counts this request as a waiter of the flight, so that the body is read for it.
     _wait: Wait,
 }
 
@@ -86,7 +87,7 @@ impl<B: Body> CacheBody<B> {
         }
     }
 
-    /// Streams the response that another request fills.
+    /// Streams a response that another request is filling.
     pub(crate) fn streamed(reader: RelayReader, wait: Wait) -> Self {
         let streamed = Streamed {
             reader,
@@ -99,7 +100,7 @@ impl<B: Body> CacheBody<B> {
         }
     }
 
-    /// Returns whether it is still being stored.
+    /// Returns `true` if the body is still being stored.
     pub(crate) fn is_filling(&self) -> bool {
         match &self.kind {
             CacheBodyKind::Filling { filling } => filling.tee.lock().is_filling(),
@@ -122,7 +123,7 @@ where
     B: Body<Data = Bytes> + Send + 'static,
     B::Error: Send,
 {
-    /// Stores the rest of a body as it passes.
+    /// Stores the rest of a body while it streams.
     pub(crate) fn filled(self, fill: ResponseFill, cx: &mut Context<'_>) -> Self {
         match self.kind {
             CacheBodyKind::Passing { body } => Self::tapping(body, fill, cx),
@@ -135,15 +136,15 @@ where
         }
     }
 
-    /// Passes a body through and stores a copy.
+    /// Streams a body and stores a copy.
     pub(crate) fn filling(body: B, fill: ResponseFill, cx: &mut Context<'_>) -> Self {
         Self::tapping(ResponseBody::new(body), fill, cx)
     }
 
-    /// Reads what is there already: most bodies are short and lie in memory, and are stored before
+    /// Reads the frames that are ready. Most bodies are short and in memory, and are stored before
     /// their head is sent.
     fn tapping(body: ResponseBody<B>, fill: ResponseFill, cx: &mut Context<'_>) -> Self {
-        // A server need not poll a body that says that it is at its end.
+        // A server need not poll a body that is at its end.
         if body.is_end_stream() {
             fill.commit();
             let kind = CacheBodyKind::Passing { body };
@@ -151,7 +152,7 @@ where
         }
         let size = body.size_hint();
         let config = Arc::clone(&fill.config);
-        let frames_max = match fill.is_short() {
+        let max_frames = match fill.is_short() {
             true => FRAMES_AHEAD_MAX,
             false => 0,
         };
@@ -161,7 +162,7 @@ where
             fill,
             feed: None,
         });
-        let ahead = ReadAhead::read(tapped, frames_max, cx);
+        let ahead = ReadAhead::read(tapped, max_frames, cx);
         match ahead.single_frame() {
             Some(bytes) => Self::stored(bytes.clone()),
             None => Self::teed(ahead.into_state(size), &config),
@@ -238,9 +239,9 @@ where
     }
 }
 
-/// The frames that are read of a body before its head is sent, and the rest of it.
+/// The frames of a body that are read before its head is sent, and the rest of the body.
 struct ReadAhead<B: Body> {
-    /// A body of one frame, as most are, needs no queue.
+    /// A body of one frame, the common case, needs no queue.
     first: Option<Result<Frame<Bytes>, B::Error>>,
     more: VecDeque<Result<Frame<Bytes>, B::Error>>,
     source: Source<B>,
@@ -248,13 +249,13 @@ struct ReadAhead<B: Body> {
 
 impl<B: Body<Data = Bytes>> ReadAhead<B> {
     #[inline(always)]
-    fn read(mut tapped: Pin<Box<Tapped<B>>>, frames_max: usize, cx: &mut Context<'_>) -> Self {
+    fn read(mut tapped: Pin<Box<Tapped<B>>>, max_frames: usize, cx: &mut Context<'_>) -> Self {
         let (mut first, mut more) = (None, VecDeque::new());
         let source = loop {
             if tapped.fill.is_none() && tapped.body.is_end_stream() {
                 break Source::Ended;
             }
-            if tapped.fill.is_none() || more.len() + usize::from(first.is_some()) >= frames_max {
+            if tapped.fill.is_none() || more.len() + usize::from(first.is_some()) >= max_frames {
                 break Source::Client(tapped);
             }
             match tapped.as_mut().poll_frame(cx) {

@@ -1,5 +1,4 @@
-//! The bytes of responses that are being stored, and the fill that is given up when they are too
-//! many.
+//! The memory budget of responses that are being stored.
 
 use std::{
     collections::BTreeMap,
@@ -15,41 +14,42 @@ use bytes::Bytes;
 
 use crate::core::time::Timestamp;
 
-/// The number of bytes that all answers that are being stored at one moment may take together.
+/// The number of bytes that all concurrent fills can hold.
 ///
-/// An answer whose body goes on lies here. Who has taken its time gives way when another one has need
-/// of the room: otherwise clients that stop reading could take all of it for as long as they like.
+/// The pieces of incomplete responses are registered here. If a fill needs bytes, fills older than
+/// `max_time` are evicted, oldest first. Otherwise clients that stop reading could hold the whole
+/// budget indefinitely.
 pub(crate) struct Budget {
     taken_bytes: AtomicU64,
     max_bytes: u64,
-    time_max: Duration,
-    /// In the order in which they began.
+    max_time: Duration,
+    /// The open fills, by age.
     open: Mutex<BTreeMap<u64, Arc<Open>>>,
     opened: AtomicU64,
 }
 
-/// The pieces of an answer that more are to follow.
+/// The pieces of an incomplete response.
 #[derive(Debug)]
 pub(crate) struct Open {
     number: u64,
     began_at: Timestamp,
-    /// None of them, once the answer has given way.
+    /// `None` once the fill is evicted.
     pieces: Mutex<Option<Vec<Bytes>>>,
 }
 
 impl Budget {
-    pub(crate) fn new(max_bytes: u64, time_max: Duration) -> Self {
+    pub(crate) fn new(max_bytes: u64, max_time: Duration) -> Self {
         Self {
             taken_bytes: AtomicU64::new(0),
             max_bytes,
-            time_max,
+            max_time,
             open: Mutex::default(),
             opened: AtomicU64::new(0),
         }
     }
 
-    /// Takes some bytes, if need be from whoever has held them for too long by now. Returns whether
-    /// they were there to be taken.
+    /// Takes bytes from the budget, evicting old fills if necessary. Returns `false` if there are
+    /// too few.
     pub(crate) fn take(&self, bytes: u64, now: impl FnOnce() -> Timestamp) -> bool {
         self.take_free(bytes) || (self.reclaim(now()) && self.take_free(bytes))
     }
@@ -58,7 +58,7 @@ impl Budget {
         self.taken_bytes.fetch_sub(bytes, Ordering::Relaxed);
     }
 
-    /// Lays down the pieces of an answer, whose bytes are taken, until more of them come.
+    /// Registers the pieces of an incomplete response, whose bytes are already taken.
     pub(crate) fn open(&self, pieces: Vec<Bytes>, now: Timestamp) -> Arc<Open> {
         let open = Arc::new(Open {
             number: self.opened.fetch_add(1, Ordering::Relaxed),
@@ -69,13 +69,13 @@ impl Budget {
         open
     }
 
-    /// Returns the pieces, if the answer has not given way. Their bytes stay taken.
+    /// Returns the pieces, unless the fill was evicted. Their bytes stay taken.
     pub(crate) fn close(&self, open: &Open) -> Option<Vec<Bytes>> {
         lock(&self.open).remove(&open.number);
         lock(&open.pieces).take()
     }
 
-    /// Takes some bytes if they are free.
+    /// Takes bytes if they are free.
     pub(super) fn take_free(&self, bytes: u64) -> bool {
         let taken = self.taken_bytes.fetch_add(bytes, Ordering::Relaxed);
         let fits = taken.saturating_add(bytes) <= self.max_bytes;
@@ -85,12 +85,12 @@ impl Budget {
         fits
     }
 
-    /// Takes back what has been held for too long. Returns whether that was anything.
+    /// Evicts the fills that are older than `max_time`. Returns `true` if that freed any bytes.
     fn reclaim(&self, now: Timestamp) -> bool {
         let mut open = lock(&self.open);
         let mut freed_bytes = 0;
         while let Some(first) = open.first_entry() {
-            if first.get().began_at + self.time_max > now {
+            if first.get().began_at + self.max_time > now {
                 break;
             }
             let pieces = lock(&first.remove().pieces).take();
@@ -104,9 +104,9 @@ impl Budget {
 /// A piece of a response that is being stored.
 pub(crate) enum Piece {
     Retained(Bytes),
-    /// It has not come yet.
+    /// It has not arrived yet.
     Awaited,
-    /// The response has given way.
+    /// The fill was evicted.
     Gone,
 }
 
@@ -131,7 +131,7 @@ impl Open {
         lock(&self.pieces).is_none()
     }
 
-    /// Adds a piece, whose bytes are taken. Returns whether the answer has not given way.
+    /// Adds a piece, whose bytes are already taken. Returns `false` if the fill was evicted.
     pub(crate) fn push(&self, piece: Bytes) -> bool {
         let mut pieces = lock(&self.pieces);
         pieces.as_mut().map(|pieces| pieces.push(piece)).is_some()
@@ -143,13 +143,13 @@ impl fmt::Debug for Budget {
         f.debug_struct("Budget")
             .field("taken_bytes", &self.taken_bytes)
             .field("max_bytes", &self.max_bytes)
-            .field("time_max", &self.time_max)
+            .field("max_time", &self.max_time)
             .finish_non_exhaustive()
     }
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    // Each holder leaves a whole state behind, also by a panic.
+    // Each holder leaves a consistent state, even if it panics.
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
@@ -175,7 +175,7 @@ mod tests {
     }
 
     #[test]
-    fn who_has_held_for_too_long_gives_way_to_who_has_need() {
+    fn an_old_fill_is_evicted_if_another_needs_its_bytes() {
         let budget = Budget::new(10, MINUTE);
         assert!(budget.take(6, || NOW));
         let old = budget.open(piece(6), NOW);
@@ -185,20 +185,20 @@ mod tests {
         assert!(old.push(Bytes::new()));
 
         assert!(budget.take(6, || NOW + MINUTE));
-        assert!(!old.push(Bytes::new()), "it has given way");
+        assert!(!old.push(Bytes::new()), "it was evicted");
         assert_eq!(budget.close(&old), None);
         assert!(!budget.take(1, || NOW + MINUTE));
         assert_eq!(budget.close(&young), Some(piece(4)));
         assert!(
             !budget.take(1, || NOW + MINUTE * 9),
-            "its bytes are taken still"
+            "its bytes are still taken"
         );
         budget.give_back(10);
         assert!(budget.take(10, || NOW));
     }
 
     #[test]
-    fn nobody_gives_way_where_there_is_room() {
+    fn no_fill_is_evicted_while_bytes_are_free() {
         let budget = Budget::new(10, MINUTE);
         assert!(budget.take(6, || NOW));
         let old = budget.open(piece(6), NOW);

@@ -1,4 +1,4 @@
-//! The end of a fill: the response is stored, or is known not to be.
+//! The end of a fill: the response is stored, or the store is abandoned.
 
 use std::sync::Arc;
 
@@ -20,7 +20,7 @@ use crate::{
     },
 };
 
-/// An answer that is complete.
+/// A complete response.
 pub(super) struct Done {
     pub(super) config: Arc<Config>,
     pub(super) lead: Option<Lead>,
@@ -34,7 +34,7 @@ pub(super) struct Done {
 impl Done {
     /// Compresses the body, if that makes it shorter.
     pub(super) fn packed(mut self, packer: Packer) -> Self {
-        let entry = Arc::get_mut(&mut self.put.entry).expect("nobody else has seen it");
+        let entry = Arc::get_mut(&mut self.put.entry).expect("the entry is not shared yet");
         let len = u32::try_from(entry.body.len()).ok();
         if let Some((len, body)) = len.zip((packer.pack)(&entry.body)) {
             entry.packed = Some(len);
@@ -43,15 +43,15 @@ impl Done {
         self
     }
 
-    /// Stores the response once an entry under another key or variant that it invalidates is removed.
-    /// Returns the rest of the work if the store does not reply at once.
+    /// Stores the response, after the removal of an entry under another key or variant that it
+    /// invalidates. Returns the rest of the work if the store does not reply at once.
     pub(super) fn keep(self) -> Option<Task> {
         let removed = self.remove_elsewhere().map(StoreFuture::into_ready);
         let Some(Err(removed)) = removed else {
             return self.store();
         };
         Some(Box::pin(async move {
-            // A store that failed keeps it until it expires.
+            // If the store fails, it retains the entry until that expires.
             let _ = removed.await;
             if let Some(rest) = self.store() {
                 rest.await;
@@ -108,7 +108,7 @@ impl Done {
     }
 }
 
-/// The holders that are released once a response is stored, or is known not to be.
+/// The resources that are released at the end of a fill.
 pub(super) struct Landed {
     pub(super) replaced: Option<Box<Replaced>>,
     pub(super) lead: Option<Lead>,
@@ -121,7 +121,7 @@ impl Landed {
     fn land(self, config: &Arc<Config>, outcome: &Result<PutOutcome, StoreError>) {
         let (landing, reason) = match outcome {
             Ok(PutOutcome::Stored) => (Landing::Stored, None),
-            // The response was purged while it was made: a waiter asks for another one.
+            // The response was purged while it was generated: a waiter requests another one.
             Ok(PutOutcome::Purged) => (Landing::Abandoned, Some(CacheReason::Purged)),
             Ok(PutOutcome::TooLarge) => (Landing::NotStored, Some(CacheReason::TooLarge)),
             Err(_) => (Landing::NotStored, Some(CacheReason::Store)),
@@ -138,7 +138,7 @@ impl Landed {
         }
     }
 
-    /// Ends the flight without a stored response: a newer one has come.
+    /// Ends the flight without a stored response: a newer one has arrived.
     fn give_way(self, config: &Arc<Config>) {
         amend(self.record.clone(), CacheReason::Superseded);
         self.end(config, Landing::Abandoned);
@@ -159,19 +159,19 @@ impl Landed {
     }
 }
 
-/// Removes the responses of a URL, in the background where that takes time: an older response was stored
-/// at the very moment when the newest one turned out not to be storable.
+/// Purges the responses of a URL, in the background if the store does not reply at once. Called if
+/// an older response was stored concurrently with the arrival of a newer one that is not storable.
 pub(super) fn purge_url(config: &Arc<Config>, key: &CacheKey) {
     let purge = config.purge(&[PurgeTarget::Uri(*key.uri())], PurgeMode::Hard);
     if let Err(pending) = assured(config, purge, drop).into_ready() {
         config.spawn(Box::pin(async move {
-            // A store that failed keeps it until it expires.
+            // If the store fails, it retains the entry until that expires.
             let _ = pending.await;
         }));
     }
 }
 
-/// Takes back what a record says of an answer that was being stored.
+/// Corrects the record of a response whose fill has failed.
 pub(super) fn amend(record: Option<RecordHandle>, reason: CacheReason) {
     if let Some(record) = record {
         record.amend_cache(|outcome| {

@@ -1,4 +1,4 @@
-//! Empty request bodies, for a GET that the handler is sent again.
+//! Empty request bodies, for a GET that is repeated.
 
 use std::{
     any::{Any, TypeId},
@@ -10,10 +10,10 @@ use http_body_util::{Empty, Full};
 
 use crate::core::framework;
 
-/// Makes an empty body of one type.
+/// Creates an empty body of one type.
 type MakeEmpty = fn() -> Box<dyn Any>;
 
-/// The types of request bodies of which the cache can make an empty one.
+/// The types of request bodies that the cache can create empty.
 #[derive(Clone, Default)]
 pub(crate) struct EmptyBodies {
     registered: Vec<(TypeId, MakeEmpty)>,
@@ -26,7 +26,7 @@ impl EmptyBodies {
             .push((TypeId::of::<B>(), || Box::new(B::default())));
     }
 
-    /// Returns whether an empty body of this type can be made.
+    /// Returns `true` if an empty body of this type can be created.
     pub(crate) fn can_make<B: 'static>(&self) -> bool {
         let wanted = TypeId::of::<B>();
         let known = [

@@ -1,4 +1,4 @@
-//! The origin's side of a response that is streamed to the requests that wait for it.
+//! The origin's side of a response that is streamed to waiters.
 
 use std::{sync::Arc, task::Context};
 
@@ -7,8 +7,8 @@ use http_body::Frame;
 
 use super::relay::{Relay, Retention, WindowFrame};
 
-/// The origin's side of a response that is streamed. Dropped before the body has ended, it interrupts
-/// every reader.
+/// The origin's side of a response that is streamed. Dropped before the end of the body, it
+/// interrupts every reader.
 pub(super) struct Feed {
     relay: Arc<Relay>,
 }
@@ -19,7 +19,7 @@ impl Feed {
         Self { relay }
     }
 
-    /// Returns whether others read what is still to come of the body.
+    /// Returns `true` if there are readers of the rest of the body.
     pub(super) fn has_readers(&self) -> bool {
         let stream = self.relay.lock();
         match &stream.retention {
@@ -28,7 +28,7 @@ impl Feed {
         }
     }
 
-    /// Passes a frame to the readers. The fill has taken it before, or has ended.
+    /// Sends a frame to the readers. The fill has already taken it, or has ended.
     pub(crate) fn push(&self, frame: &Frame<Bytes>) {
         let frame = match (frame.data_ref(), frame.trailers_ref()) {
             (Some(bytes), _) => WindowFrame::Data(bytes.clone()),
@@ -47,7 +47,7 @@ impl Feed {
         });
     }
 
-    /// Notes the end of the body.
+    /// Marks the end of the body.
     pub(crate) fn end(&self) {
         self.relay.change(|stream| {
             if let Retention::Passing(window) = &mut stream.retention {
@@ -61,7 +61,8 @@ impl Feed {
         self.relay.interrupt();
     }
 
-    /// Returns whether the readers have room for more. If not, the task is woken once they have.
+    /// Returns `true` if the readers have capacity for more. Otherwise the task is woken once they
+    /// have.
     pub(crate) fn has_room(&self, max_bytes: u64, cx: &Context<'_>) -> bool {
         let mut stream = self.relay.lock();
         let has_room = match &stream.retention {

@@ -1,4 +1,4 @@
-//! The path of a handler's response into the store.
+//! The fill: storing the handler's response.
 
 pub(super) mod body;
 pub(super) mod budget;

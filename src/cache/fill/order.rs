@@ -1,4 +1,4 @@
-//! The order of responses: one whose body ends late does not replace a newer one.
+//! The order of responses: one whose body completes late does not replace a newer one.
 
 use std::{
     fmt,
@@ -7,14 +7,15 @@ use std::{
 
 use crate::{cache::http::vary::VariantId, core::store_api::store_key::LongStoreKey};
 
-/// The maximum number of cache keys and variants that are remembered, in 16 KiB.
+/// The number of slots for cache keys and variants. They take 16 KiB.
 const PLACES: usize = 2_048;
 const NUMBER: u64 = u32::MAX as u64;
-/// Tells the mark of a key that has been stored from that of a response.
+/// Distinguishes the mark of a stored key from that of a response.
 const STORED: u64 = 0x9e37_79b9_7f4a_7c15;
 
-/// Numbers the responses, and remembers the newest one of a cache key that has ended, in a fixed table.
-/// A key whose slot another one has taken counts as one without an ended response.
+/// Numbers the responses, and records the newest completed one of each cache key, in a table of
+/// fixed size. A key whose slot was taken by another one counts as a key without a completed
+/// response.
 pub(crate) struct Order {
     next: AtomicU64,
     places: Box<[AtomicU64]>,
@@ -32,7 +33,7 @@ pub(crate) struct FillOrdinal {
     moment: Moment,
 }
 
-/// A digest and a number, and where they stand.
+/// A digest and a number, with the index of their slot.
 #[derive(Clone, Copy, Debug)]
 struct Mark {
     at: usize,
@@ -49,13 +50,13 @@ impl Default for Order {
 }
 
 impl Order {
-    /// Returns the present moment: later than each response that has been numbered.
+    /// Returns the current moment. It is later than each response that has a number.
     #[inline]
     pub(crate) fn now(&self) -> Moment {
         Moment(self.next.load(Ordering::Acquire) & NUMBER)
     }
 
-    /// Numbers a response whose head has come; `variant` is given where it varies.
+    /// Numbers a response whose head has arrived. `variant` is present if the response varies.
     pub(crate) fn begin(&self, key: &LongStoreKey, variant: Option<&VariantId>) -> FillOrdinal {
         let variant = variant.map_or(0, |variant| word(variant.as_bytes()));
         let key = word(key.as_bytes());
@@ -70,8 +71,8 @@ impl Order {
         Moment(self.next.fetch_add(1, Ordering::AcqRel) & NUMBER)
     }
 
-    /// Notes that a response is complete and is about to be stored. Returns false if a newer one of its
-    /// variant was before, or a newer one that is not stored.
+    /// Records that a response is complete and is about to be stored. Returns `false` if a newer
+    /// one of its variant has completed, or if a newer one of its key is not stored.
     pub(crate) fn complete(&self, turn: FillOrdinal) -> bool {
         let is_newest = !self.is_refused(turn) && self.note(Mark::new(turn.variant, turn.moment));
         if is_newest {
@@ -80,7 +81,7 @@ impl Order {
         is_newest
     }
 
-    /// Notes that a stored response of the key has been confirmed, and is about to be stored anew.
+    /// Records that a stored response of the key was confirmed, and is about to be updated.
     pub(crate) fn confirm(&self, key: &LongStoreKey) {
         self.note_stored(word(key.as_bytes()));
     }
@@ -89,33 +90,34 @@ impl Order {
         self.note(Mark::new(key ^ STORED, self.advance()));
     }
 
-    /// Returns whether a newer response of the key is not stored.
+    /// Returns `true` if a newer response of the key is not stored.
     pub(crate) fn is_refused(&self, turn: FillOrdinal) -> bool {
         let refused = Mark::new(turn.key, turn.moment);
         refused.is_older(self.found(refused.at))
     }
 
-    /// Notes that a response is not stored: those before it are not either, whatever their variant.
+    /// Records that a response is not stored. Older ones of its key are not stored either, whatever
+    /// their variant.
     ///
-    /// Returns whether an older response of the variant has been stored since this one began.
+    /// Returns `true` if an older response of the variant has been stored since this one started.
     pub(crate) fn refuse(&self, turn: FillOrdinal) -> bool {
         self.note(Mark::new(turn.key, turn.moment));
-        let of_variant = Mark::new(turn.variant, turn.moment);
-        let stored = self.found(of_variant.at);
-        of_variant.is_newer(stored) && self.stored_since(turn.key, turn.moment)
+        let variant_mark = Mark::new(turn.variant, turn.moment);
+        let stored = self.found(variant_mark.at);
+        variant_mark.is_newer(stored) && self.stored_since(turn.key, turn.moment)
     }
 
-    /// Notes that the key has a response at the present moment that is not stored.
+    /// Records that the key has a response at this moment that is not stored.
     #[inline]
     pub(crate) fn refuse_before_now(&self, key: &LongStoreKey) {
         let mark = Mark::new(word(key.as_bytes()), self.now());
-        // Mostly nothing has been stored since the last one.
+        // The common case: nothing has been stored since the last one.
         if self.found(mark.at) != mark.bits {
             self.note(mark);
         }
     }
 
-    /// Returns whether a response of the key has been stored since that moment.
+    /// Returns `true` if a response of the key has been stored since that moment.
     #[inline]
     pub(crate) fn has_stored_since(&self, key: &LongStoreKey, since: Moment) -> bool {
         self.now() != since && self.stored_since(word(key.as_bytes()), since)
@@ -147,13 +149,14 @@ impl Mark {
         }
     }
 
-    /// Returns whether the other one has the same digest, and a later number. Numbers wrap around.
+    /// Returns `true` if the other mark has the same digest and a later number. Numbers wrap
+    /// around.
     fn is_older(self, other: u64) -> bool {
         let ahead = (other as u32).wrapping_sub(self.bits as u32);
         (other ^ self.bits) & !NUMBER == 0 && ahead != 0 && ahead < u32::MAX / 2
     }
 
-    /// Returns whether the other one has the same digest, and an earlier number.
+    /// Returns `true` if the other mark has the same digest and an earlier number.
     fn is_newer(self, other: u64) -> bool {
         (other ^ self.bits) & !NUMBER == 0 && other != self.bits && !self.is_older(other)
     }

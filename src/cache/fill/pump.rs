@@ -1,4 +1,4 @@
-//! A body that is read without its client.
+//! Reading a body independently of its client.
 
 use std::{
     future::poll_fn,
@@ -24,7 +24,7 @@ where
     B: Body<Data = Bytes> + Send + 'static,
     B::Error: Send,
 {
-    /// Lets the first request that waits for the response start the pump.
+    /// Registers the pump, which the first waiter starts.
     pub(super) fn offer_pump(self: &Arc<Self>, config: &Arc<Config>) {
         let (tee, config) = (Arc::downgrade(self), Arc::clone(config));
         let start = Arc::new(move || match config.can_spawn() {
@@ -34,7 +34,7 @@ where
             }
             false => false,
         });
-        // The pump may start at once: the state must not be locked.
+        // The pump may start immediately: the state must not be locked.
         let offer = self.lock().pump_offer();
         if let Some(offer) = offer {
             offer.offer(start);
@@ -62,16 +62,16 @@ where
     }
 }
 
-/// A body that the pump reads. Dropped, it is its client's again.
+/// A body that the pump reads. Dropping it returns the body to its client.
 pub(super) struct Pumped<B: Body> {
     tee: Arc<Tee<B>>,
     config: Arc<Config>,
     tapped: Option<Pin<Box<Tapped<B>>>>,
-    /// The end of the time for which a body is read that nobody waits for, or that does not come.
+    /// The deadline for a body without waiters, or without progress.
     deadline: Option<Task>,
-    /// Whether a frame has come since that time began.
+    /// `true` if a frame has arrived since that deadline was set.
     has_moved: bool,
-    /// The end of the time for which the slowest reader may stall the body, while it does.
+    /// The deadline for the slowest reader, while it stalls the body.
     stall: Option<Task>,
 }
 
@@ -87,14 +87,14 @@ impl<B: Body> Pumped<B> {
         }
     }
 
-    /// Lets the requests that wait for the response stream it. No request is sent its head while an
-    /// older response could still be sent to another one.
+    /// Allows the waiters to stream the response. The stored response that it replaces is
+    /// invalidated first, so that no request receives the older one after the newer one.
     pub(super) async fn publish(&mut self) {
         let Some(tapped) = self.tapped.as_mut().filter(|tapped| tapped.feed.is_none()) else {
             return;
         };
         if let Some(write) = tapped.fill.as_ref().and_then(ResponseFill::make_way) {
-            // A store that failed keeps it until it expires.
+            // If the store fails, it retains the entry until that expires.
             let _ = write.await;
         }
         if let Some(tapped) = &mut self.tapped {
@@ -102,7 +102,7 @@ impl<B: Body> Pumped<B> {
         }
     }
 
-    /// Waits until the slowest reader has taken more, and interrupts it if it does not.
+    /// Waits until the slowest reader has taken more, and interrupts it at the deadline.
     fn stall(&mut self, leader_stalls: bool, cx: &mut Context<'_>) -> Poll<()> {
         if self.stall.is_none() {
             self.stall = self.config.sleep(self.config.max_wait);
@@ -114,7 +114,7 @@ impl<B: Body> Pumped<B> {
         self.stall = None;
         let feed = self.tapped.as_ref().and_then(|tapped| tapped.feed.as_ref());
         match feed {
-            // The client of the call itself loses nothing; without the others it sets the pace.
+            // The client of the call itself loses nothing. Without the waiters, it sets the pace.
             Some(feed) if leader_stalls => feed.interrupt(),
             Some(feed) => feed.cut_slowest(),
             None => {}
@@ -122,7 +122,7 @@ impl<B: Body> Pumped<B> {
         Poll::Ready(())
     }
 
-    /// Waits for the body, until nobody else does.
+    /// Waits for the body for as long as there are waiters.
     pub(super) fn wait(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         let Some(deadline) = &mut self.deadline else {
             return Poll::Pending;
@@ -130,7 +130,7 @@ impl<B: Body> Pumped<B> {
         ready!(deadline.as_mut().poll(cx));
         let tapped = self.tapped.as_ref().filter(|tapped| tapped.has_waiters());
         let Some(tapped) = tapped else {
-            // A body that hangs is its client's again.
+            // A body that hangs is returned to its client.
             return Poll::Ready(());
         };
         if let (false, Some(fill)) = (mem::take(&mut self.has_moved), &tapped.fill) {
@@ -175,10 +175,10 @@ impl<B: Body<Data = Bytes>> Pumped<B> {
         }
     }
 
-    /// Takes the fill if all that was announced has come, and nobody waits for what else may come.
+    /// Takes the fill if the expected length has arrived, and nothing waits for further frames.
     pub(super) fn take_complete(&mut self) -> Option<ResponseFill> {
         let tapped = self.tapped.as_mut()?;
-        let is_unread = self.tee.lock().client_is_gone && !tapped.has_readers();
+        let is_unread = self.tee.lock().client_has_disconnected && !tapped.has_readers();
         is_unread.then(|| tapped.as_mut().take_complete())?
     }
 }
@@ -187,7 +187,7 @@ impl<B: Body> Drop for Pumped<B> {
     fn drop(&mut self) {
         let rest = match self.tapped.take() {
             None => Source::Ended,
-            // A body that has panicked is not polled any further: its client panics, too.
+            // A body that has panicked is not polled again: its client panics, too.
             Some(_) if thread::panicking() => Source::Panicked,
             Some(tapped) => Source::Client(tapped),
         };
@@ -195,7 +195,7 @@ impl<B: Body> Drop for Pumped<B> {
     }
 }
 
-/// Reads a body without its client, and gives it back once nobody else waits for it.
+/// Reads a body independently of its client, and returns it once there are no more waiters.
 pub(super) async fn pump<B>(mut pumped: Pumped<B>, finishing: Option<Finishing>)
 where
     B: Body<Data = Bytes> + Send + 'static,
@@ -212,8 +212,8 @@ where
     }
 }
 
-/// Reads a body to its end after its client has gone away, if little is left of it or others wait for
-/// it.
+/// Reads a body to its end after its client has disconnected, if little is left of it or other
+/// requests wait for it.
 pub(super) fn finish<B>(tee: Arc<Tee<B>>, tapped: Pin<Box<Tapped<B>>>)
 where
     B: Body<Data = Bytes> + Send + 'static,

@@ -13,12 +13,12 @@ use crate::cache::{
 };
 
 impl ResponseFill {
-    /// Returns fields and body, joined to the part that the store has already, if this is one too.
+    /// Returns the fields and the body, combined with the partial response that is already stored.
     fn whole(&mut self) -> (HeaderMap, Vec<Bytes>) {
         let head = &mut self.head;
         let headers = std::mem::take(&mut head.headers);
         let body = std::mem::take(&mut self.chunks);
-        // Parts of one caller's one variant alone are parts of one whole.
+        // Only parts of the same variant and partition can be combined.
         let part = self.part.take().filter(|part| {
             let place = (part.partition, &part.vary, part.variant);
             place == (head.partition, &head.vary, head.variant)
@@ -35,7 +35,8 @@ impl ResponseFill {
         }
     }
 
-    /// Makes what is given to the store. A body that is to be compressed stands alone: it is let go.
+    /// Builds the store request. A body that is to be compressed is separate from the fields, as it
+    /// is dropped later.
     pub(super) fn put(&mut self, is_packed: bool) -> Put {
         let (mut headers, body) = self.whole();
         let len: usize = body.iter().map(Bytes::len).sum();
@@ -68,8 +69,8 @@ impl ResponseFill {
     }
 }
 
-/// Copies pieces into one of exactly their length: a piece may hold on to a buffer that is far larger
-/// than itself.
+/// Copies pieces into one buffer of their exact length: a piece can be a slice of a far larger
+/// buffer.
 fn joined(pieces: &[Bytes]) -> Bytes {
     let mut joined = Vec::with_capacity(pieces.iter().map(Bytes::len).sum());
     for piece in pieces {

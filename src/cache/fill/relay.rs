@@ -1,4 +1,4 @@
-//! A response that is streamed to the requests that wait for it, while it is being stored.
+//! A response that is streamed to waiters while it is being stored.
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -22,24 +22,24 @@ use crate::cache::{
 
 /// The error of a response body that ends before the response is complete.
 ///
-/// A request that is [collapsed](crate::guide::caching#collapsing) behind another one streams the
-/// response while it is being stored. If the origin's body fails, or is dropped before its end, every
-/// such stream ends with this error, so the server aborts the exchange and no client takes a truncated
-/// response for a complete one.
+/// A [collapsed](crate::guide::caching#collapsing) request streams the response of another one
+/// while it is being stored. If the origin's body fails, or is dropped before its end, every such
+/// stream ends with this error. The server then aborts the exchange, so no client mistakes a
+/// truncated response for a complete one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the response was interrupted before it was complete")]
 #[non_exhaustive]
 pub struct InterruptedError;
 
-/// A response whose body is being stored, and the requests that read it meanwhile.
+/// A response whose body is being stored, and its readers.
 ///
-/// All of them share the bytes that the fill retains. No lock is held while a body is polled or a task
-/// is woken.
+/// All readers share the bytes that the fill retains. No lock is held while a body is polled or a
+/// task is woken.
 pub(crate) struct Relay {
     pub(crate) key: CacheKey,
     /// The fence of the fill.
     pub(crate) fence: Fence,
-    /// Its place among the responses of its key.
+    /// Its number in the order of responses.
     pub(crate) turn: FillOrdinal,
     /// The response without its body.
     pub(crate) head: StoredResponse,
@@ -49,11 +49,11 @@ pub(crate) struct Relay {
 
 pub(super) struct RelayState {
     pub(super) retention: Retention,
-    /// The number of frames that have come.
+    /// The number of frames that have arrived.
     pub(super) frames: usize,
     pub(super) readers: HashMap<u64, Position>,
     pub(super) next_id: u64,
-    /// The task that reads the body from the origin, while it waits for room.
+    /// The task that reads the body from the origin, while it waits for capacity.
     pub(super) feeder: Option<Waker>,
 }
 
@@ -61,9 +61,9 @@ pub(super) struct RelayState {
 // Retained => Stored | Passing | Interrupted
 // Passing => Interrupted
 pub(super) enum Retention {
-    /// All of them: the fill retains them.
+    /// All frames: the fill retains them.
     Retained(Arc<Open>),
-    /// The response is not stored. Those that a reader has still to take.
+    /// The response is not stored. The frames that a reader has still to take.
     Passing(Window),
     /// The whole body, which is complete.
     Stored(Bytes),
@@ -74,7 +74,7 @@ pub(super) enum Retention {
 /// The last frames of a body that is not stored.
 pub(super) struct Window {
     pub(super) frames: VecDeque<WindowFrame>,
-    /// The number of the first one.
+    /// The number of the first frame.
     pub(super) first: usize,
     pub(super) bytes: u64,
     pub(super) budget: Arc<Budget>,
@@ -92,11 +92,11 @@ pub(super) struct Position {
     pub(super) frame: usize,
     pub(super) bytes: usize,
     pub(super) waker: Option<Waker>,
-    /// It has stalled all others for too long.
+    /// `true` once it has stalled the other readers for too long.
     pub(super) is_cut: bool,
 }
 
-/// What a reader finds at its place.
+/// The result of a read at the position of a reader.
 enum RelayedFrame {
     Frame(Frame<Bytes>),
     Nothing,
@@ -130,7 +130,7 @@ impl Relay {
         }
     }
 
-    /// Returns a reader of the whole body. `None` once its start is no longer available.
+    /// Returns a reader of the whole body, or `None` if its start is no longer available.
     pub(crate) fn reader(self: &Arc<Self>) -> Option<RelayReader> {
         let mut stream = self.lock();
         match &stream.retention {
@@ -149,12 +149,12 @@ impl Relay {
         })
     }
 
-    /// Notes that the response is complete and this is its body.
+    /// Marks the response as complete, with this body.
     pub(crate) fn complete(&self, body: Bytes) {
         self.change(|stream| stream.retention = Retention::Stored(body));
     }
 
-    /// Goes on without the fill: the response is not stored. Takes over the frames that it retained,
+    /// Continues without the fill: the response is not stored. Takes over the retained frames,
     /// which are the first ones, and their bytes of the budget.
     pub(crate) fn pass_on(&self, pieces: Vec<Bytes>, budget: &Arc<Budget>) {
         let bytes = pieces.iter().map(|piece| piece.len() as u64).sum();
@@ -202,7 +202,7 @@ impl RelayState {
         readers.filter_map(|place| place.waker.take()).collect()
     }
 
-    /// Returns what a reader finds next, and moves it on.
+    /// Returns the next frame of a reader, and advances it.
     fn read(&mut self, id: u64) -> RelayedFrame {
         let Some(place) = self.readers.get_mut(&id).filter(|place| !place.is_cut) else {
             return RelayedFrame::Interruption;
@@ -238,7 +238,7 @@ impl RelayState {
         window.trim(next.unwrap_or(self.frames));
     }
 
-    /// Takes the feeder's waker if there is room again.
+    /// Takes the feeder's waker if there is capacity again.
     fn take_feeder(&mut self) -> Option<Waker> {
         match &self.retention {
             Retention::Passing(_) => self.feeder.take(),
@@ -262,7 +262,7 @@ impl Window {
         }
     }
 
-    /// Adds a frame. Returns false if the budget has no room for it.
+    /// Adds a frame. Returns `false` if it exceeds the budget.
     pub(super) fn push(&mut self, frame: WindowFrame) -> bool {
         let bytes = match &frame {
             WindowFrame::Data(bytes) => bytes.len() as u64,

@@ -1,4 +1,4 @@
-//! A stored response that a newer one of the origin replaces, or invalidates where it is not stored.
+//! A stored response that a newer response of the origin replaces or invalidates.
 
 use std::{sync::Arc, time::Duration};
 
@@ -13,7 +13,7 @@ use crate::{
     core::store_api::store_future::StoreFuture,
 };
 
-/// A stored response that is no longer the origin's last word.
+/// A stored response that is outdated.
 #[derive(Clone, Debug)]
 pub(crate) struct Replaced {
     stale: Stale,
@@ -26,13 +26,13 @@ impl Replaced {
         }
     }
 
-    /// Returns whether a response under this key and variant takes its place in the store.
+    /// Returns `true` if a response under this key and variant replaces the entry in the store.
     pub(crate) fn is_at(&self, key: &CacheKey, variant: &VariantId) -> bool {
         self.stale.key == *key && self.stale.entry.variant == *variant
     }
 
-    /// Ends its use, before a response under this key and variant is sent to anyone or stored: a response
-    /// under another one is removed, as it is not replaced.
+    /// Ends its use, before a response under this key and variant is sent or stored. If the new
+    /// response has another key or variant, the entry is removed, as it would not be replaced.
     pub(super) fn make_way(
         &self,
         config: &Arc<Config>,
@@ -45,13 +45,13 @@ impl Replaced {
         })
     }
 
-    /// Removes it from the store, unless another one has taken its place. It is never served again,
-    /// also not in place of an error.
+    /// Removes the entry from the store, unless it was replaced. It is never served again, not even
+    /// in place of an error.
     pub(crate) fn invalidate(&self, config: &Arc<Config>) -> StoreFuture<()> {
         self.hold(config, Duration::ZERO)
     }
 
-    /// Holds it for the origin to confirm at each use, unless another one has taken its place.
+    /// Requires validation by the origin at each further use, unless the entry was replaced.
     pub(crate) fn demote(&self, config: &Arc<Config>) -> StoreFuture<()> {
         self.hold(config, config.retain_stale_for)
     }
@@ -80,7 +80,7 @@ impl Replaced {
         assured(config, touched, drop)
     }
 
-    /// Removes it, in the background where that takes time, and then does `then`.
+    /// Removes the entry, in the background if the store does not reply at once, then calls `then`.
     pub(crate) fn invalidate_before(
         &self,
         config: &Arc<Config>,
@@ -90,7 +90,7 @@ impl Replaced {
         match config.watch.over(invalidated, || None).into_ready() {
             Ok(_) => then(),
             Err(pending) => config.spawn(Box::pin(async move {
-                // A store that failed keeps it until it expires.
+                // If the store fails, it retains the entry until that expires.
                 let _ = pending.await;
                 then();
             })),

@@ -1,4 +1,4 @@
-//! A body, and the copy of it that is stored.
+//! A body with a copy that is being stored.
 
 use std::{
     pin::Pin,
@@ -13,18 +13,18 @@ use super::{feed::Feed, writer::ResponseFill};
 use crate::{cache::lookup::reason::CacheReason, core::http::body::ResponseBody};
 
 pin_project! {
-    /// A body, and the copy of it that is stored.
+    /// A body with a copy that is being stored.
     pub(super) struct Tapped<B> {
         #[pin]
         pub(super) body: ResponseBody<B>,
         pub(super) fill: Option<ResponseFill>,
-        // Present once other requests may stream it, until the body has ended.
+        // Present from the time that other requests can stream it until its end.
         pub(super) feed: Option<Feed>,
     }
 }
 
 impl<B> Tapped<B> {
-    /// Takes the fill, if all that was announced has come.
+    /// Takes the fill, if the expected length has arrived.
     pub(super) fn take_complete(self: Pin<&mut Self>) -> Option<ResponseFill> {
         self.project().fill.take_if(|fill| fill.is_complete())
     }
@@ -33,22 +33,22 @@ impl<B> Tapped<B> {
         self.feed.as_ref().is_some_and(Feed::has_readers)
     }
 
-    /// Returns whether another request waits for the response, or streams it.
+    /// Returns `true` if another request waits for the response or streams it.
     pub(super) fn has_waiters(&self) -> bool {
         self.is_wanted() || self.has_readers()
     }
 
-    /// Returns whether another request waits for the response to be stored.
+    /// Returns `true` if another request waits for the response to be stored.
     pub(super) fn is_wanted(&self) -> bool {
         self.fill.as_ref().is_some_and(ResponseFill::has_waiters)
     }
 
-    /// Returns whether the body is stored or streamed.
+    /// Returns `true` if the body is being stored or streamed.
     pub(super) fn is_awaited(&self) -> bool {
         self.fill.is_some() || self.has_readers()
     }
 
-    /// Lets the requests that wait for the response stream it.
+    /// Allows the waiters to stream the response.
     pub(super) fn publish(self: Pin<&mut Self>) {
         let this = self.project();
         let relay = this.fill.as_mut().and_then(ResponseFill::stream);
@@ -71,7 +71,7 @@ impl<B: Body<Data = Bytes>> Tapped<B> {
     }
 }
 
-/// Passes a frame to the requests that stream the response. The fill has taken it in.
+/// Sends a frame to the requests that stream the response. The fill has already taken it.
 fn pass_to<E>(feed: &Feed, frame: Option<&Result<Frame<Bytes>, E>>, at_end: impl FnOnce() -> bool) {
     match frame {
         None => feed.end(),
@@ -85,11 +85,11 @@ fn pass_to<E>(feed: &Feed, frame: Option<&Result<Frame<Bytes>, E>>, at_end: impl
     }
 }
 
-/// Takes a frame into a fill, which is gone with the last one.
+/// Adds a frame to a fill, and ends the fill after the last one.
 ///
-/// It is committed with the last frame where the body says that it is the last. Otherwise something
-/// may follow, such as trailers, also after all that was announced; a server that has sent that much
-/// need not poll any further, and drops the body.
+/// The fill is committed with the last frame if the body reports its end. Otherwise something may
+/// follow even after the expected length, such as trailers. A server that has sent the expected
+/// length need not poll again, and drops the body.
 fn take_in<E>(
     fill: &mut Option<ResponseFill>,
     frame: Option<&Result<Frame<Bytes>, E>>,
@@ -100,7 +100,7 @@ fn take_in<E>(
     };
     match frame {
         None => going_on.commit(),
-        // An error, trailers, and too large a body end the storing, not the stream.
+        // An error, trailers, and an oversized body end the fill, not the stream.
         Some(Err(_)) => going_on.abandon(CacheReason::Incomplete),
         Some(Ok(frame)) => {
             let kept = match frame.data_ref() {

@@ -1,4 +1,4 @@
-//! A body that is read by its client, or on behalf of requests that wait for it.
+//! A body that is read by its client, or on behalf of the waiters.
 
 use std::{
     collections::VecDeque,
@@ -14,8 +14,8 @@ use http_body::{Body, Frame, SizeHint};
 use super::tapped::Tapped;
 use crate::cache::flight::single_flight::PumpOffer;
 
-/// The client's side of a body that is being stored. Dropped before its end, the body may be
-/// [finished](finish) in the background.
+/// The client's side of a body that is being stored. If it is dropped before the end, the body may
+/// be [finished](finish) in the background.
 pub(super) struct Filling<B: Body> {
     pub(super) tee: Arc<Tee<B>>,
     /// Set where the body is known to be `Send`.
@@ -24,7 +24,7 @@ pub(super) struct Filling<B: Body> {
 
 type Finish<B> = fn(Arc<Tee<B>>, Pin<Box<Tapped<B>>>);
 
-/// A body that is read by its client, or by a [pump](pump) on behalf of requests that wait for it.
+/// A body that is read by its client, or by a [pump](pump) on behalf of the waiters.
 ///
 /// The lock is never held while the body is polled or a task is woken: either may use the cache.
 pub(super) struct Tee<B: Body> {
@@ -39,14 +39,14 @@ pub(super) struct TeeState<B: Body> {
     pub(super) client: Option<Waker>,
     /// Starts the pump once the client's poll of the body is over.
     pub(super) start: Option<Box<dyn FnOnce() + Send>>,
-    /// The length of the whole body, and how much of it the client has taken.
+    /// The length of the whole body. The next field counts the bytes that the client has taken.
     pub(super) size: SizeHint,
     pub(super) taken_bytes: u64,
-    pub(super) client_is_gone: bool,
+    pub(super) client_has_disconnected: bool,
     /// The bytes of `frames`, and the pump's task, while it waits for the client to take some.
     pub(super) queued_bytes: u64,
     pub(super) pump: Option<Waker>,
-    /// Whether a request came to wait for the body as the pump gave it back.
+    /// `true` if a request started to wait while the pump returned the body.
     pub(super) is_wanted: bool,
 }
 
@@ -54,11 +54,11 @@ pub(super) struct TeeState<B: Body> {
 pub(super) enum Source<B: Body> {
     /// The client reads it.
     Client(Pin<Box<Tapped<B>>>),
-    /// The client polls it at this moment.
+    /// The client is polling it.
     Polled,
     /// The pump reads it.
     Pumped,
-    /// It has panicked while the pump read it.
+    /// It panicked while the pump read it.
     Panicked,
     Ended,
 }
@@ -66,7 +66,7 @@ pub(super) enum Source<B: Body> {
 impl<B: Body> Tee<B> {
     pub(super) fn push(&self, frame: Result<Frame<Bytes>, B::Error>) {
         let mut state = self.lock();
-        if !state.client_is_gone {
+        if !state.client_has_disconnected {
             state.queued_bytes += bytes_of(&frame);
             state.frames.push_back(frame);
         }
@@ -77,21 +77,21 @@ impl<B: Body> Tee<B> {
         }
     }
 
-    /// Returns whether the client has room for more. If not, the task is woken once it has.
+    /// Returns `true` if the client has capacity for more. Otherwise the task is woken once it has.
     pub(super) fn has_room(&self, max_bytes: u64, cx: &Context<'_>) -> bool {
         let mut state = self.lock();
-        let has_room = state.client_is_gone || state.queued_bytes < max_bytes;
+        let has_room = state.client_has_disconnected || state.queued_bytes < max_bytes;
         if !has_room {
             state.pump = Some(cx.waker().clone());
         }
         has_room
     }
 
-    /// Gives the rest of a body back to its client.
+    /// Returns the rest of a body to its client.
     pub(super) fn give_back(&self, rest: Source<B>) {
         let mut state = self.lock();
-        if !state.client_is_gone {
-            // A request that joins from here on finds that its client reads it.
+        if !state.client_has_disconnected {
+            // A request that joins from now on sees that the client reads the body.
             state.is_wanted = matches!(&rest, Source::Client(tapped) if tapped.is_wanted());
             state.source = rest;
         }
@@ -156,7 +156,7 @@ impl<B: Body<Data = Bytes>> Tee<B> {
         match &frame {
             Poll::Ready(Some(frame)) => state.count(frame),
             Poll::Ready(None) => {}
-            // The pump may take the body, and what wakes it, from here.
+            // From here on, the pump can take the body and its waker.
             Poll::Pending => state.wait(cx),
         }
         let start = state.start.take();
@@ -185,7 +185,7 @@ impl<B: Body> TeeState<B> {
             start: None,
             size,
             taken_bytes: 0,
-            client_is_gone: false,
+            client_has_disconnected: false,
         }
     }
 
@@ -197,7 +197,7 @@ impl<B: Body> TeeState<B> {
         Some(lead.pump_offer())
     }
 
-    /// Returns whether a copy is still taken.
+    /// Returns `true` if the body is still being copied.
     pub(super) fn is_filling(&self) -> bool {
         match &self.source {
             Source::Client(tapped) => tapped.fill.is_some(),
@@ -239,7 +239,7 @@ impl<B: Body<Data = Bytes>> TeeState<B> {
 impl<B: Body> Drop for Filling<B> {
     fn drop(&mut self) {
         let mut state = self.tee.lock();
-        state.client_is_gone = true;
+        state.client_has_disconnected = true;
         state.frames.clear();
         let source = mem::replace(&mut state.source, Source::Ended);
         let pump = state.pump.take();

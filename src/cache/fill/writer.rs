@@ -1,4 +1,4 @@
-//! An answer on its way into the store, while it streams to the client.
+//! A response that is being stored while it streams to the client.
 
 use std::{
     sync::{Arc, atomic::Ordering},
@@ -41,40 +41,40 @@ use crate::{
     },
 };
 
-/// An answer on its way into the store.
+/// A response that is being stored.
 ///
-/// It is committed when its body has ended well, with the length that was announced; dropped
-/// before, it leaves nothing.
+/// It is committed when its body has ended without error and with the expected length. Dropped
+/// before, it stores nothing.
 #[derive(Debug)]
 pub(crate) struct ResponseFill {
     pub(crate) config: Arc<Config>,
     pub(crate) head: FillHead,
     pub(super) expected_bytes: Option<u64>,
-    /// The stored part that this part completes.
+    /// The stored partial response that this one extends.
     pub(crate) part: Option<Arc<StoredResponse>>,
-    /// Others wait for this answer.
+    /// The lead of the flight whose waiters wait for this response.
     pub(crate) lead: Option<Lead>,
-    /// Other processes do. It is given back when the answer is in the store.
+    /// The lease among instances. Released when the response is stored.
     pub(crate) lease: Option<Box<HeldLease>>,
-    /// The compression of the body, if it may be compressed.
+    /// The compressor of the body, if it is compressible.
     pub(crate) packer: Option<Packer>,
-    /// The request's record, which says that the answer is being stored.
+    /// The record of the request, which reports the response as stored.
     pub(crate) record: Option<RecordHandle>,
-    /// The stored response that is invalid once this one cannot be stored.
+    /// The stored response that becomes invalid if this one cannot be stored.
     pub(crate) replaced: Option<Box<Replaced>>,
     /// The URL's route, if it has one.
     pub(crate) route: Option<StoreKey>,
-    /// Its place among the responses of its key and variant.
+    /// Its number in the order of responses of its key and variant.
     turn: FillOrdinal,
     pub(super) chunks: Vec<Bytes>,
-    /// Their place while more of the body is waited for.
+    /// The registered chunks, while the fill waits for more of the body.
     open: Option<Arc<Open>>,
     bytes: u64,
-    /// The requests that read the body meanwhile.
+    /// The stream for requests that read the body meanwhile.
     relay: Option<Arc<Relay>>,
 }
 
-/// All of a stored answer but its body.
+/// A stored response without its body.
 #[derive(Debug)]
 pub(crate) struct FillHead {
     pub(crate) key: CacheKey,
@@ -86,7 +86,7 @@ pub(crate) struct FillHead {
     pub(crate) vary: VarySpec,
     pub(crate) variant: VariantId,
     pub(crate) partition: StoreKey,
-    /// Whether it is for everybody.
+    /// `true` if it is stored in the shared partition.
     pub(crate) is_shared: bool,
     pub(crate) says_shared: bool,
     pub(crate) tags: Vec<StoreKey>,
@@ -115,8 +115,8 @@ impl ResponseFill {
         }
     }
 
-    /// Begins to stream the response to the requests that wait for it. `None` if they have to wait
-    /// until it is stored: it is a part, or nobody waits for it.
+    /// Starts to stream the response to the waiters. Returns `None` if they have to wait until it
+    /// is stored: it is partial content, or there is no flight.
     pub(crate) fn stream(&mut self) -> Option<Arc<Relay>> {
         let is_part = self.part.is_some() || self.head.status == StatusCode::PARTIAL_CONTENT;
         if is_part || self.lead.is_none() {
@@ -140,8 +140,8 @@ impl ResponseFill {
         Some(relay)
     }
 
-    /// Ends the use of the stored response that this one replaces or invalidates, before this one is
-    /// sent to another request.
+    /// Ends the use of the stored response that this one replaces or invalidates, before this one
+    /// is sent to another request.
     pub(super) fn make_way(&self) -> Option<StoreFuture<()>> {
         let (replaced, head) = (self.replaced.as_ref()?, &self.head);
         Some(replaced.make_way(&self.config, &head.key, &head.variant))
@@ -172,7 +172,7 @@ impl ResponseFill {
         }
     }
 
-    /// Keeps a piece of the body. If there is no room for it, the answer is not stored.
+    /// Retains a piece of the body. Returns an error if it exceeds the maximum or the budget.
     pub(crate) fn push(&mut self, chunk: &Bytes) -> Result<(), CacheReason> {
         let bytes = chunk.len() as u64;
         if self.bytes + bytes > self.config.rules.max_body_bytes {
@@ -194,7 +194,8 @@ impl ResponseFill {
         Ok(())
     }
 
-    /// Lays down what has come, until more does. It may have to give way by then.
+    /// Registers the retained pieces with the budget until more arrive. They may be evicted until
+    /// then.
     pub(super) fn wait_for_more(&mut self) {
         if self.bytes > 0 {
             self.lay_down();
@@ -209,7 +210,7 @@ impl ResponseFill {
         })
     }
 
-    /// Takes up again what was laid down. Returns whether it had not to give way.
+    /// Takes the registered pieces back. Returns `false` if they were evicted.
     fn take_up(&mut self) -> bool {
         let Some(open) = self.open.take() else {
             return true;
@@ -218,18 +219,18 @@ impl ResponseFill {
         let has_all = pieces.is_some();
         match pieces {
             Some(pieces) => self.chunks = pieces,
-            // Whoever took them has given the bytes back.
+            // The eviction has already returned the bytes.
             None => self.bytes = 0,
         }
         has_all
     }
 
-    /// Returns whether all that was announced has come.
+    /// Returns `true` if the expected length has arrived.
     pub(super) fn is_complete(&self) -> bool {
         self.expected_bytes == Some(self.bytes)
     }
 
-    /// Returns whether so little is left of the body that it is read without its client.
+    /// Returns `true` if the rest of the body is short enough to be read without its client.
     pub(super) fn is_short(&self) -> bool {
         let all = self
             .expected_bytes
@@ -238,20 +239,20 @@ impl ResponseFill {
         max_bytes > 0 && all.saturating_sub(self.bytes) <= max_bytes
     }
 
-    /// Returns whether another request waits for the response.
+    /// Returns `true` if another request waits for the response.
     pub(crate) fn has_waiters(&self) -> bool {
         self.lead.as_ref().is_some_and(Lead::has_waiters)
     }
 
-    /// Lets no further request wait for the response, or stream it: its body hangs.
+    /// Keeps further requests from waiting for the response or streaming it: its body hangs.
     pub(crate) fn retire(&self) {
         if let Some(lead) = &self.lead {
             lead.retire();
         }
     }
 
-    /// Begins to finish the response without its client, if others wait for it or little enough is left
-    /// of it, and few enough others are being finished.
+    /// Starts finishing the response without its client. Returns `None` if there are no waiters and
+    /// the rest is too long, or if too many others are being finished.
     pub(super) fn begin_to_finish(&self) -> Option<Finishing> {
         if !self.has_waiters() && !self.is_short() {
             return None;
@@ -260,11 +261,11 @@ impl ResponseFill {
             config: Arc::clone(&self.config),
         };
         let others = self.config.finishing.fetch_add(1, Ordering::Relaxed);
-        // Dropped, it counts itself out again.
+        // Dropping it decrements the count.
         (others < FINISHING_MAX).then_some(finishing)
     }
 
-    /// Stores the answer, now that its body has ended well.
+    /// Stores the response after its body has ended without error.
     pub(super) fn commit(mut self) {
         if self
             .expected_bytes
@@ -289,7 +290,8 @@ impl ResponseFill {
         let relay = self.relay.take();
         let relay = relay.map(|relay| (relay, done.put.entry.body.clone()));
         match packer {
-            // It takes a while, and nobody waits for it: the answer has gone to its client already.
+            // Compression is slow, and no request waits for it: the client already has the
+            // response.
             Some(packer) if config.can_spawn() => config.spawn(Box::pin(async move {
                 if let Some(rest) = done.packed(packer).keep() {
                     rest.await;
@@ -302,19 +304,19 @@ impl ResponseFill {
                 }
             }
         }
-        // Where the store is in memory, a client that has read all of it finds it stored.
+        // If the store is in memory, a client that has read the whole body finds it stored.
         if let Some((relay, body)) = relay {
             relay.complete(body);
         }
     }
 
-    /// Gives up: the response turned out not to be storable.
+    /// Abandons the fill: the response is not storable.
     pub(super) fn abandon(mut self, reason: CacheReason) {
         amend(self.record.take(), reason);
         if self.config.order.refuse(self.turn) {
             purge_url(&self.config, &self.head.key);
         }
-        // A response that found no room may find some next time.
+        // A response that exceeded the budget may fit the next time.
         if reason != CacheReason::Busy {
             let (url, now) = (self.head.key.uri(), self.config.clock.coarse());
             let storable = &self.config.storable;
@@ -326,7 +328,7 @@ impl ResponseFill {
         }
     }
 
-    /// Leaves what has come to the requests that read it. The response goes on, and is not stored.
+    /// Transfers the retained pieces to the readers. The response continues without being stored.
     fn pass_on(&mut self, relay: &Relay, reason: CacheReason) {
         if reason == CacheReason::Incomplete {
             return relay.interrupt();
@@ -336,7 +338,8 @@ impl ResponseFill {
         relay.pass_on(std::mem::take(&mut self.chunks), &self.config.filling);
     }
 
-    /// Ends the flight without a stored response, once what this one replaces is invalid.
+    /// Ends the flight without a stored response, after the invalidation of the entry that this one
+    /// replaces.
     pub(super) fn end(&mut self, landing: Landing) {
         let landed = Landed {
             replaced: self.replaced.take(),
@@ -348,10 +351,10 @@ impl ResponseFill {
     }
 }
 
-/// The most answers that are being finished without their clients at one moment.
+/// The maximum number of concurrent responses that are finished without their clients.
 const FINISHING_MAX: usize = 64;
 
-/// Counts an answer that is being finished without its client.
+/// Counts a response that is being finished without its client.
 pub(super) struct Finishing {
     config: Arc<Config>,
 }
@@ -370,7 +373,7 @@ impl Drop for Finishing {
 
 impl Drop for ResponseFill {
     fn drop(&mut self) {
-        // Neither committed nor given up: its body broke off, or nobody read it to its end.
+        // Neither committed nor abandoned: its body was cut off, or was not read to its end.
         amend(self.record.take(), CacheReason::Incomplete);
         self.end(Landing::Abandoned);
         self.take_up();

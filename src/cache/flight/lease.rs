@@ -1,4 +1,4 @@
-//! The right to make an answer, among all processes that share a store.
+//! The lease for a fill, among all instances that share a store.
 
 use std::{fmt, sync::Arc, time::Duration};
 
@@ -12,34 +12,34 @@ use crate::{
     core::{error::StoreError, runtime::Task, store_api::store_future::StoreFuture},
 };
 
-/// How long a request waits at first, and at most, before it looks whether another process has made
-/// the answer.
+/// The shortest pause before a request checks whether another instance has stored the response.
 const PAUSE_MIN: Duration = Duration::from_millis(10);
+/// The longest pause.
 pub(crate) const PAUSE_MAX: Duration = Duration::from_millis(160);
 
-/// How a request stands to the lease of its answer.
+/// The state of a request's lease.
 #[derive(Debug, Default)]
 pub(crate) struct Leasing {
-    // In a box: most requests need none, and carry the place for it along.
+    // Boxed: most requests need no lease.
     held: Option<Box<HeldLease>>,
-    /// Whether the answer is made without one.
+    /// `true` if the handler is called without a lease.
     waived: bool,
-    /// For how long other processes were waited for.
+    /// The time waited for other instances.
     waited: Duration,
 }
 
-/// What a request does about its lease.
+/// The next step of a request after a lease reply.
 pub(crate) enum Move {
-    /// It looks once more, now that nobody else makes the answer.
+    /// It looks the response up again: no other instance fills it now.
     Look,
-    /// It makes the answer.
+    /// It calls the handler.
     Make,
-    /// It looks once more after a while.
+    /// It looks the response up again after a pause.
     Pause(Task),
 }
 
-/// Asks the store for the lease of an answer. One that comes when nobody waits for it any more is
-/// given back.
+/// Requests the lease of a response from the store. A lease that arrives after its request was
+/// dropped is released.
 pub(crate) fn ask(config: &Arc<Config>, key: CacheKey) -> StoreFuture<Lease> {
     let leased = config.store.lease(&key, config.max_wait);
     if let StoreFuture::Ready(_) = &leased {
@@ -55,13 +55,13 @@ pub(crate) fn ask(config: &Arc<Config>, key: CacheKey) -> StoreFuture<Lease> {
 }
 
 impl Leasing {
-    /// Returns whether the store is still to be asked for a lease.
+    /// Returns `true` if a lease has still to be requested.
     pub(crate) fn is_open(&self) -> bool {
         self.held.is_none() && !self.waived
     }
 
-    /// Asks for the lease of an answer that is made beside the request, unless it is held already, or
-    /// the store has none to give.
+    /// Requests the lease for a background refresh. Returns `None` if it is already held or the
+    /// store does not support leases.
     pub(crate) fn ask(
         &mut self,
         config: &Arc<Config>,
@@ -79,15 +79,15 @@ impl Leasing {
         }
     }
 
-    /// Takes what the store said. A store that fails, or that another process holds up for longer
-    /// than a request waits, holds up no request; and where nothing tells the time, none waits.
+    /// Handles the store's reply. Requests do not wait if the store fails or there is no timer, nor
+    /// for longer than `max_wait` in total.
     pub(crate) fn take(
         &mut self,
-        answer: Result<Lease, StoreError>,
+        reply: Result<Lease, StoreError>,
         config: &Arc<Config>,
         key: CacheKey,
     ) -> Move {
-        match answer {
+        match reply {
             Ok(Lease::Leader(token)) => {
                 self.held = Some(Box::new(HeldLease::new(config, key, token)));
                 Move::Look
@@ -104,8 +104,8 @@ impl Leasing {
         if self.waited >= config.max_wait {
             return None;
         }
-        // Each wait is as long as all before it: a quick answer is seen soon, and a slow one is asked
-        // for seldom.
+        // Each pause is as long as all previous ones together: quick responses are seen soon, and
+        // slow ones cause few lookups.
         let pause = self.waited.clamp(PAUSE_MIN, PAUSE_MAX);
         let pause = pause.min(rest.max(PAUSE_MIN));
         self.waited += pause;
@@ -117,13 +117,13 @@ impl Leasing {
         Move::Make
     }
 
-    /// Gives the lease to what stores the answer.
+    /// Transfers the lease to the fill.
     pub(crate) fn hand_over(&mut self) -> Option<Box<HeldLease>> {
         self.held.take()
     }
 }
 
-/// A lease. It is given back when it is dropped.
+/// A lease. Dropping it releases it.
 pub(crate) struct HeldLease {
     config: Arc<Config>,
     key: CacheKey,
@@ -143,7 +143,7 @@ impl HeldLease {
 impl Drop for HeldLease {
     fn drop(&mut self) {
         let released = self.config.store.release(&self.key, self.token);
-        // One that cannot be given back ends by itself.
+        // A lease that cannot be released expires.
         if let StoreFuture::Pending(_) = &released {
             let released = self.config.keeping.bound(released);
             self.config.spawn(Box::pin(async move {

@@ -1,7 +1,7 @@
 //! Single flight: one call of the handler for many concurrent requests for the same response.
 //!
-//! A waiter looks its own cache key up again once the flight has landed. While the body of a storable
-//! response is on its way, the waiter may stream it instead.
+//! Waiters look up their own cache keys again after the flight has landed. A waiter can stream the
+//! body of a storable response before it is complete.
 
 use std::{
     fmt,
@@ -25,10 +25,10 @@ use crate::{
 /// The maximum number of concurrent flights. A request beyond it calls the handler on its own.
 const FLIGHTS_MAX: usize = 1_024;
 
-/// The flights under way, by cache key.
+/// The flights in progress, by cache key.
 #[derive(Debug)]
 pub(crate) struct Flights {
-    under_way: Mutex<FlightTable<LongStoreKey, FillFlight>>,
+    in_progress: Mutex<FlightTable<LongStoreKey, FillFlight>>,
     /// The number of flights that have landed.
     landed: AtomicU64,
     max_waiters: usize,
@@ -37,11 +37,11 @@ pub(crate) struct Flights {
 /// The role of a request in a flight.
 #[derive(Debug)]
 pub(crate) enum Boarding {
-    /// It calls the handler, and others wait for it.
+    /// It calls the handler, and other requests can wait for it.
     Lead(Lead),
     /// It waits for the leader.
     Wait(Wait),
-    /// It calls the handler, and nobody waits for it.
+    /// It calls the handler, and no request waits for it.
     Alone,
 }
 
@@ -52,9 +52,10 @@ pub(crate) enum Landing {
     Stored,
     /// The response is not stored under the flight's key.
     NotStored,
-    /// The origin failed: it returned an error, or a status that a stale response may stand in for.
+    /// The origin failed: it returned an error, or a status for which a stale response can be
+    /// served.
     Failed,
-    /// The leader was dropped before its response came, or the response was purged: one of the
+    /// The leader was dropped before its response arrived, or the response was purged. One of the
     /// waiters takes over.
     Abandoned,
 }
@@ -63,14 +64,14 @@ pub(crate) enum Landing {
 #[derive(Debug)]
 pub(crate) enum Awaited {
     Landing(Landing),
-    /// The head of a storable response has come. Returned once to each waiter.
+    /// The head of a storable response has arrived. Returned once to each waiter.
     Relay(Arc<Relay>),
 }
 
 impl Flights {
     pub(crate) fn new(max_waiters: usize) -> Self {
         Self {
-            under_way: Mutex::new(FlightTable::new(FLIGHTS_MAX)),
+            in_progress: Mutex::new(FlightTable::new(FLIGHTS_MAX)),
             landed: AtomicU64::new(0),
             max_waiters,
         }
@@ -80,22 +81,23 @@ impl Flights {
         if self.max_waiters == 0 {
             return Boarding::Alone;
         }
-        let mut under_way = lock(&self.under_way);
-        if let Some(flight) = under_way.get(key) {
+        let mut in_progress = lock(&self.in_progress);
+        if let Some(flight) = in_progress.get(key) {
             let flight = Arc::clone(flight);
-            drop(under_way);
+            drop(in_progress);
             return self.join(key, &flight);
         }
-        match under_way.begin(*key, Arc::default) {
+        match in_progress.begin(*key, Arc::default) {
             Some(flight) => Boarding::Lead(self.lead_of(key, flight)),
             None => Boarding::Alone,
         }
     }
 
-    /// Returns the lead of a new flight, unless one is under way. Others need not be able to wait for it.
+    /// Returns the lead of a new flight, unless one is in progress. Other requests need not be able
+    /// to join it.
     pub(crate) fn lead(self: &Arc<Self>, key: &LongStoreKey) -> Option<Lead> {
-        let mut under_way = lock(&self.under_way);
-        let flight = under_way.begin(*key, Arc::default)?;
+        let mut in_progress = lock(&self.in_progress);
+        let flight = in_progress.begin(*key, Arc::default)?;
         Some(self.lead_of(key, flight))
     }
 
@@ -103,7 +105,7 @@ impl Flights {
         let Some(waiter) = flight.try_join(self.max_waiters) else {
             return Boarding::Alone;
         };
-        // The leader's client may be slow: from here on, the body is read without it.
+        // The leader's client may be slow, so the body is read independently of it from now on.
         let pump = lock(&flight.shared).pump.clone();
         let can_wait = pump.is_none_or(|start| start());
         let wait = Wait {
@@ -131,8 +133,8 @@ impl Flights {
         }
     }
 
-    /// Returns the number of flights that have landed. A request that looked the store up before the
-    /// last of them looks again before it calls the handler.
+    /// Returns the number of flights that have landed. A request whose lookup precedes the last
+    /// landing looks up again before it calls the handler.
     pub(crate) fn landed(&self) -> u64 {
         self.landed.load(Ordering::Acquire)
     }
@@ -142,23 +144,23 @@ impl Flights {
         self.landed.fetch_add(1, Ordering::AcqRel);
     }
 
-    /// Removes a flight, unless another one has taken its place.
+    /// Removes a flight, unless it was replaced.
     fn remove(&self, key: &LongStoreKey, flight: &Arc<FillFlight>) {
-        lock(&self.under_way).remove(key, flight);
+        lock(&self.in_progress).remove(key, flight);
     }
 
-    /// Returns the number of flights under way.
+    /// Returns the number of flights in progress.
     #[cfg(test)]
     fn len(&self) -> usize {
-        lock(&self.under_way).len()
+        lock(&self.in_progress).len()
     }
 }
 
-/// Starts to read the leader's body in the background, unless that goes on already. Returns whether it
-/// is possible.
+/// Starts reading the leader's body in the background, unless that has started. Returns `false` if
+/// it is not possible.
 pub(super) type Pump = Arc<dyn Fn() -> bool + Send + Sync>;
 
-/// A call of the handler that others wait for.
+/// A call of the handler for which other requests wait.
 type FillFlight = Flight<Landing, Mutex<Streaming>>;
 
 /// The body of a storable response on its way to the store.
@@ -168,7 +170,7 @@ pub(crate) struct Streaming {
     pump: Option<Pump>,
     /// Present once that body is read on behalf of waiters.
     relay: Option<Arc<Relay>>,
-    /// Whether a request has waited in vain for that body to be stored.
+    /// `true` if a wait for the body to be stored has timed out.
     is_slow: bool,
 }
 
@@ -180,7 +182,8 @@ fn release_body(flight: &FillFlight) {
     drop(body);
 }
 
-/// The leader's hold on a flight. Dropped before it [lands](Lead::land), it lets a waiter take over.
+/// The leader's handle of a flight. If it is dropped before it [lands](Lead::land), a waiter takes
+/// over.
 pub(crate) struct Lead {
     flights: Arc<Flights>,
     key: LongStoreKey,
@@ -192,7 +195,7 @@ impl Lead {
         self.key == *key
     }
 
-    /// Returns whether another request waits for this one.
+    /// Returns `true` if another request waits for this one.
     pub(crate) fn has_waiters(&self) -> bool {
         self.leader.flight().waiters() > 0
     }
@@ -202,18 +205,18 @@ impl Lead {
         Wait::of(&self.flights, self.key, self.leader.flight())
     }
 
-    /// Lets the requests that wait stream the response, and those that come later.
+    /// Allows current and later waiters to stream the response.
     pub(crate) fn publish(&self, relay: Arc<Relay>) {
         lock(&self.leader.flight().shared).relay = Some(relay);
         self.leader.flight().wake_all();
     }
 
-    /// Takes the flight out of the table: no further request waits for it.
+    /// Removes the flight from the table. No further request waits for it.
     pub(crate) fn retire(&self) {
         self.flights.remove(&self.key, self.leader.flight());
     }
 
-    /// Returns where to offer a pump for the body of the leader's response.
+    /// Returns the offer of a pump for the body of the leader's response.
     pub(crate) fn pump_offer(&self) -> PumpOffer {
         PumpOffer {
             flight: Arc::clone(self.leader.flight()),
@@ -240,14 +243,14 @@ impl fmt::Debug for Lead {
     }
 }
 
-/// Takes the pump of a flight whose response is storable, and whose body is not complete.
+/// An offer of a pump, for a flight with a storable response and an incomplete body.
 pub(crate) struct PumpOffer {
     flight: Arc<FillFlight>,
 }
 
 impl PumpOffer {
-    /// Starts the pump once a request waits, or at once if one does already. Until then, the leader's
-    /// client reads the body.
+    /// Starts the pump once a request waits, or immediately if one already does. Until then, the
+    /// leader's client reads the body.
     pub(crate) fn offer(self, pump: Pump) {
         // Before the waiters are counted: a request that joins later finds the pump.
         lock(&self.flight.shared).pump = Some(Arc::clone(&pump));
@@ -278,8 +281,8 @@ impl Wait {
         }
     }
 
-    /// Notes that the flight has taken too long: no further request waits for it. Returns its landing
-    /// as far as it concerns a request that cannot stream the response, if others can.
+    /// Stops waiting for a slow flight, and keeps later requests from joining it. If the response
+    /// is being streamed, returns the landing for requests that cannot stream it.
     pub(crate) fn give_up(&self) -> Option<Landing> {
         let flight = self.waiter.flight();
         let mut streaming = lock(&flight.shared);
@@ -292,12 +295,12 @@ impl Wait {
         None
     }
 
-    /// Waits for the same flight once more, without its response.
+    /// Waits for the landing of the same flight again, without streaming.
     pub(crate) fn again(&self) -> Self {
         Self::of(&self.flights, self.key, self.waiter.flight())
     }
 
-    /// Returns whether it would be in vain to wait until the response is stored.
+    /// Returns `true` if the response is known to take too long to be stored.
     pub(crate) fn is_slow(&self) -> bool {
         lock(&self.waiter.flight().shared).is_slow
     }
@@ -316,7 +319,7 @@ impl Future for Wait {
         if let Poll::Ready(landing) = self.waiter.poll(cx) {
             return Poll::Ready(Awaited::Landing(landing));
         }
-        // Looked at after the waker is registered: a relay that comes later wakes the task.
+        // Read after the waker is registered, so that a later relay wakes the task.
         let relay = match self.may_stream {
             true => lock(&self.waiter.flight().shared).relay.clone(),
             false => None,
@@ -332,7 +335,7 @@ impl Future for Wait {
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    // No user code runs under these locks: each holder leaves a consistent state behind.
+    // No user code runs under these locks, and each holder leaves a consistent state.
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 

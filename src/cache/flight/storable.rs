@@ -1,4 +1,4 @@
-//! Memory of the URLs and routes whose last response could, or could not, be stored.
+//! A bounded record of whether the last response of each URL and route was storable.
 
 use std::{
     fmt,
@@ -8,18 +8,18 @@ use std::{
 
 use crate::core::{store_api::store_key::StoreKey, time::Timestamp};
 
-/// The time for which the last response of a URL or route is remembered.
+/// The time for which the last response of a URL or route is recorded.
 const REMEMBERED_FOR: Duration = Duration::from_secs(180);
 
-/// The maximum number of URLs that are remembered, in 64 KiB.
+/// The maximum number of recorded URLs. They take 64 KiB.
 const URLS_MAX: usize = 8_192;
-/// The maximum number of routes that are remembered, in 8 KiB.
+/// The maximum number of recorded routes. They take 8 KiB.
 const ROUTES_MAX: usize = 1_024;
 
 /// The partition in which the last response of a URL was stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Storable {
-    /// In the partition that is looked up first: the shared one, unless the route shares nothing.
+    /// In the partition of the first lookup: the shared one, unless the route shares nothing.
     Shared,
     /// In the caller's own partition, of a route that shares.
     Own,
@@ -27,15 +27,16 @@ pub(crate) enum Storable {
     No,
 }
 
-/// Remembers for each URL and each route how its last response was stored, for all callers.
+/// Records the partition of the last response of each URL and route, for all callers.
 ///
-/// Bounded: a forgotten URL costs one more wait, and a mistaken one a call of the handler.
+/// The tables are bounded. An evicted URL costs one more wait, and a collision one call of the
+/// handler.
 #[derive(Debug)]
 pub(crate) struct StorableMemory {
     urls: Marks,
     routes: Marks,
-    /// Whether anything is marked: most caches never meet a response that is not storable, and spend
-    /// nothing on the tables.
+    /// `true` once anything is marked. Most caches never see a response that is not storable, and
+    /// skip the tables.
     is_marked: AtomicBool,
 }
 
@@ -50,7 +51,7 @@ impl Default for StorableMemory {
 }
 
 impl StorableMemory {
-    /// Returns the partition of a URL's own last response, or else of its route's.
+    /// Returns the partition of the last response of a URL, or else of its route.
     pub(crate) fn get(
         &self,
         url: &StoreKey,
@@ -60,11 +61,11 @@ impl StorableMemory {
         if !self.is_marked.load(Ordering::Relaxed) {
             return None;
         }
-        let of_route = || route.and_then(|route| self.routes.get(route, now));
-        self.urls.get(url, now).or_else(of_route)
+        let for_route = || route.and_then(|route| self.routes.get(route, now));
+        self.urls.get(url, now).or_else(for_route)
     }
 
-    /// Remembers a response.
+    /// Records a response.
     pub(crate) fn set(
         &self,
         url: &StoreKey,
@@ -87,12 +88,13 @@ impl StorableMemory {
     }
 }
 
-/// A fixed table of marks: 30 bits of a digest, two of what is known, and 32 of seconds.
+/// A table of marks of fixed size. A mark has 30 bits of a digest, 2 bits of state, and 32 bits of
+/// seconds.
 struct Marks {
-    shelves: Box<[StorableBucket]>,
+    buckets: Box<[StorableBucket]>,
 }
 
-/// As many marks as fit in one cache line.
+/// The marks in one cache line.
 type StorableBucket = [AtomicU64; 8];
 
 const SECONDS: u64 = u32::MAX as u64;
@@ -100,19 +102,19 @@ const STORABLE: u64 = 0b11 << 32;
 const DIGEST: u64 = !(SECONDS | STORABLE);
 
 impl Marks {
-    fn new(marks_max: usize) -> Self {
-        let shelves = (marks_max / 8).max(1);
+    fn new(max_marks: usize) -> Self {
+        let buckets = (max_marks / 8).max(1);
         Self {
-            shelves: (0..shelves).map(|_| StorableBucket::default()).collect(),
+            buckets: (0..buckets).map(|_| StorableBucket::default()).collect(),
         }
     }
 
     fn set(&self, name: &StoreKey, storable: Storable, until: Timestamp) {
-        let (shelf, digest) = self.place(name);
+        let (bucket, digest) = self.place(name);
         let found = |place: &AtomicU64| place.load(Ordering::Relaxed);
-        // In its own place, or in that of the mark that ends first.
-        let own = shelf.iter().find(|place| found(place) & DIGEST == digest);
-        let place = own.or_else(|| shelf.iter().min_by_key(|place| found(place) & SECONDS));
+        // In its own slot, or in that of the mark that expires first.
+        let own = bucket.iter().find(|place| found(place) & DIGEST == digest);
+        let place = own.or_else(|| bucket.iter().min_by_key(|place| found(place) & SECONDS));
         if let Some(place) = place {
             place.store(digest | storable.bits() | seconds(until), Ordering::Relaxed);
         }
@@ -120,8 +122,8 @@ impl Marks {
 
     #[inline]
     fn get(&self, name: &StoreKey, now: Timestamp) -> Option<Storable> {
-        let (shelf, digest) = self.place(name);
-        let marks = shelf.iter().map(|place| place.load(Ordering::Relaxed));
+        let (bucket, digest) = self.place(name);
+        let marks = bucket.iter().map(|place| place.load(Ordering::Relaxed));
         let mut own = marks.filter(|mark| mark & DIGEST == digest);
         own.find(|mark| mark & SECONDS > seconds(now))
             .and_then(Storable::from_bits)
@@ -134,8 +136,8 @@ impl Marks {
             .first_chunk()
             .expect("a digest has 16 bytes");
         let word = u64::from_le_bytes(word);
-        let at = usize::from(word as u16) % self.shelves.len();
-        (&self.shelves[at], word & DIGEST)
+        let at = usize::from(word as u16) % self.buckets.len();
+        (&self.buckets[at], word & DIGEST)
     }
 }
 
@@ -212,7 +214,7 @@ mod tests {
     }
 
     #[test]
-    fn a_full_shelf_forgets_the_mark_that_ends_first() {
+    fn a_full_bucket_evicts_the_mark_that_expires_first() {
         let marks = Marks::new(8);
         for number in 0..9 {
             marks.set(

@@ -1,4 +1,4 @@
-//! A future that carries a value to its end.
+//! A future with a value for its continuation.
 
 use std::{
     future::Future,
@@ -9,9 +9,9 @@ use std::{
 use pin_project_lite::pin_project;
 
 pin_project! {
-    /// A future, and a value that its output is used with.
+    /// A future, and a value for its continuation.
     ///
-    /// It panics if it is polled after it ended, as [`std::future::Ready`] does.
+    /// Panics if it is polled after completion, as [`std::future::Ready`] does.
     pub(super) struct Carry<F, T> {
         #[pin]
         future: F,

@@ -1,4 +1,4 @@
-//! The future of a response: from the store, or from the handler.
+//! The response future of the cache middleware.
 
 use std::{
     fmt,
@@ -32,7 +32,9 @@ use crate::{
 };
 
 pin_project! {
-    /// The response to one request. Dropped at any moment, it leaves nothing half done.
+    /// The response future of [`Cache`](crate::cache::Cache).
+    ///
+    /// It is cancel-safe: dropping it at any time leaves no partial writes.
     pub struct ResponseFuture<S, ReqBody, ResBody>
     where
         S: Service<Request<ReqBody>>,
@@ -60,7 +62,7 @@ where
         }
     }
 
-    /// `service` is present if the handler may have to be called again.
+    /// `service` is present if the request may be repeated.
     #[inline(always)]
     pub(crate) fn calling(
         exchange: Exchange,
@@ -88,7 +90,7 @@ where
     ResBody: Body<Data = Bytes> + Send + 'static,
     ResBody::Error: Into<BoxError> + Send,
 {
-    /// Sends a stale response, and refreshes it in the background.
+    /// Serves a stale response, and refreshes it in the background.
     pub(crate) fn refreshing(
         exchange: Exchange,
         stale: Response<Bytes>,
@@ -130,7 +132,7 @@ where
                 ResponseStateProj::Keeping { fence } => fence.poll_then(cx, kept),
                 ResponseStateProj::Whole { whole } => {
                     let whole = ready!(Pin::new(whole).poll(cx));
-                    // Returned at once: a response is large, and is not moved where nothing follows.
+                    // Returned directly: a response is large, and this avoids a move.
                     return Poll::Ready(Ok(whole.into_response(CacheBody::stored)));
                 }
                 ResponseStateProj::Streamed { response } => {

@@ -1,4 +1,4 @@
-//! Reading a body into the store, before the client is answered from there.
+//! Reading a body into the store before the client is served from there.
 
 use std::{
     future::Future,
@@ -14,7 +14,7 @@ use crate::{
     core::{error::BoxError, runtime::Task},
 };
 
-/// Reads a body while it is being stored, or for as long as others would wait for it.
+/// Reads a body while it is being stored, for at most the maximum wait of a collapsed request.
 pub(super) struct Reading<B: Body> {
     body: Pin<Box<CacheBody<B>>>,
     until: Option<Task>,

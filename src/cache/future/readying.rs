@@ -1,4 +1,4 @@
-//! Polling a service ready, before the handler is called again.
+//! Waiting for a service to be ready before it is called again.
 
 use std::{
     future::Future,

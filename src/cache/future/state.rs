@@ -1,4 +1,4 @@
-//! The states of the future of a response.
+//! The states of the response future.
 
 use std::future::{Ready, ready};
 
@@ -19,6 +19,9 @@ use crate::{
     core::store_api::store_future::StoreFuture,
 };
 
+/// A response or an error of the origin that a stale response may replace.
+pub(super) type OriginFailure<ResBody, E> = Result<Response<CacheBody<ResBody>>, E>;
+
 pin_project! {
     // Waiting  => Waiting | Calling | Readying | Answered | Whole | Streamed
     // Calling  => Settling | Reading | Readying | LookingUp | StandingIn | done
@@ -38,29 +41,29 @@ pin_project! {
         Calling { #[pin] response: Carry<SFut, HandlerCall<S>> },
         // The handler is called again.
         Readying { #[pin] ready: Carry<Readying<S, ReqBody>, Exchange> },
-        // The store is asked for what the response may invalidate.
+        // The stored response that this one may invalidate is looked up.
         LookingUp { #[pin] found: Carry<StoreFuture<Lookup>, (HandlerCall<S>, Response<ResBody>)> },
-        // The body is read into the store, from where the client is answered.
+        // The body is read into the store, from which the client is then served.
         Reading { #[pin] read: Carry<Reading<ResBody>, (Exchange, Box<S>, Wait)> },
-        // The origin failed: a stale response stands in, if the store still has it. Otherwise the
-        // failure is sent.
+        // The origin failed. The stale response is served if it is still stored, and the failure
+        // otherwise.
         StandingIn {
             #[pin]
-            found: Carry<StoreFuture<Lookup>, (Box<StandIn>, Result<Response<CacheBody<ResBody>>, E>)>,
+            found: Carry<StoreFuture<Lookup>, (Box<StandIn>, OriginFailure<ResBody, E>)>,
         },
-        // The response waits until what it invalidates is gone.
+        // The response waits until the entries that it invalidates are removed.
         Settling {
             #[pin]
             settled: Carry<StoreFuture<()>, (Option<Box<PostFill>>, Response<CacheBody<ResBody>>)>,
         },
-        // The response waits until it may be stored.
+        // The response waits for the fence under which it is stored.
         Keeping {
             #[pin]
             fence: Carry<StoreFuture<Lookup>, (Box<PostFill>, Response<CacheBody<ResBody>>)>,
         },
         Answered { response: Ready<Response<Bytes>> },
         Whole { whole: Ready<Whole> },
-        // The body of another request's response, while that is being stored.
+        // The body of another request's response that is being stored.
         Streamed { response: Ready<Box<Response<(RelayReader, Wait)>>> },
     }
 }
@@ -105,40 +108,37 @@ impl<S, SFut, E, ReqBody, ResBody: Body> ResponseState<S, SFut, E, ReqBody, ResB
         }
     }
 
-    pub(super) fn standing_in(
-        stand_in: StandIn,
-        failure: Result<Response<CacheBody<ResBody>>, E>,
-    ) -> Self {
+    pub(super) fn standing_in(stand_in: StandIn, failure: OriginFailure<ResBody, E>) -> Self {
         Self::StandingIn {
             found: Carry::new(stand_in.look_up(), (Box::new(stand_in), failure)),
         }
     }
 }
 
-/// A call of the handler that a request waits with.
+/// A call of the handler that is not yet made.
 pub(super) struct HeldCall<S, ReqBody> {
     pub(super) exchange: Exchange,
     pub(super) service: HeldService<S>,
     pub(super) request: Request<ReqBody>,
 }
 
-/// The service that a request waits with.
+/// The service of a call that is not yet made.
 pub(super) enum HeldService<S> {
-    /// It was polled ready.
+    /// It is ready.
     Ready(S),
-    /// It has been called, and is to be polled ready again.
+    /// It has been called, and must be polled ready again.
     Called(Box<S>),
 }
 
 /// A call of the handler.
 pub(super) struct HandlerCall<S> {
     pub(super) exchange: Exchange,
-    /// Present if the handler may have to be called again.
+    /// Present if the request may be repeated.
     pub(super) service: Option<Box<S>>,
 }
 
 impl<S, ReqBody> HeldCall<S, ReqBody> {
-    /// Waits with a service that was polled ready.
+    /// Creates a call of a service that is ready.
     pub(super) fn ready(exchange: Exchange, service: S, request: Request<ReqBody>) -> Self {
         Self {
             exchange,

@@ -1,4 +1,4 @@
-//! The transitions of the future of a response.
+//! The transitions of the response future.
 
 use std::{
     ops::ControlFlow::{self, Break, Continue},
@@ -13,7 +13,7 @@ use tower::Service;
 use super::{
     carry::Carry,
     reading::Reading,
-    state::{HandlerCall, HeldCall, HeldService, ResponseState},
+    state::{HandlerCall, HeldCall, HeldService, OriginFailure, ResponseState},
 };
 use crate::{
     cache::{
@@ -37,13 +37,13 @@ use crate::{
     },
 };
 
-/// The next state of a request, or its end.
+/// The next state of a request, or its result.
 pub(super) type Turned<S, SFut, E, ReqBody, ResBody> = ControlFlow<
     Result<Response<CacheBody<ResBody>>, E>,
     ResponseState<S, SFut, E, ReqBody, ResBody>,
 >;
 
-/// The next state of a request of a service.
+/// The next state of a request to a service.
 type NextState<S, ReqBody, ResBody> = ResponseState<
     S,
     <S as Service<Request<ReqBody>>>::Future,
@@ -52,7 +52,7 @@ type NextState<S, ReqBody, ResBody> = ResponseState<
     ResBody,
 >;
 
-/// Goes on after a wait.
+/// Continues after a wait.
 pub(super) fn resumed<S, ReqBody, ResBody>(
     event: LookupEvent,
     mut held: HeldCall<S, ReqBody>,
@@ -68,7 +68,9 @@ where
         return call_held(held);
     };
     match search.go_on(Some(event), &mut held.request) {
-        LookupOutcome::Answer(answer) => ResponseState::served(search.show(answer, &held.request)),
+        LookupOutcome::Answer(response) => {
+            ResponseState::served(search.show(response, &held.request))
+        }
         LookupOutcome::Wait(waiting) => ResponseState::waiting(waiting, held),
         LookupOutcome::Call => call_held(held),
         LookupOutcome::ServeAndRefresh(stale, leased) => serve_and_refresh(*stale, leased, held),
@@ -117,7 +119,7 @@ where
     ResponseState::made(stale)
 }
 
-/// Takes the end of a call of the handler.
+/// Handles the result of a call of the handler.
 #[inline(always)]
 pub(super) fn called<S, SFut, E, ReqBody, ResBody>(
     response: Result<Response<ResBody>, E>,
@@ -135,7 +137,7 @@ where
     }
 }
 
-/// Takes an error of the handler: a stale response may stand in.
+/// Handles an error of the handler. A stale response may be served instead.
 fn failed<S, SFut, E, ReqBody, ResBody: Body>(
     error: E,
     exchange: Exchange,
@@ -167,7 +169,7 @@ where
     }
 }
 
-/// Takes the stored response that the handler's one may invalidate.
+/// Handles the lookup of the stored response that the handler's response may invalidate.
 pub(super) fn looked_up<S, SFut, E, ReqBody, ResBody>(
     found: Result<Lookup, StoreError>,
     (call, response): (HandlerCall<S>, Response<ResBody>),
@@ -182,10 +184,10 @@ where
     concluded(conclusion, call.service)
 }
 
-/// Sends the stale response, or the failure if the store no longer has it.
+/// Returns the stale response, or the failure if it is no longer stored.
 pub(super) fn stood_in<S, SFut, E, ReqBody, ResBody: Body>(
     found: Result<Lookup, StoreError>,
-    (stand_in, failure): (Box<StandIn>, Result<Response<CacheBody<ResBody>>, E>),
+    (stand_in, failure): (Box<StandIn>, OriginFailure<ResBody, E>),
     _: &mut Context<'_>,
 ) -> Turned<S, SFut, E, ReqBody, ResBody> {
     match stand_in.conclude(found) {
@@ -194,7 +196,7 @@ pub(super) fn stood_in<S, SFut, E, ReqBody, ResBody: Body>(
     }
 }
 
-/// Goes on once a body is read into the store: the client is answered from there.
+/// Continues after a body is read into the store: the client is served from there.
 pub(super) fn has_read<S, SFut, E, ReqBody: 'static, ResBody: Body>(
     (): (),
     (exchange, service, wait): (Exchange, Box<S>, Wait),
@@ -211,8 +213,8 @@ pub(super) fn has_read<S, SFut, E, ReqBody: 'static, ResBody: Body>(
     Continue(ResponseState::waiting(waiting, held))
 }
 
-/// Goes on once the store has taken note of a response. If it failed, it keeps what it has until that
-/// is stale.
+/// Continues after the writes to the store. If they fail, the store retains its entries until they
+/// are stale.
 pub(super) fn settled<S, SFut, E, ReqBody, ResBody: Body>(
     _: Result<(), StoreError>,
     (keep, response): (Option<Box<PostFill>>, Response<CacheBody<ResBody>>),
@@ -226,7 +228,7 @@ pub(super) fn settled<S, SFut, E, ReqBody, ResBody: Body>(
     }
 }
 
-/// Sends a response that is stored if the store's reply permits it.
+/// Returns a response, and stores it if the store's reply allows it.
 pub(super) fn kept<S, SFut, E, ReqBody, ResBody>(
     fence: Result<Lookup, StoreError>,
     (keep, response): (Box<PostFill>, Response<CacheBody<ResBody>>),
@@ -239,7 +241,7 @@ where
     Break(Ok(keep.conclude(fence, response, cx)))
 }
 
-/// Returns what follows from a conclusion.
+/// Returns the next state after a conclusion.
 #[inline(always)]
 fn concluded<S, SFut, E, ReqBody: 'static, ResBody: Body>(
     conclusion: Conclusion<ResBody>,
@@ -275,5 +277,5 @@ fn concluded<S, SFut, E, ReqBody: 'static, ResBody: Body>(
     }
 }
 
-/// See [`Exchange::may_ask_again`]: without it, no conclusion has the handler called again.
-const IS_KEPT: &str = "a request that may be sent again is kept, and so is its service";
+/// See [`Exchange::may_ask_again`]: otherwise no conclusion repeats the request.
+const IS_KEPT: &str = "a repeatable request is retained together with its service";

@@ -1,4 +1,4 @@
-//! `Cache-Control`, read once into numbers and flags.
+//! `Cache-Control`, parsed into numbers and flags.
 
 use http::{
     HeaderMap, HeaderName,
@@ -7,10 +7,10 @@ use http::{
 
 use super::structured_fields::{self, Item};
 
-/// The most seconds that a number in a field counts for (RFC 9111 section 1.2.2).
+/// The maximum number of seconds of a field value (RFC 9111 section 1.2.2).
 pub(crate) const DELTA_SECS_MAX: u32 = 1 << 31;
 
-/// What a response's `Cache-Control` says.
+/// The cache directives of a response.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct ResponseDirectives {
     pub(crate) max_age_secs: Option<u32>,
@@ -24,10 +24,10 @@ pub(crate) struct ResponseDirectives {
     pub(super) must_revalidate: bool,
     pub(super) proxy_revalidate: bool,
     pub(super) must_understand: bool,
-    /// Whether these are the directives of a targeted field, which replaces `Expires` too.
+    /// `true` if the directives are those of a targeted field, which also replaces `Expires`.
     pub(crate) targeted: bool,
-    /// Fields that may not be shown from the store without asking (`no-cache="f"`), and fields
-    /// that a shared partition may not keep (`private="f"`).
+    /// The fields that must not be served without revalidation (`no-cache="f"`), and the fields
+    /// that must not be stored in the shared partition (`private="f"`).
     pub(super) no_cache_fields: Vec<HeaderName>,
     pub(super) private_fields: Vec<HeaderName>,
 }
@@ -63,8 +63,8 @@ impl Targeted {
 }
 
 impl ResponseDirectives {
-    /// Reads the first targeted field that is present, valid and not empty, or all lines of
-    /// `Cache-Control` if there is none (RFC 9213 section 2.2).
+    /// Parses the first targeted field that is present, valid and not empty, or else all lines of
+    /// `Cache-Control` (RFC 9213 section 2.2).
     pub(crate) fn of(headers: &HeaderMap, targeted: &[Targeted]) -> Self {
         let targeted = targeted.iter().find_map(|field| match field {
             Targeted::Structured(name) => structured_field(headers, name),
@@ -77,19 +77,19 @@ impl ResponseDirectives {
         for line in headers.get_all(CACHE_CONTROL) {
             let line = line.as_bytes();
             for_each_directive(line, |name, value| read.take_unclear(name, value));
-            // Nobody knows what the quotes were to end before.
+            // The intended end of the quoted string is unknown.
             read.no_store |= leaves_quotes_open(line);
         }
         read
     }
 
-    /// Returns whether a directive states a freshness lifetime.
-    pub(super) fn says_lifetime(&self) -> bool {
+    /// Returns `true` if a directive states a freshness lifetime.
+    pub(super) fn states_lifetime(&self) -> bool {
         self.s_maxage_secs.is_some() || self.max_age_secs.is_some()
     }
 
-    /// Takes a directive that may have something behind its name that is no part of it, such as a
-    /// space: what it forbids is forbidden all the same, and its value says nothing.
+    /// Applies a directive whose name can be followed by invalid text, such as a space. Its
+    /// restriction still applies, and its value is ignored.
     fn take_unclear(&mut self, name: &[u8], value: Option<&[u8]>) {
         match name.iter().position(|byte| b" \t;".contains(byte)) {
             None => self.take(name, value),
@@ -97,7 +97,7 @@ impl ResponseDirectives {
         };
     }
 
-    /// Takes one directive. Returns whether it is one that a cache understands.
+    /// Applies one directive. Returns `true` if the cache implements it.
     fn take(&mut self, name: &[u8], value: Option<&[u8]>) -> bool {
         if is(name, "max-age") {
             smallest(&mut self.max_age_secs, value);
@@ -128,8 +128,8 @@ impl ResponseDirectives {
     }
 }
 
-/// Reads a structured targeted field. `None` if it is absent, empty or not a dictionary: a cache
-/// ignores such a field (RFC 9213 section 2.1).
+/// Parses a structured targeted field. Returns `None` if it is absent, empty or not a dictionary: a
+/// cache ignores such a field (RFC 9213 section 2.1).
 fn structured_field(headers: &HeaderMap, name: &HeaderName) -> Option<ResponseDirectives> {
     let mut joined = String::new();
     for line in headers.get_all(name) {
@@ -148,7 +148,7 @@ fn structured_field(headers: &HeaderMap, name: &HeaderName) -> Option<ResponseDi
             name,
             "max-age" | "s-maxage" | "stale-while-revalidate" | "stale-if-error"
         );
-        // A directive of another type than its own is not one.
+        // A directive with a value of the wrong type is ignored.
         match item {
             Item::Integer(secs) if counts_seconds => {
                 read.take(name.as_bytes(), Some(secs.to_string().as_bytes()));
@@ -165,8 +165,9 @@ fn structured_field(headers: &HeaderMap, name: &HeaderName) -> Option<ResponseDi
     Some(read)
 }
 
-/// Reads `Surrogate-Control`, whose directives may each name another surrogate after a semicolon.
-/// `None` if it has no cache directive for this cache, as where it only announces content to process.
+/// Parses `Surrogate-Control`. Each directive can name a surrogate after a semicolon. Returns
+/// `None` if no cache directive applies to this cache, for example if the field only announces
+/// content to process.
 fn surrogate_control(headers: &HeaderMap) -> Option<ResponseDirectives> {
     let mut read = ResponseDirectives {
         targeted: true,
@@ -196,7 +197,7 @@ fn before_target(text: &[u8]) -> (&[u8], Option<&[u8]>) {
     }
 }
 
-/// What a request's `Cache-Control` says.
+/// The cache directives of a request.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct RequestDirectives {
     pub(crate) no_store: bool,
@@ -204,13 +205,13 @@ pub(crate) struct RequestDirectives {
     pub(crate) only_if_cached: bool,
     pub(crate) max_age_secs: Option<u32>,
     pub(crate) min_fresh_secs: Option<u32>,
-    /// How stale an answer may be; `u32::MAX` if any age will do.
+    /// The maximum staleness; `u32::MAX` if there is no limit.
     pub(crate) max_stale_secs: Option<u32>,
     pub(crate) stale_if_error_secs: Option<u32>,
 }
 
 impl RequestDirectives {
-    /// Reads all lines of `Cache-Control`; `Pragma: no-cache` counts where there is none.
+    /// Parses all lines of `Cache-Control`, or `Pragma: no-cache` if there are none.
     pub(crate) fn of(headers: &HeaderMap) -> Self {
         let mut read = Self::default();
         for line in headers.get_all(CACHE_CONTROL) {
@@ -238,7 +239,7 @@ impl RequestDirectives {
         } else if is(name, "stale-if-error") {
             smallest(&mut self.stale_if_error_secs, value);
         } else if is(name, "min-fresh") {
-            // What cannot be read asks for nothing: a client cannot be more precise than this.
+            // An invalid value is ignored.
             self.min_fresh_secs = value.and_then(delta_seconds).or(self.min_fresh_secs);
         } else if is(name, "max-stale") {
             self.max_stale_secs = match value {
@@ -249,8 +250,8 @@ impl RequestDirectives {
     }
 }
 
-/// Calls `take` with each directive's name and value. A quoted value comes without its quotes;
-/// what stands between quotes ends nothing.
+/// Calls `take` with the name and value of each directive. A quoted value is passed without its
+/// quotes; separators between quotes do not end a directive.
 fn for_each_directive(line: &[u8], mut take: impl FnMut(&[u8], Option<&[u8]>)) {
     let mut rest = line;
     while !rest.is_empty() {
@@ -267,7 +268,8 @@ fn for_each_directive(line: &[u8], mut take: impl FnMut(&[u8], Option<&[u8]>)) {
     }
 }
 
-/// Returns where the first member of a list ends: at a comma outside of quotes, or at the end.
+/// Returns the end of the first member of a list: a comma outside of quotes, or the end of the
+/// list.
 pub(super) fn member_end(list: &[u8]) -> usize {
     let (mut quoted, mut escaped) = (false, false);
     for (at, byte) in list.iter().enumerate() {
@@ -282,7 +284,7 @@ pub(super) fn member_end(list: &[u8]) -> usize {
     list.len()
 }
 
-/// Returns whether a line ends within quotes.
+/// Returns `true` if a line ends inside of a quoted string.
 fn leaves_quotes_open(line: &[u8]) -> bool {
     let (mut quoted, mut escaped) = (false, false);
     for byte in line {
@@ -307,7 +309,7 @@ fn is(name: &[u8], directive: &str) -> bool {
     name.eq_ignore_ascii_case(directive.as_bytes())
 }
 
-/// Reads a whole number of seconds; what is too large counts as [`DELTA_SECS_MAX`].
+/// Parses a number of seconds. A number that is too large becomes [`DELTA_SECS_MAX`].
 pub(super) fn delta_seconds(value: &[u8]) -> Option<u32> {
     if value.is_empty() {
         return None;
@@ -319,15 +321,15 @@ pub(super) fn delta_seconds(value: &[u8]) -> Option<u32> {
     })
 }
 
-/// Keeps the smaller of two values. One that cannot be read counts as zero: what is unclear is
-/// stale (RFC 9111 section 4.2.1).
+/// Stores the smaller of two values. An invalid value counts as zero, so that the response is stale
+/// (RFC 9111 section 4.2.1).
 fn smallest(kept: &mut Option<u32>, value: Option<&[u8]>) {
     let secs = value.and_then(delta_seconds).unwrap_or(0);
     *kept = Some(kept.map_or(secs, |kept| kept.min(secs)));
 }
 
-/// Adds the field names of `no-cache="a, b"`. Returns false if there are none that can be read:
-/// the directive then stands for the whole response.
+/// Adds the field names of `no-cache="a, b"`. Returns `false` if none is valid: the directive then
+/// applies to the whole response.
 fn fields(value: Option<&[u8]>, names: &mut Vec<HeaderName>) -> bool {
     let Some(value) = value else { return false };
     let mut listed = Vec::new();

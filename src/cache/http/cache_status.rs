@@ -1,4 +1,4 @@
-//! `Cache-Status` (RFC 9211), and the same words for the record.
+//! `Cache-Status` (RFC 9211), and the same values for the access record.
 
 use std::{fmt, sync::OnceLock};
 
@@ -9,20 +9,20 @@ use crate::{
     core::record::{CacheOutcome, CacheSource},
 };
 
-/// The field's name.
+/// The name of the field.
 pub(crate) const CACHE_STATUS: HeaderName = HeaderName::from_static("cache-status");
 
-/// The name of a cache in `Cache-Status`, and the values that it writes again and again.
+/// The name of a cache in `Cache-Status`, and the values that it sends repeatedly.
 ///
-/// A response that is neither stored nor from the store has no lifetime in its value, so that the
-/// value is one of a few. Each is rendered once, and shared by the responses that have it.
+/// The value for a response that is neither stored nor from the store has no lifetime, so it is one
+/// of a few. Each is rendered once and shared by the responses that have it.
 pub(crate) struct CacheName {
     name: Box<str>,
     forwarded: Box<[[OnceLock<HeaderValue>; REASONS]; FORWARDS]>,
 }
 
 const FORWARDS: usize = Forward::Stale as usize + 1;
-/// Those of [`CacheReason`], and none.
+/// The number of values of [`CacheReason`], and one for none.
 const REASONS: usize = CacheReason::Backoff as usize + 2;
 
 impl CacheName {
@@ -33,7 +33,7 @@ impl CacheName {
         }
     }
 
-    /// Returns the value for a report, with the key if it is shown.
+    /// Returns the value for a report, with the key if one is given.
     #[inline]
     pub(crate) fn value(&self, report: Report, key: Option<[u8; 8]>) -> HeaderValue {
         let render = || report.to_value(&self.name, key);
@@ -43,7 +43,7 @@ impl CacheName {
         }
     }
 
-    /// Returns the place of a value that has no number.
+    /// Returns the slot of a value that contains no number.
     fn shared(&self, report: &Report) -> Option<&OnceLock<HeaderValue>> {
         let has_more = report.stored
             || report.collapsed
@@ -61,22 +61,22 @@ impl fmt::Debug for CacheName {
     }
 }
 
-/// What the cache did with one request.
+/// The result of the cache for one request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Report {
     pub(crate) source: CacheSource,
-    /// Why the handler was called, if it was.
+    /// The reason why the handler was called, if it was.
     pub(crate) forward: Option<Forward>,
-    /// What the handler answered, where the client is shown another status.
+    /// The status of the handler's response, if the client receives another one.
     pub(crate) forward_status: Option<StatusCode>,
-    /// For how long the answer stays fresh.
+    /// The remaining freshness lifetime of the response.
     pub(crate) ttl_secs: Option<i64>,
     pub(crate) stored: bool,
     pub(crate) collapsed: bool,
     pub(crate) reason: Option<CacheReason>,
 }
 
-/// Why the handler was called.
+/// The reason why the handler was called (RFC 9211 section 2.2).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Forward {
     Bypass,
@@ -103,7 +103,7 @@ impl Forward {
 }
 
 impl Report {
-    /// Begins a report on an answer from the store.
+    /// Creates a report on a response from the store.
     pub(crate) fn hit(source: CacheSource, ttl_secs: i64) -> Self {
         Self {
             source,
@@ -116,7 +116,7 @@ impl Report {
         }
     }
 
-    /// Begins a report on an answer from the handler.
+    /// Creates a report on a response from the handler.
     pub(crate) fn forwarded(source: CacheSource, forward: Forward) -> Self {
         Self {
             source,
@@ -136,7 +136,7 @@ impl Report {
         }
     }
 
-    /// Returns the field's value, as the cache of this name writes it.
+    /// Returns the value of the field for the cache of this name.
     fn to_value(self, name: &str, key: Option<[u8; 8]>) -> HeaderValue {
         let mut line = StatusLine::default();
         line.push(name);
@@ -168,10 +168,10 @@ impl Report {
         if let Some(reason) = self.reason {
             line.push_pair("; detail=", reason.as_str());
         }
-        HeaderValue::from_bytes(line.as_bytes()).expect("a token, and words of our own")
+        HeaderValue::from_bytes(line.as_bytes()).expect("tokens and digits are visible ASCII")
     }
 
-    /// Returns the same for the record.
+    /// Returns the outcome for the access record.
     pub(crate) fn to_outcome(self) -> CacheOutcome {
         let mut outcome = CacheOutcome::new(self.source);
         outcome.detail = self.reason.map(CacheReason::as_str);
@@ -182,8 +182,8 @@ impl Report {
     }
 }
 
-/// A short line, written where no allocation is needed. What does not fit is left out: the longest
-/// line that can be written is shorter.
+/// A short line that is written without an allocation. Text beyond the capacity is dropped; the
+/// longest possible line is shorter.
 struct StatusLine {
     bytes: [u8; 256],
     len: usize,

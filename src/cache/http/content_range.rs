@@ -1,4 +1,4 @@
-//! Parts of an answer: what `Content-Range` says of them, and how they come together.
+//! Partial responses: `Content-Range`, and the combination of parts.
 
 use std::ops::Range;
 
@@ -14,33 +14,33 @@ use super::{
 };
 use crate::cache::{entry::entry::StoredResponse, lookup::reason::CacheReason};
 
-/// Where the bytes of a stored part lie in the whole.
+/// The position of a stored part in the complete response.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct ContentRange {
     pub(crate) first: usize,
-    /// One past the last.
+    /// One past the last byte.
     pub(crate) end: usize,
-    /// How long the whole is, if that is known.
+    /// The length of the complete response, if it is known.
     pub(crate) complete: Option<usize>,
 }
 
 impl ContentRange {
-    /// Reads where a part of `len` bytes belongs; without a length, what it says of itself has to
-    /// come true.
+    /// Returns the position of a part of `len` bytes. Without a length, the stated position is
+    /// returned.
     ///
-    /// A part that says that it reaches to the end of the whole ends where its content does, also
-    /// if it counted the end one too far. Any other one has to be as long as it says.
+    /// A part that states to extend to the end of the complete response ends where its content
+    /// does, even if the stated end is too large. Any other part must have the stated length.
     pub(crate) fn of(headers: &HeaderMap, len: Option<u64>) -> Result<Self, CacheReason> {
-        let said = Self::said(headers).ok_or(CacheReason::Partial)?;
-        let Some(len) = len else { return Ok(said) };
+        let stated = Self::stated(headers).ok_or(CacheReason::Partial)?;
+        let Some(len) = len else { return Ok(stated) };
         let len = usize::try_from(len).map_err(|_| CacheReason::TooLarge)?;
-        let to_the_end = said.complete == Some(said.end);
-        if len == said.len() {
-            Ok(said)
-        } else if to_the_end && (1..said.len()).contains(&len) {
-            let end = said.first + len;
+        let to_the_end = stated.complete == Some(stated.end);
+        if len == stated.len() {
+            Ok(stated)
+        } else if to_the_end && (1..stated.len()).contains(&len) {
+            let end = stated.first + len;
             Ok(Self {
-                first: said.first,
+                first: stated.first,
                 end,
                 complete: Some(end),
             })
@@ -49,8 +49,9 @@ impl ContentRange {
         }
     }
 
-    /// Reads `Content-Range` (RFC 9110 section 14.4). `None` if there is no single one that holds.
-    pub(crate) fn said(headers: &HeaderMap) -> Option<Self> {
+    /// Parses `Content-Range` (RFC 9110 section 14.4). Returns `None` unless there is exactly one
+    /// valid line.
+    pub(crate) fn stated(headers: &HeaderMap) -> Option<Self> {
         let mut lines = headers.get_all(CONTENT_RANGE).iter();
         let (line, None) = (lines.next()?.to_str().ok()?, lines.next()) else {
             return None;
@@ -75,7 +76,7 @@ impl ContentRange {
         self.end - self.first
     }
 
-    /// Returns whether this is all that there is.
+    /// Returns `true` if the part is the complete response.
     fn is_whole(&self) -> bool {
         self.first == 0 && self.complete == Some(self.end)
     }
@@ -86,7 +87,7 @@ impl ContentRange {
             Some(complete) => format!("bytes {first}-{last}/{complete}"),
             None => format!("bytes {first}-{last}/*"),
         };
-        HeaderValue::try_from(value).expect("digits and signs")
+        HeaderValue::try_from(value).expect("digits and punctuation are visible ASCII")
     }
 }
 
@@ -95,15 +96,15 @@ fn number(text: &str) -> Option<usize> {
     digits.then(|| text.parse().ok()).flatten()
 }
 
-/// Returns which bytes of the whole a request wants of a stored part, and where the part lies. `None`
-/// if the part does not hold all of them (RFC 9111 section 3.3).
+/// Returns the bytes of the complete response that a request selects, and the position of the
+/// stored part. Returns `None` if the part does not contain all of them (RFC 9111 section 3.3).
 pub(crate) fn within(
     entry: &StoredResponse,
     asked: &HeaderMap,
 ) -> Option<(Range<usize>, ContentRange)> {
     let place =
-        ContentRange::said(&entry.headers).filter(|place| place.len() == entry.body.len())?;
-    // Where the end is not known, nothing is known of what lies beyond the part.
+        ContentRange::stated(&entry.headers).filter(|place| place.len() == entry.body.len())?;
+    // If the complete length is unknown, a range beyond the part cannot be resolved.
     let len = place.complete.unwrap_or(usize::MAX);
     let SelectedRange::Bytes(wanted) = range::part(asked, &entry.headers, len) else {
         return None;
@@ -112,17 +113,18 @@ pub(crate) fn within(
     holds.then_some((wanted, place))
 }
 
-/// What two parts of one whole make together.
+/// The combination of two parts of one response.
 #[derive(Debug)]
 pub(crate) struct Joined {
     pub(crate) headers: HeaderMap,
     pub(crate) body: Bytes,
-    /// Whether nothing is missing any more.
+    /// `true` if the response is complete.
     pub(crate) whole: bool,
 }
 
-/// Joins a part that has come with one that is stored (RFC 9111 section 3.4). `None` if they are
-/// not surely of the same whole, leave a gap, or make more than `max_bytes` together.
+/// Combines a received part with a stored one (RFC 9111 section 3.4). Returns `None` unless both
+/// have the same strong entity tag and complete length, leave no gap, and have at most `max_bytes`
+/// together.
 pub(crate) fn join(
     stored: &StoredResponse,
     headers: &HeaderMap,
@@ -130,8 +132,8 @@ pub(crate) fn join(
     max_bytes: u64,
 ) -> Option<Joined> {
     let (old, new) = (
-        ContentRange::said(&stored.headers)?,
-        ContentRange::said(headers)?,
+        ContentRange::stated(&stored.headers)?,
+        ContentRange::stated(headers)?,
     );
     let right = old.len() == stored.body.len() && new.len() == body.len();
     let strong = |tag: &&HeaderValue| tag.as_bytes().starts_with(b"\"");
@@ -147,7 +149,7 @@ pub(crate) fn join(
         return None;
     }
     let mut joined = Vec::with_capacity(place.len());
-    // What has come stands in the place of what both have.
+    // Received bytes replace stored ones if the parts overlap.
     joined.extend_from_slice(&stored.body[..new.first.saturating_sub(old.first)]);
     joined.extend_from_slice(body);
     let rest = new.end.saturating_sub(old.first);
@@ -164,10 +166,10 @@ pub(crate) fn join(
     })
 }
 
-/// Compares a part of a response, or the `304` to a client's own condition, with the stored response:
-/// all that it says of version and complete length.
+/// Compares a partial response, or the `304` to a client's own condition, with the stored response:
+/// its version and complete length.
 pub(crate) fn compare(part: &HeaderMap, stored: &StoredResponse) -> Comparison {
-    let complete = ContentRange::said(part).and_then(|place| place.complete);
+    let complete = ContentRange::stated(part).and_then(|place| place.complete);
     let differs = complete.is_some_and(|bytes| bytes as u64 != stored.plain_bytes());
     match differs && stored.status == StatusCode::OK {
         true => Comparison::Other,
@@ -210,10 +212,10 @@ mod tests {
     }
 
     fn stored(first: usize, end: usize, etag: &'static str) -> StoredResponse {
-        let said = format!("bytes {first}-{}/{}", end - 1, WHOLE.len());
+        let stated = format!("bytes {first}-{}/{}", end - 1, WHOLE.len());
         StoredResponse {
             status: StatusCode::PARTIAL_CONTENT,
-            headers: fields(&said, etag),
+            headers: fields(&stated, etag),
             body: Bytes::from_static(&WHOLE[first..end]),
             freshness: Freshness {
                 received_at: Timestamp::from_secs(1),
@@ -256,7 +258,7 @@ mod tests {
 
     #[test]
     fn what_cannot_be_placed_is_no_part() {
-        for said in [
+        for stated in [
             "bytes */10",
             "bytes 4-3/10",
             "bytes 0-10/10",
@@ -267,11 +269,15 @@ mod tests {
             "bytes 0-18446744073709551615/*",
             "bytes 99999999999999999999-1/*",
         ] {
-            assert_eq!(place(said, Some(1)), Err(CacheReason::Partial), "{said}");
+            assert_eq!(
+                place(stated, Some(1)),
+                Err(CacheReason::Partial),
+                "{stated}"
+            );
         }
         let mut twice = fields("bytes 0-0/10", "\"a\"");
         twice.append(CONTENT_RANGE, HeaderValue::from_static("bytes 1-1/10"));
-        assert_eq!(ContentRange::said(&twice), None);
+        assert_eq!(ContentRange::stated(&twice), None);
     }
 
     #[test]
@@ -294,8 +300,8 @@ mod tests {
     #[test]
     fn where_the_end_is_not_known_what_counts_from_it_is_not_served() {
         let mut part = stored(4, 10, "\"a\"");
-        let said = HeaderValue::from_static("bytes 4-9/*");
-        part.headers.insert(CONTENT_RANGE, said);
+        let stated = HeaderValue::from_static("bytes 4-9/*");
+        part.headers.insert(CONTENT_RANGE, stated);
         assert_eq!(wanted(&part, "bytes=4-9"), Some(4..10));
         for outside in ["bytes=4-", "bytes=-1", "bytes=4-10"] {
             assert_eq!(wanted(&part, outside), None, "{outside}");
@@ -338,8 +344,9 @@ mod tests {
                 proptest::prop_assert_eq!(&joined.body[..], &WHOLE[first..end]);
                 let whole = (first, end) == (0, WHOLE.len());
                 proptest::prop_assert_eq!(joined.whole, whole);
-                let said = ContentRange::said(&joined.headers).map(|place| (place.first, place.end));
-                proptest::prop_assert_eq!(said, (!whole).then_some((first, end)));
+                let stated = ContentRange::stated(&joined.headers);
+                let stated = stated.map(|place| (place.first, place.end));
+                proptest::prop_assert_eq!(stated, (!whole).then_some((first, end)));
             }
         }
     }

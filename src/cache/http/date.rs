@@ -6,7 +6,7 @@ use http::HeaderValue;
 
 use crate::core::time::Timestamp;
 
-/// Reads a date in any of the three forms of RFC 9110 section 5.6.7, in any case.
+/// Parses a date in any of the three forms of RFC 9110 section 5.6.7, regardless of case.
 pub(crate) fn parse(value: &HeaderValue) -> Option<Timestamp> {
     let text = value.to_str().ok()?;
     let date = match httpdate::parse_http_date(text) {
@@ -16,7 +16,7 @@ pub(crate) fn parse(value: &HeaderValue) -> Option<Timestamp> {
     Some(date.into())
 }
 
-/// Reads a date whose day of the week may be wrong: the date says all that there is to know.
+/// Parses a date with a wrong weekday, which is redundant.
 fn with_another_weekday(text: &str) -> Option<SystemTime> {
     let rest = text.get(3..).filter(|rest| rest.starts_with([',', ' ']));
     let Some(rest) = rest else {
@@ -27,15 +27,15 @@ fn with_another_weekday(text: &str) -> Option<SystemTime> {
         .find_map(|day| httpdate::parse_http_date(&format!("{day}{rest}")).ok())
 }
 
-/// Writes a date as `IMF-fixdate`.
+/// Formats a date as `IMF-fixdate`.
 pub(crate) fn format(at: Timestamp) -> HeaderValue {
-    // The form has four digits for the year.
+    // The format has four digits for the year.
     let last = Timestamp::from_secs(253_402_300_799);
     let text = httpdate::fmt_http_date(SystemTime::from(at.min(last)));
     HeaderValue::try_from(text).expect("a date is plain ASCII")
 }
 
-/// Writes each word with a capital, and `GMT` in capitals, as the grammar has them.
+/// Capitalizes each word, and writes `GMT` in upper case, as the grammar requires.
 fn canonical_case(text: &str) -> Option<String> {
     if text.len() > 64 {
         return None;

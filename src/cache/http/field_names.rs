@@ -1,12 +1,12 @@
-//! Names of fields, and the lines of one.
+//! Sets of field names, and the lines of a field.
 
 use http::{HeaderName, HeaderValue};
 
-/// A few names of fields. Most others are told from them by their marks alone.
+/// A small set of field names. Marks exclude most other names without a comparison.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct FieldNames {
     names: Vec<HeaderName>,
-    /// The marks of all of them.
+    /// The union of the marks.
     marks: u64,
 }
 
@@ -20,7 +20,7 @@ impl FieldNames {
         &self.names
     }
 
-    /// Returns the [marks](mark) of all of them.
+    /// Returns the union of the [marks](mark).
     #[inline]
     pub(crate) fn marks(&self) -> u64 {
         self.marks
@@ -40,10 +40,10 @@ impl FromIterator<HeaderName> for FieldNames {
     }
 }
 
-/// Returns the mark of a name: one bit of 64, by its length and its first byte.
+/// Returns the mark of a name: one bit of 64, derived from its length and its first byte.
 ///
-/// Names that requests bear often, such as `user-agent` and `accept-encoding`, share no mark with those
-/// that a cache looks for.
+/// Common request fields such as `user-agent` and `accept-encoding` have other marks than the
+/// fields that a cache looks for.
 #[inline]
 pub(crate) const fn mark(name: &str) -> u64 {
     let first = match name.as_bytes() {
@@ -53,7 +53,7 @@ pub(crate) const fn mark(name: &str) -> u64 {
     1 << ((name.len() + 5 * first) % 64)
 }
 
-/// The lines of a field of which there may be one.
+/// The lines of a field that must occur once.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) enum FieldLines<'a> {
     #[default]
@@ -63,7 +63,7 @@ pub(crate) enum FieldLines<'a> {
 }
 
 impl<'a> FieldLines<'a> {
-    /// Returns the same with one more line.
+    /// Returns the lines with one more.
     #[inline]
     pub(crate) fn and(self, line: &'a HeaderValue) -> Self {
         match self {

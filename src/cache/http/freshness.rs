@@ -1,4 +1,4 @@
-//! For how long an answer is fresh, and how old it is.
+//! Freshness lifetime and age of a response.
 
 use std::time::Duration;
 
@@ -13,27 +13,27 @@ use super::{
 };
 use crate::core::time::{Clock, Timestamp};
 
-/// When an answer came, and how long it lasts: all that a hit has to compute with.
+/// The freshness of a response: all values that a hit needs.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Freshness {
-    /// When it came, in steady time.
+    /// The time of receipt, on the monotonic clock.
     pub(crate) received_at: Timestamp,
-    /// How old it was then.
+    /// The age at that time.
     pub(crate) initial_age_secs: u32,
-    /// How old it may become.
+    /// The freshness lifetime.
     pub(crate) lifetime_secs: u32,
-    /// For how long after that it may be shown while it is being validated.
+    /// The time after expiry for which it can be served during revalidation.
     pub(crate) while_revalidate_secs: u32,
-    /// For how long after that it may be shown in place of an error.
+    /// The time after expiry for which it can be served instead of an error.
     pub(crate) if_error_secs: u32,
-    /// Whether it is never shown without being validated.
+    /// `true` if it must be revalidated before each use.
     pub(crate) always_validate: bool,
-    /// Whether it is never shown stale, not even in place of an error.
+    /// `true` if it must not be served stale, not even instead of an error.
     pub(crate) never_stale: bool,
 }
 
 impl Freshness {
-    /// Returns how old the answer is (RFC 9111 section 4.2.3).
+    /// Returns the age of the response (RFC 9111 section 4.2.3).
     pub(crate) fn age_secs(&self, now: Timestamp) -> u32 {
         let resident = (now - self.received_at).as_secs();
         let resident = u32::try_from(resident).unwrap_or(DELTA_SECS_MAX);
@@ -42,13 +42,14 @@ impl Freshness {
             .min(DELTA_SECS_MAX)
     }
 
-    /// Returns for how many seconds the answer stays fresh; zero or less once it is stale.
+    /// Returns the remaining freshness lifetime in seconds; zero or negative if the response is
+    /// stale.
     pub(crate) fn ttl_secs(&self, now: Timestamp) -> i64 {
         i64::from(self.lifetime_secs) - i64::from(self.age_secs(now))
     }
 
-    /// Returns for how long from its receipt the answer is of use, if it is kept for validation
-    /// `retain_stale_for` after it went stale.
+    /// Returns the time from receipt for which the response is retained, if it is retained for
+    /// revalidation for `retain_stale_for` after it expires.
     pub(crate) fn retain(&self, retain_stale_for: Duration) -> Duration {
         let fresh = self.lifetime_secs.saturating_sub(self.initial_age_secs);
         let stale = self.while_revalidate_secs.max(self.if_error_secs);
@@ -57,19 +58,19 @@ impl Freshness {
     }
 }
 
-/// When an answer was asked for and when it came.
+/// The times of a request to the handler and of its response.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Times<'a> {
-    /// When the handler was called, in steady time.
+    /// The time at which the handler was called, on the monotonic clock.
     pub(crate) asked_at: Timestamp,
-    /// When its answer's head came, in steady time.
+    /// The time at which the head of its response was received, on the monotonic clock.
     pub(crate) received_at: Timestamp,
-    /// The clock, which is asked for the calendar's time only where that is needed.
+    /// The clock, which is read for the calendar time only if needed.
     pub(crate) clock: &'a dyn Clock,
 }
 
 impl Times<'_> {
-    /// Returns how old an answer was when it came.
+    /// Returns the age of a response at its receipt.
     pub(crate) fn initial_age_secs(&self, headers: &HeaderMap) -> u32 {
         let apparent = match headers.get(DATE).and_then(date::parse) {
             Some(date) => self.clock.wall().as_secs().saturating_sub(date.as_secs()),
@@ -83,8 +84,8 @@ impl Times<'_> {
     }
 }
 
-/// Returns how long an answer stays fresh from its making on, if it says so: by `s-maxage`,
-/// `max-age` or `Expires`, in this order.
+/// Returns the freshness lifetime that a response states by `s-maxage`, `max-age` or `Expires`, in
+/// this order.
 pub(super) fn explicit_lifetime_secs(
     directives: &ResponseDirectives,
     headers: &HeaderMap,
@@ -99,8 +100,8 @@ pub(super) fn explicit_lifetime_secs(
         })
 }
 
-/// Guesses how long an answer stays fresh: a tenth of the time since it last changed, at most a
-/// day, for statuses that RFC 9110 section 15.1 allows it for, or where `public` does.
+/// Estimates the freshness lifetime: a tenth of the time since the last change, at most a day, for
+/// statuses that RFC 9110 section 15.1 permits and for `public` responses.
 pub(super) fn heuristic_lifetime_secs(
     status: StatusCode,
     directives: &ResponseDirectives,
@@ -123,7 +124,7 @@ pub(super) fn heuristic_lifetime_secs(
 
 fn expires_secs(headers: &HeaderMap, times: &Times<'_>) -> Option<u32> {
     let first = headers.get(EXPIRES)?;
-    // What cannot be read, and what stands twice, has expired.
+    // An invalid or repeated field means that the response has expired.
     let Some(expires) = single(headers, &EXPIRES).and(date::parse(first)) else {
         return Some(0);
     };
@@ -142,14 +143,14 @@ fn made_at(headers: &HeaderMap, times: &Times<'_>) -> Timestamp {
     date.unwrap_or_else(|| times.clock.wall())
 }
 
-/// Returns a field's value if it stands once.
+/// Returns the value of a field that occurs once.
 fn single<'a>(headers: &'a HeaderMap, name: &http::HeaderName) -> Option<&'a HeaderValue> {
     let mut values = headers.get_all(name).iter();
     values.next().filter(|_| values.next().is_none())
 }
 
-/// Reads `Age`: the first member of the first line. What is not a number is no age (RFC 9111
-/// section 5.1); parameters after a number leave it one.
+/// Parses `Age`: the first member of the first line, without its parameters. An invalid number is
+/// ignored (RFC 9111 section 5.1).
 fn age_field(headers: &HeaderMap) -> Option<u32> {
     let line = headers.get(AGE)?.as_bytes();
     let member = &line[..member_end(line)];
@@ -270,7 +271,9 @@ mod tests {
     proptest::proptest! {
         #[test]
         fn age_grows_with_time_and_never_overflows(
-            initial in 0..=DELTA_SECS_MAX, lifetime in 0..=DELTA_SECS_MAX, secs in proptest::num::u64::ANY,
+            initial in 0..=DELTA_SECS_MAX,
+            lifetime in 0..=DELTA_SECS_MAX,
+            secs in proptest::num::u64::ANY,
         ) {
             let freshness = Freshness {
                 received_at: NOW,
@@ -284,7 +287,8 @@ mod tests {
             let now = NOW + Duration::from_secs(secs);
             let age = u64::from(freshness.age_secs(now));
             let resident = (now - NOW).as_secs();
-            proptest::prop_assert_eq!(age, (u64::from(initial) + resident.min(1 << 32)).min(1 << 31));
+            let expected = (u64::from(initial) + resident.min(1 << 32)).min(1 << 31);
+            proptest::prop_assert_eq!(age, expected);
             proptest::prop_assert_eq!(freshness.ttl_secs(now), i64::from(lifetime) - age as i64);
         }
     }

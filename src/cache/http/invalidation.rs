@@ -7,36 +7,37 @@ use http::{
 
 use crate::cache::entry::normal_form;
 
-/// Returns whether an answer to an unsafe request says that something may have changed.
+/// Returns `true` if the response to an unsafe request indicates a possible change.
 pub(crate) fn may_have_changed(status: StatusCode) -> bool {
     status.is_success() || status.is_redirection()
 }
 
-/// Returns the targets that an answer names beside the request's own: those of `Location` and
-/// `Content-Location`, where they are of the same origin (RFC 9111 section 4.4).
-pub(crate) fn named_targets(authority: &str, path: &str, answer: &HeaderMap) -> Vec<Uri> {
+/// Returns the targets that a response names in `Location` and `Content-Location`, if they have the
+/// same origin (RFC 9111 section 4.4).
+pub(crate) fn named_targets(authority: &str, path: &str, response: &HeaderMap) -> Vec<Uri> {
     [LOCATION, CONTENT_LOCATION]
         .into_iter()
-        .filter_map(|name| answer.get(name)?.to_str().ok())
+        .filter_map(|name| response.get(name)?.to_str().ok())
         .filter_map(|reference| resolve(authority, path, reference))
         .collect()
 }
 
-/// Resolves a reference against a request's path (RFC 3986 section 5.2), and returns its path and query
-/// in their normal form. `None` if it leads to another origin, has no target, or cannot be read.
+/// Resolves a reference against a request's path (RFC 3986 section 5.2), and returns its path and
+/// query in their normal form. Returns `None` if it has another origin, has no target, or is
+/// invalid.
 pub(crate) fn resolve(authority: &str, path: &str, reference: &str) -> Option<Uri> {
     let reference = reference.split('#').next().unwrap_or_default();
     if reference.is_empty() {
         return None;
     }
     if let Some(network) = reference.strip_prefix("//") {
-        return of_origin(authority, "", &format!("http://{network}").parse().ok()?);
+        return same_origin_target(authority, "", &format!("http://{network}").parse().ok()?);
     }
     if has_scheme(reference) {
         let url: Uri = reference.parse().ok()?;
         let scheme = url.scheme_str();
         let scheme = scheme.filter(|scheme| ["http", "https"].contains(scheme))?;
-        return of_origin(authority, scheme, &url);
+        return same_origin_target(authority, scheme, &url);
     }
     let target = match reference.as_bytes()[0] {
         b'/' => without_dots(reference),
@@ -49,22 +50,22 @@ pub(crate) fn resolve(authority: &str, path: &str, reference: &str) -> Option<Ur
     target.parse().ok()
 }
 
-/// Returns whether a reference begins with a scheme and an authority: a colon may stand in a query
-/// as well.
+/// Returns `true` if a reference starts with a scheme and an authority. A query can contain a colon
+/// too.
 fn has_scheme(reference: &str) -> bool {
     let scheme = reference.split_once("://").map(|(scheme, _)| scheme);
     scheme.is_some_and(|scheme| !scheme.contains(['/', '?']))
 }
 
-/// Returns the target of a URL with an authority, if it is of this origin by its scheme, or by any
-/// scheme if it has none.
-fn of_origin(own: &str, scheme: &str, url: &Uri) -> Option<Uri> {
+/// Returns the target of a URL with an authority if its origin is the same. Without a scheme, the
+/// default ports of `http` and `https` are ignored.
+fn same_origin_target(own: &str, scheme: &str, url: &Uri) -> Option<Uri> {
     let other = url.authority()?.as_str();
     let [own, other] = [own, other].map(|authority| {
-        let of_scheme = normal_form::without_default_port(scheme, authority.as_bytes());
+        let authority = normal_form::without_default_port(scheme, authority.as_bytes());
         match scheme {
-            "" => normal_form::authority(of_scheme),
-            _ => of_scheme.into(),
+            "" => normal_form::authority(authority),
+            _ => authority.into(),
         }
     });
     if !other.eq_ignore_ascii_case(&own) {
@@ -74,8 +75,8 @@ fn of_origin(own: &str, scheme: &str, url: &Uri) -> Option<Uri> {
     without_dots(target).parse().ok()
 }
 
-/// Removes `.` and `..` from the path of a target (RFC 3986 section 5.2.4), however they are encoded,
-/// and returns the target in its normal form.
+/// Removes `.` and `..` from the path of a target (RFC 3986 section 5.2.4), also if
+/// percent-encoded, and returns the target in its normal form.
 fn without_dots(target: &str) -> String {
     let target = normal_form::percent_encoding(target);
     let (path, query) = match target.split_once('?') {
@@ -142,7 +143,7 @@ mod tests {
             ("?y=http://b/", "/p/q?y=http://b/"),
             ("x?y=http://b/", "/p/x?y=http://b/"),
             ("/x?y=http://b/../", "/x?y=http://b/../"),
-            // Encoded or not, an unreserved character is the same.
+            // An unreserved character is the same with and without encoding.
             ("/%78%2fy?%7A", "/x%2Fy?z"),
             ("%2e%2E/x", "/x"),
             ("?%79", "/p/q?y"),

@@ -1,4 +1,4 @@
-//! Conditions that a client puts on an answer, judged by what is stored.
+//! Preconditions of requests, evaluated against the stored response.
 
 use http::{
     HeaderMap, HeaderValue,
@@ -7,17 +7,17 @@ use http::{
 
 use super::date;
 
-/// Returns whether the client has this version already, so that `304` answers it (RFC 9110 section
-/// 13.2.2, steps 3 and 4). `If-Match` and `If-Unmodified-Since` are the origin's to evaluate (RFC 9111
-/// section 4.3.2).
+/// Returns `true` if the client already has this version, so that the response is `304` (RFC 9110
+/// section 13.2.2, steps 3 and 4). `If-Match` and `If-Unmodified-Since` are evaluated by the origin
+/// (RFC 9111 section 4.3.2).
 pub(crate) fn is_not_modified(request: &HeaderMap, stored: &HeaderMap) -> bool {
     tags_match(request, stored)
         .or_else(|| since(request, stored))
         .unwrap_or(false)
 }
 
-/// Returns whether the client has parts of what is stored, if it says of what it has parts: by
-/// strong comparison (RFC 9110 section 13.1.5).
+/// Returns `true` if `If-Range` is absent or matches the stored response by strong comparison (RFC
+/// 9110 section 13.1.5).
 pub(super) fn is_same_version(request: &HeaderMap, stored: &HeaderMap) -> bool {
     let Some(condition) = request.get(IF_RANGE) else {
         return true;
@@ -34,14 +34,16 @@ pub(super) fn is_same_version(request: &HeaderMap, stored: &HeaderMap) -> bool {
             .is_some_and(|value| value.as_bytes() == condition)
 }
 
-/// Returns whether an answer was sent at least a second after what it bears had changed last. What
-/// changes twice within a second has one date for two versions (RFC 9110 section 8.8.2.2).
+/// Returns `true` if a response was generated at least one second after its content last changed.
+/// Content that changes twice within a second has one date for two versions (RFC 9110 section
+/// 8.8.2.2).
 fn changed_before_it_was_sent(stored: &HeaderMap) -> bool {
     let [changed, sent] = [LAST_MODIFIED, DATE].map(|name| stored.get(name).and_then(date::parse));
     matches!((changed, sent), (Some(changed), Some(sent)) if changed < sent)
 }
 
-/// Returns whether `If-None-Match` lists the stored entity tag, if the request has that field.
+/// Evaluates `If-None-Match` against the stored entity tag. `None` if the request has no such
+/// field.
 fn tags_match(request: &HeaderMap, stored: &HeaderMap) -> Option<bool> {
     if !request.contains_key(IF_NONE_MATCH) {
         return None;
@@ -53,8 +55,8 @@ fn tags_match(request: &HeaderMap, stored: &HeaderMap) -> Option<bool> {
     })
 }
 
-/// Returns whether the stored response is no newer than `If-Modified-Since`, if the request has that
-/// field.
+/// Evaluates `If-Modified-Since`: `true` if the stored response is no newer. `None` if the request
+/// has no such field.
 fn since(request: &HeaderMap, stored: &HeaderMap) -> Option<bool> {
     let since = request.get(IF_MODIFIED_SINCE).and_then(date::parse)?;
     let modified = stored.get(LAST_MODIFIED).or_else(|| stored.get(DATE));
@@ -65,7 +67,7 @@ fn since(request: &HeaderMap, stored: &HeaderMap) -> Option<bool> {
     )
 }
 
-/// Returns whether a line of entity tags lists one, by weak comparison; `*` lists all.
+/// Returns `true` if a line of entity tags lists `etag`, by weak comparison; `*` lists all.
 fn lists(line: &HeaderValue, etag: &HeaderValue) -> bool {
     let etag = opaque(etag.as_bytes());
     let mut rest = line.as_bytes().trim_ascii();
@@ -82,7 +84,7 @@ fn lists(line: &HeaderValue, etag: &HeaderValue) -> bool {
     false
 }
 
-/// Returns where the first tag of a list ends: entity tags quote, and do not escape.
+/// Returns the end of the first tag of a list. Entity tags are quoted and have no escapes.
 fn tag_end(list: &[u8]) -> usize {
     let mut quoted = false;
     let ends = |byte: &u8| {
@@ -92,7 +94,7 @@ fn tag_end(list: &[u8]) -> usize {
     list.iter().position(ends).unwrap_or(list.len())
 }
 
-/// Returns a tag without its mark of weakness.
+/// Returns a tag without its weakness prefix.
 fn opaque(tag: &[u8]) -> &[u8] {
     tag.strip_prefix(b"W/").unwrap_or(tag)
 }

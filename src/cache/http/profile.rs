@@ -1,54 +1,54 @@
-//! What a cache holds itself to: the two profiles, and what sets them apart.
+//! The rules of a cache: the secure profile and the RFC 9111 profile.
 
 use http::{HeaderName, StatusCode, header};
 
 use super::{cache_control::Targeted, field_names::FieldNames};
 use crate::cache::entry::packing::Packer;
 
-/// What the cache holds itself to.
+/// The rules of a cache.
 #[derive(Clone, Debug)]
 pub(crate) struct Rules {
-    /// Which statuses are kept.
+    /// The statuses that are stored.
     pub(crate) statuses: Statuses,
-    /// Which request fields are credentials.
+    /// The request fields that are credentials.
     pub(crate) credential_headers: FieldNames,
-    /// Which query parameters are credentials.
+    /// The query parameters that are credentials.
     pub(crate) credential_params: Vec<String>,
-    /// Whether an answer to a credential may be shared where it says so.
+    /// `true` if a response to a credential is shared if its directives permit that.
     pub(crate) share_public_responses: bool,
-    /// Whether `must-revalidate` says so too (RFC 9111 section 3.5).
+    /// `true` if `must-revalidate` permits that too (RFC 9111 section 3.5).
     pub(super) share_where_must_revalidate: bool,
-    /// Whether answers that set cookies are kept.
+    /// `true` if responses that set cookies are stored.
     pub(super) keep_set_cookie: bool,
-    /// Whether parts are kept, and joined (RFC 9111 sections 3.3 and 3.4).
+    /// `true` if partial responses are stored and combined (RFC 9111 sections 3.3 and 3.4).
     pub(crate) cache_partial_content: bool,
-    /// Whether answers to POST are kept as those to GET (RFC 9110 section 9.3.3).
+    /// `true` if responses to POST are stored as responses to GET (RFC 9110 section 9.3.3).
     pub(crate) cache_posts: bool,
-    /// Whether freshness is guessed from `Last-Modified` where nothing is said.
+    /// `true` if a missing lifetime is estimated from `Last-Modified`.
     pub(super) heuristic: bool,
-    /// Whether a stale answer stands in for a failing handler that has not allowed it.
+    /// `true` if a stale response is served on a failure of the handler without `stale-if-error`.
     pub(crate) stale_on_error: bool,
-    /// Whether `Accept-Language` and `Accept-Encoding` count by what they say, and not by how that
-    /// is written.
+    /// `true` if `Accept-Language` and `Accept-Encoding` are compared by meaning.
     pub(crate) normalize_preferences: bool,
-    /// Whether a request's own `Cache-Control` is heeded.
+    /// `true` if the `Cache-Control` of requests is honored.
     pub(crate) honor_request_directives: bool,
     /// The target list (RFC 9213 section 2.2): fields that replace `Cache-Control`, by priority.
     pub(crate) targeted: Vec<Targeted>,
-    /// Which fields of an answer name its tags. They are the cache's own, and not for clients.
+    /// The response fields that list tags. They are removed before the response is sent to the
+    /// client.
     pub(crate) tag_headers: FieldNames,
-    /// How many bytes of a body are kept at most.
+    /// The maximum size of a stored body.
     pub(crate) max_body_bytes: u64,
-    /// How bodies that all may see are compressed, if they are.
+    /// The compression of shared bodies, if it is enabled.
     pub(crate) packer: Option<Packer>,
 }
 
-/// Which statuses are kept.
+/// A set of statuses that are stored.
 #[derive(Clone, Debug)]
 pub(crate) enum Statuses {
-    /// All final ones that are no answer to one request's own fields, as RFC 9111 has it.
+    /// All final statuses that do not depend on the fields of one request, as RFC 9111 permits.
     All,
-    /// These.
+    /// The listed statuses.
     Listed(Vec<StatusCode>),
 }
 
@@ -62,7 +62,7 @@ impl Statuses {
 }
 
 impl Rules {
-    /// Holds to what is safe where callers are told apart.
+    /// Returns the rules of the secure profile, which separates callers.
     pub(crate) fn secure() -> Self {
         Self {
             statuses: Statuses::Listed(vec![
@@ -100,7 +100,7 @@ impl Rules {
         }
     }
 
-    /// Holds to RFC 9111 as a shared cache, and takes the freedoms that it gives.
+    /// Returns the rules of a shared cache with all options that RFC 9111 permits.
     pub(crate) fn rfc() -> Self {
         Self {
             statuses: Statuses::All,

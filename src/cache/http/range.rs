@@ -1,4 +1,4 @@
-//! Parts of a stored body.
+//! Byte ranges of a stored body (RFC 9110 section 14.2).
 
 use std::ops::Range;
 
@@ -6,20 +6,21 @@ use http::{HeaderMap, header::RANGE};
 
 use super::preconditions::is_same_version;
 
-/// What of a stored body a request is to get.
+/// The part of a stored body that a response contains.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum SelectedRange {
-    /// All of it: no part was asked for, or several, or of another version.
+    /// The whole body: the request has no range, several ranges, or one of another version.
     Whole,
-    /// These bytes.
+    /// A byte range.
     Bytes(Range<usize>),
-    /// None: it ends before the part begins.
+    /// An empty range: it starts after the end of the body.
     Unsatisfiable,
 }
 
-/// Decides which part of a body of `len` bytes a request is to get (RFC 9110 section 14.2).
+/// Selects the part of a body of `len` bytes for a request (RFC 9110 section 14.2).
 ///
-/// One range is served. Several at once cost a server far more than a client: they get the whole.
+/// Only a single range is served. Several ranges cost a server far more than a client, so the whole
+/// body is served instead.
 pub(crate) fn part(request: &HeaderMap, stored: &HeaderMap, len: usize) -> SelectedRange {
     let mut lines = request.get_all(RANGE).iter();
     let (Some(line), None) = (lines.next(), lines.next()) else {
@@ -39,7 +40,7 @@ pub(crate) fn part(request: &HeaderMap, stored: &HeaderMap, len: usize) -> Selec
         .unwrap_or(SelectedRange::Whole)
 }
 
-/// Resolves `first-last`, `first-` or `-suffix`. `None` if it is none of them.
+/// Resolves `first-last`, `first-` or `-suffix`. Returns `None` for any other form.
 fn resolve(range: &str, len: usize) -> Option<SelectedRange> {
     let (first, last) = range.split_once('-')?;
     let bytes = match (number(first)?, number(last)?) {
@@ -55,7 +56,7 @@ fn resolve(range: &str, len: usize) -> Option<SelectedRange> {
     })
 }
 
-/// Reads a number, or none where nothing stands. What is too large is as good as the largest.
+/// Parses a number: `Some(None)` if the text is empty, and `usize::MAX` if the number is too large.
 fn number(text: &str) -> Option<Option<usize>> {
     if text.is_empty() {
         return Some(None);
@@ -81,28 +82,28 @@ mod tests {
         headers
     }
 
-    fn of_ten(range: &'static str) -> SelectedRange {
+    fn range_of_ten(range: &'static str) -> SelectedRange {
         part(&headers(&[(RANGE, range)]), &HeaderMap::new(), 10)
     }
 
     #[test]
     fn a_single_range_is_served() {
-        assert_eq!(of_ten("bytes=0-1"), SelectedRange::Bytes(0..2));
-        assert_eq!(of_ten("Bytes=3-"), SelectedRange::Bytes(3..10));
-        assert_eq!(of_ten("bytes=-4"), SelectedRange::Bytes(6..10));
-        assert_eq!(of_ten("bytes=-40"), SelectedRange::Bytes(0..10));
+        assert_eq!(range_of_ten("bytes=0-1"), SelectedRange::Bytes(0..2));
+        assert_eq!(range_of_ten("Bytes=3-"), SelectedRange::Bytes(3..10));
+        assert_eq!(range_of_ten("bytes=-4"), SelectedRange::Bytes(6..10));
+        assert_eq!(range_of_ten("bytes=-40"), SelectedRange::Bytes(0..10));
         assert_eq!(
-            of_ten("bytes=9-99999999999999999999999"),
+            range_of_ten("bytes=9-99999999999999999999999"),
             SelectedRange::Bytes(9..10)
         );
     }
 
     #[test]
     fn what_begins_after_the_end_cannot_be_had() {
-        assert_eq!(of_ten("bytes=10-"), SelectedRange::Unsatisfiable);
-        assert_eq!(of_ten("bytes=-0"), SelectedRange::Unsatisfiable);
+        assert_eq!(range_of_ten("bytes=10-"), SelectedRange::Unsatisfiable);
+        assert_eq!(range_of_ten("bytes=-0"), SelectedRange::Unsatisfiable);
         assert_eq!(
-            of_ten("bytes=99999999999999999999999-"),
+            range_of_ten("bytes=99999999999999999999999-"),
             SelectedRange::Unsatisfiable
         );
     }
@@ -117,7 +118,7 @@ mod tests {
             "lines=0-1",
             "bytes",
         ] {
-            assert_eq!(of_ten(range), SelectedRange::Whole, "{range}");
+            assert_eq!(range_of_ten(range), SelectedRange::Whole, "{range}");
         }
         let twice = headers(&[(RANGE, "bytes=0-1"), (RANGE, "bytes=0-1")]);
         assert_eq!(part(&twice, &HeaderMap::new(), 10), SelectedRange::Whole);

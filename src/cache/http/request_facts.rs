@@ -1,4 +1,4 @@
-//! What a request is to the cache: read in one pass over its fields.
+//! The properties of a request that are relevant to the cache, read in one pass over its fields.
 
 use http::{HeaderMap, HeaderValue, Method, Request};
 use http_body::Body;
@@ -15,28 +15,28 @@ use crate::cache::{
     lookup::reason::CacheReason,
 };
 
-/// What a request is to the cache.
+/// The properties of a request that are relevant to the cache.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Facts<'a> {
-    /// What its method does.
+    /// The class of its method.
     pub(crate) method: MethodClass,
-    /// Why the request bypasses the cache, if it does, whatever its method.
+    /// The reason why the request bypasses the cache regardless of its method, if any.
     pub(crate) bypass: Option<CacheReason>,
-    /// Whether it has a body, for which a GET bypasses the cache.
+    /// `true` if the request has a body. A GET with a body bypasses the cache.
     pub(super) has_body: bool,
-    /// To which host it was sent.
+    /// The `Host` field.
     pub(crate) host: FieldLines<'a>,
-    /// Whether it bears a credential.
+    /// `true` if the request has a credential.
     pub(crate) credential: bool,
-    /// Whether a field may lead it elsewhere than its target says.
+    /// `true` if a field may select another resource than the target.
     pub(crate) rerouted: bool,
-    /// Whether it asks for a part.
+    /// `true` if the request has `Range`.
     pub(crate) range: bool,
-    /// Whether it has a condition.
+    /// `true` if the request has a precondition.
     pub(crate) condition: bool,
 }
 
-/// What a method does.
+/// The effect of a method.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) enum MethodClass {
     /// GET.
@@ -44,9 +44,9 @@ pub(crate) enum MethodClass {
     Get,
     /// HEAD.
     Head,
-    /// Safe, and none for the cache.
+    /// Safe, but not cacheable.
     Safe,
-    /// Changes what it names, for all that is known.
+    /// Unsafe, or unknown.
     Unsafe,
 }
 
@@ -56,7 +56,7 @@ impl From<&Method> for MethodClass {
             Method::GET => Self::Get,
             Method::HEAD => Self::Head,
             Method::OPTIONS | Method::TRACE => Self::Safe,
-            // Safe, and without a constant.
+            // Safe methods without a constant.
             _ if matches!(method.as_str(), "PROPFIND" | "QUERY" | "REPORT" | "SEARCH") => {
                 Self::Safe
             }
@@ -65,7 +65,7 @@ impl From<&Method> for MethodClass {
     }
 }
 
-/// Reads a request. `credentials` are the fields that are one on its route, if that has its own.
+/// Reads a request. `credentials` are the credential fields of its route, if its policy sets them.
 #[inline]
 pub(crate) fn read<'a, B: Body>(
     request: &'a Request<B>,
@@ -91,7 +91,7 @@ pub(crate) fn read<'a, B: Body>(
     facts
 }
 
-/// Returns whether a parameter's name stands for this one, with some of its letters as `%xx`.
+/// Returns `true` if a parameter name equals `param` after percent-decoding.
 fn is_written(name: &str, param: &str) -> bool {
     let digit = |byte: u8| char::from(byte).to_digit(16);
     let mut rest = name.as_bytes();
@@ -114,7 +114,7 @@ fn is_written(name: &str, param: &str) -> bool {
 }
 
 impl<'a> Facts<'a> {
-    /// Returns the target, if it is reliable.
+    /// Returns the target, if the host is reliable.
     #[inline]
     pub(crate) fn target(
         &self,
@@ -124,19 +124,19 @@ impl<'a> Facts<'a> {
         RequestTarget::of(uris, self.host, headers, self.rerouted)
     }
 
-    /// Returns why a GET or HEAD bypasses the cache, if it does.
+    /// Returns the reason why a GET or HEAD bypasses the cache, if any.
     pub(crate) fn bypass_of_get(&self) -> Option<CacheReason> {
         let by_body = self.has_body.then_some(CacheReason::RequestBody);
         by_body.or(self.bypass)
     }
 
     fn read_fields(&mut self, headers: &'a HeaderMap, credentials: &FieldNames) {
-        let telling = TELLING_MARKS | credentials.marks();
+        let relevant = RELEVANT_MARKS | credentials.marks();
         for (name, value) in headers {
             let text = name.as_str();
             let mark = mark(text);
-            // Most fields say nothing to the cache: their mark or their first letters tell.
-            if telling & mark == 0 && !may_mislead(text) {
+            // Most fields are irrelevant, which is decided by their mark or first bytes.
+            if relevant & mark == 0 && !may_mislead(text) {
                 continue;
             }
             self.credential |=
@@ -177,8 +177,8 @@ impl<'a> Facts<'a> {
     }
 }
 
-/// The fields that say something to the cache, apart from those that may mislead.
-const TELLING: [&str; 12] = [
+/// The relevant fields, apart from those that may reroute.
+const RELEVANT: [&str; 12] = [
     "host",
     "accept",
     "range",
@@ -193,8 +193,8 @@ const TELLING: [&str; 12] = [
     "connection",
 ];
 
-/// The marks of all of them.
-const TELLING_MARKS: u64 = marks(&TELLING);
+/// The marks of these fields.
+const RELEVANT_MARKS: u64 = marks(&RELEVANT);
 
 const fn marks(names: &[&str]) -> u64 {
     let (mut bits, mut at) = (0, 0);
@@ -205,7 +205,7 @@ const fn marks(names: &[&str]) -> u64 {
     bits
 }
 
-/// The options of `Connection` that remove no field of the request's meaning.
+/// The options of `Connection` that do not change the meaning of the request when they are removed.
 const HARMLESS_OPTIONS: [&[u8]; 5] = [
     b"close",
     b"keep-alive",
@@ -214,9 +214,9 @@ const HARMLESS_OPTIONS: [&[u8]; 5] = [
     b"http2-settings",
 ];
 
-/// Returns whether a line of `Connection` nominates a field that an intermediary removes before it
-/// forwards the request (RFC 9110 section 7.6.1). What is forwarded then is another request than the
-/// one that the key is made of.
+/// Returns `true` if a line of `Connection` nominates a field that an intermediary removes before
+/// it forwards the request (RFC 9110 section 7.6.1). The forwarded request then differs from the
+/// one that the key is derived from.
 fn nominates(line: &HeaderValue) -> bool {
     let is_harmless = |option: &[u8]| {
         option.is_empty()
@@ -402,8 +402,8 @@ mod tests {
 
     #[test]
     fn only_fields_that_say_nothing_are_passed_over_by_their_marks() {
-        for name in TELLING {
-            assert_ne!(TELLING_MARKS & mark(name), 0, "{name}");
+        for name in RELEVANT {
+            assert_ne!(RELEVANT_MARKS & mark(name), 0, "{name}");
         }
         for name in [
             "accept-encoding",
@@ -411,7 +411,7 @@ mod tests {
             "referer",
             "user-agent",
         ] {
-            assert_eq!(TELLING_MARKS & mark(name), 0, "{name}");
+            assert_eq!(RELEVANT_MARKS & mark(name), 0, "{name}");
         }
         for name in REROUTING.into_iter().chain(OVERRIDING) {
             assert!(may_mislead(name), "{name}");

@@ -1,4 +1,4 @@
-//! Asking the handler whether a stored answer still holds.
+//! Revalidation: conditional requests, and the comparison of their responses.
 
 use http::{
     HeaderMap, HeaderName, HeaderValue, Request,
@@ -11,11 +11,11 @@ use http::{
 use super::date;
 use crate::cache::entry::entry::remove_hop_by_hop;
 
-/// Turns a request into the question whether what is stored still holds. Returns false, and leaves
-/// the request as it is, if there is nothing to ask by.
+/// Turns a request into a conditional request for revalidation. Returns `false`, and leaves the
+/// request unchanged, if the stored response has no validator.
 ///
-/// The client's own conditions and its wish for a part are taken out: the whole answer is wanted,
-/// and what the client gets of it is decided when it is there.
+/// The conditions and ranges of the client are removed, because the cache needs the whole response.
+/// They are evaluated against the response once it is available.
 pub(crate) fn ask<B>(request: &mut Request<B>, stored: &HeaderMap) -> bool {
     if !has_validator(stored) {
         return false;
@@ -32,12 +32,12 @@ pub(crate) fn ask<B>(request: &mut Request<B>, stored: &HeaderMap) -> bool {
     true
 }
 
-/// Returns whether a stored response can be revalidated.
+/// Returns `true` if a stored response can be revalidated.
 pub(crate) fn has_validator(stored: &HeaderMap) -> bool {
     stored.contains_key(ETAG) || stored.contains_key(LAST_MODIFIED)
 }
 
-/// Removes conditions and ranges from a request: it asks for the whole response.
+/// Removes conditions and ranges from a request, so that it requests the whole response.
 pub(crate) fn want_all<B>(request: &mut Request<B>) {
     for name in [
         IF_MATCH,
@@ -64,8 +64,8 @@ pub(crate) enum Comparison {
 
 /// Compares the validators of a `304` with those of the stored response (RFC 9111 section 4.3.4).
 ///
-/// An entity tag decides, by weak comparison; without one, `Last-Modified` does. A strong tag that the
-/// stored response does not have names another version.
+/// Entity tags are compared weakly; without one, `Last-Modified` is compared. A strong tag that
+/// the stored response does not have names another version.
 pub(crate) fn compare(fresh: &HeaderMap, stored: &HeaderMap) -> Comparison {
     let dates = || match (fresh.get(LAST_MODIFIED), stored.get(LAST_MODIFIED)) {
         (Some(fresh), Some(stored)) => Comparison::of(same_date(fresh, stored)),
@@ -78,8 +78,8 @@ pub(crate) fn compare(fresh: &HeaderMap, stored: &HeaderMap) -> Comparison {
     }
 }
 
-/// Compares the response to a HEAD with the stored one (RFC 9111 section 4.3.5): all that it says of
-/// version and length.
+/// Compares the response to a HEAD with the stored one (RFC 9111 section 4.3.5): its version and
+/// length.
 pub(crate) fn compare_head(head: &HeaderMap, stored: &HeaderMap) -> Comparison {
     let differs = [ETAG, LAST_MODIFIED, CONTENT_LENGTH].iter().any(|name| {
         let (said, stored) = (head.get(name), stored.get(name));
@@ -116,9 +116,9 @@ fn same_date(one: &HeaderValue, two: &HeaderValue) -> bool {
     }
 }
 
-/// Returns the stored fields with those of a `304` in their place (RFC 9111 section 3.2).
+/// Returns the stored fields, updated with those of a `304` (RFC 9111 section 3.2).
 ///
-/// What describes the stored body stays: it is the stored body that they describe.
+/// Fields that describe the stored body are not updated.
 pub(crate) fn merged(stored: &HeaderMap, fresh: &HeaderMap) -> HeaderMap {
     const CONTENT_MD5: HeaderName = HeaderName::from_static("content-md5");
     let mut fresh = fresh.clone();

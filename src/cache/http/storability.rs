@@ -1,4 +1,5 @@
-//! Which answers are kept, where, and for how long.
+//! The storage decision: whether a response is stored, in which partition, and how long it is
+//! fresh.
 
 use std::time::Duration;
 
@@ -16,34 +17,34 @@ use crate::cache::{
     policy::policy::{CachePolicy, Ttl, Wishes},
 };
 
-/// Who asks, and so where the answer may go.
+/// The caller of a request, which determines the partition of the response.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum RequestCaller {
-    /// Nobody in particular: the answer goes to the shared partition.
+    /// No credential: the response is stored in the shared partition.
     Anonymous,
-    /// A known caller: the answer goes to a partition of its own, or to the shared one where the
-    /// route and the answer say so.
+    /// An authenticated caller: the response is stored in the caller's partition, or in the shared
+    /// one if the route and the response permit that.
     Known {
         digest: [u8; 32],
         share_public_responses: bool,
     },
-    /// A credential that nobody vouches for: shared where the route and the answer say so, and
-    /// not kept otherwise.
+    /// A credential that was not authenticated: the response is stored in the shared partition if
+    /// the route and the response permit that, and not stored otherwise.
     Unvouched,
 }
 
-/// Where an answer is kept, and what of it.
+/// The partition and contents of an entry to store.
 #[derive(Debug)]
 pub(crate) struct StorageDecision {
-    /// Whether it goes to the shared partition, and not to the caller's own.
+    /// `true` for the shared partition, `false` for the caller's.
     pub(crate) shared: bool,
-    /// Whether the answer itself says that it may be shared among callers.
+    /// `true` if the response itself permits sharing among callers.
     pub(crate) says_shared: bool,
     pub(crate) freshness: Freshness,
     pub(crate) vary: VarySpec,
-    /// Whether the handler can be asked if it has changed.
+    /// `true` if the response can be revalidated.
     pub(crate) has_validator: bool,
-    /// Fields that are left out of what is kept.
+    /// The fields that are not stored.
     pub(crate) without: Vec<HeaderName>,
 }
 
@@ -56,21 +57,22 @@ pub(crate) struct PolicyWishes<'a> {
 
 impl<'a> PolicyWishes<'a> {
     /// Returns the policies, that of the response first.
-    fn said(&self) -> impl Iterator<Item = &'a Wishes> {
+    fn policies(&self) -> impl Iterator<Item = &'a Wishes> {
         let policies = [self.by_answer, self.by_route];
         policies.into_iter().flatten().map(CachePolicy::wishes)
     }
 
-    /// Returns the TTL of responses with this status. `at_most` is given if a policy lists it, and is
-    /// the default TTL where no other one is set.
+    /// Returns the TTL of responses with this status. `at_most` is set if a policy lists the
+    /// status, and is the default TTL if no other is set.
     fn ttl(&self, status: StatusCode, at_most: Option<Duration>) -> Option<Ttl> {
         let applies = at_most.is_some() || has_ttl_unlisted(status);
-        let ttl = self.said().find_map(Wishes::ttl).filter(|_| applies);
+        let ttl = self.policies().find_map(Wishes::ttl).filter(|_| applies);
         ttl.or(at_most.map(Ttl::Default))
     }
 }
 
-/// Returns whether a TTL applies to a status that no policy lists. A part is judged as a `200`.
+/// Returns `true` if a TTL applies to a status that no policy lists. A partial response is judged
+/// as a `200`.
 fn has_ttl_unlisted(status: StatusCode) -> bool {
     matches!(
         status,
@@ -78,7 +80,7 @@ fn has_ttl_unlisted(status: StatusCode) -> bool {
     )
 }
 
-/// Decides whether a response may be stored, for whom, and how long it is fresh (RFC 9111 section 3).
+/// Decides if a response can be stored, in which partition, and its freshness (RFC 9111 section 3).
 pub(crate) fn judge(
     rules: &Rules,
     caller: &RequestCaller,
@@ -92,11 +94,11 @@ pub(crate) fn judge(
         true => ResponseDirectives::of(headers, &rules.targeted),
         false => ResponseDirectives::default(),
     };
-    if wanted.said().any(|wishes| wishes.off) {
+    if wanted.policies().any(|wishes| wishes.off) {
         return Err(CacheReason::Off);
     }
-    directives.private |= wanted.said().any(|wishes| wishes.private);
-    let at_most = wanted.said().find_map(|wishes| wishes.at_most(status));
+    directives.private |= wanted.policies().any(|wishes| wishes.private);
+    let at_most = wanted.policies().find_map(|wishes| wishes.at_most(status));
     admit(rules, status, &directives, at_most.is_some())?;
     let says_shared = says_shared(rules, &directives);
     let shared = shared(caller, says_shared)?;
@@ -136,14 +138,14 @@ pub(crate) fn judge(
     })
 }
 
-/// Returns whether an answer itself says for how long it is fresh.
+/// Returns `true` if a response states its freshness lifetime.
 pub(crate) fn is_explicit(rules: &Rules, headers: &HeaderMap, times: &Times<'_>) -> bool {
     let directives = ResponseDirectives::of(headers, &rules.targeted);
     explicit_lifetime_secs(&directives, headers, times).is_some()
 }
 
-/// Rejects responses that may not be stored for their status or for `no-store`. `listed` is whether
-/// a policy lists the status.
+/// Rejects responses that must not be stored because of their status or `no-store`. `listed` is
+/// `true` if a policy lists the status.
 fn admit(
     rules: &Rules,
     status: StatusCode,
@@ -153,11 +155,11 @@ fn admit(
     if status == StatusCode::PARTIAL_CONTENT {
         return Err(CacheReason::Partial);
     }
-    if let Some(reason) = answers_one_request(status) {
+    if let Some(reason) = one_request_reason(status) {
         return Err(reason);
     }
-    // `no-store` beside `must-understand` is for caches that do not understand the status (RFC 9111
-    // section 5.2.2.3).
+    // `no-store` together with `must-understand` applies to caches that do not understand the
+    // status (RFC 9111 section 5.2.2.3).
     if directives.must_understand && !is_understood(status) {
         return Err(CacheReason::Status);
     }
@@ -170,7 +172,7 @@ fn admit(
     }
 }
 
-/// Returns the fields that a response varies by, if it may be stored with them.
+/// Returns the fields that a response varies by, if it can be stored with them.
 fn vary(
     rules: &Rules,
     wanted: &PolicyWishes<'_>,
@@ -193,8 +195,8 @@ fn vary(
     }
 }
 
-/// Chooses the freshness lifetime: an override, the stated one, the default TTL or the heuristic one,
-/// in this order. `at_most` limits it.
+/// Selects the freshness lifetime: an override, the stated one, the default TTL or the heuristic
+/// one, in this order. `at_most` limits it.
 fn lifetime_secs(
     stated: Option<u32>,
     heuristic: impl FnOnce() -> Option<u32>,
@@ -216,13 +218,13 @@ fn delta(duration: Duration) -> u32 {
         .min(DELTA_SECS_MAX)
 }
 
-/// Returns whether a response of this status is not stored, whatever a policy lists.
+/// Returns `true` if a response with this status is never stored, regardless of policies.
 pub(crate) fn is_never_stored(status: StatusCode) -> bool {
-    answers_one_request(status).is_some()
+    one_request_reason(status).is_some()
 }
 
-/// Returns why a response of this status is for one request alone, if it is.
-fn answers_one_request(status: StatusCode) -> Option<CacheReason> {
+/// Returns the reason why a response with this status applies to one request only, if it does.
+fn one_request_reason(status: StatusCode) -> Option<CacheReason> {
     match status {
         StatusCode::NOT_MODIFIED => Some(CacheReason::Status),
         StatusCode::PRECONDITION_FAILED | StatusCode::EXPECTATION_FAILED => {
@@ -233,7 +235,7 @@ fn answers_one_request(status: StatusCode) -> Option<CacheReason> {
     }
 }
 
-/// Returns whether the cache knows what a status asks of it.
+/// Returns `true` if the cache implements the caching requirements of a status.
 fn is_understood(status: StatusCode) -> bool {
     matches!(
         status.as_u16(),
@@ -241,7 +243,7 @@ fn is_understood(status: StatusCode) -> bool {
     )
 }
 
-/// Returns whether an answer says that it is the same for callers with credentials.
+/// Returns `true` if a response permits sharing among callers with credentials.
 fn says_shared(rules: &Rules, directives: &ResponseDirectives) -> bool {
     let says_so = directives.public
         || directives.s_maxage_secs.is_some()
@@ -249,7 +251,7 @@ fn says_shared(rules: &Rules, directives: &ResponseDirectives) -> bool {
     says_so && !directives.private
 }
 
-/// Decides between the shared partition and the caller's own.
+/// Selects the shared partition (`true`) or that of the caller (`false`).
 fn shared(caller: &RequestCaller, says_shared: bool) -> Result<bool, CacheReason> {
     match caller {
         RequestCaller::Anonymous => Ok(true),
@@ -262,26 +264,26 @@ fn shared(caller: &RequestCaller, says_shared: bool) -> Result<bool, CacheReason
     }
 }
 
-/// The fields of a response that decide whether it is stored.
+/// The fields of a response that determine its storage.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct ResponseFields<'a> {
     /// All fields.
     headers: &'a HeaderMap,
-    /// Whether one of them tells caches what to do.
+    /// `true` if there is a field with cache directives.
     directives: bool,
     expires: bool,
     for_one_client: bool,
     validator: bool,
     vary: bool,
-    /// The first one.
+    /// The first line of the field.
     content_type: Option<&'a HeaderValue>,
     pub(crate) content_length: FieldLines<'a>,
-    /// Whether one of them names tags.
+    /// `true` if there is a field with tags.
     pub(crate) tags: bool,
 }
 
 impl<'a> ResponseFields<'a> {
-    /// Reads the fields of a response in one pass: each name that is looked up would be hashed.
+    /// Reads the fields of a response in one pass: each lookup by name would compute a hash.
     pub(crate) fn of(headers: &'a HeaderMap, rules: &Rules) -> Self {
         let mut seen = Self {
             headers,
@@ -304,7 +306,7 @@ impl<'a> ResponseFields<'a> {
                 "vary" => seen.vary = true,
                 text => seen.for_one_client |= is_for_one_client(text),
             }
-            // These may bear any name.
+            // These fields have configurable names.
             let mut targeted = rules.targeted.iter();
             seen.directives |= targeted.any(|field| *name == *field.name());
             seen.tags |= rules.tag_headers.contains(name);
@@ -312,20 +314,20 @@ impl<'a> ResponseFields<'a> {
         seen
     }
 
-    /// Returns the freshness lifetime that the fields state, if they state one.
+    /// Returns the freshness lifetime that the fields state, if any.
     fn stated_lifetime_secs(
         &self,
         directives: &ResponseDirectives,
         times: &Times<'_>,
     ) -> Option<u32> {
-        match self.expires || directives.says_lifetime() {
+        match self.expires || directives.states_lifetime() {
             true => explicit_lifetime_secs(directives, self.headers, times),
             false => None,
         }
     }
 }
 
-/// Returns whether this is a field that does something to the one client that asked.
+/// Returns `true` for a field that affects a single client.
 fn is_for_one_client(name: &str) -> bool {
     matches!(
         name,
@@ -337,13 +339,13 @@ fn is_for_one_client(name: &str) -> bool {
     )
 }
 
-/// Returns whether an answer does something to the one client that asked.
+/// Returns `true` if a response has a field that affects a single client.
 fn acts_on_one_client(headers: &HeaderMap, without: &[HeaderName]) -> bool {
     let mut names = headers.keys();
     names.any(|name| is_for_one_client(name.as_str()) && !without.contains(name))
 }
 
-/// Returns why an answer is a stream that has no end to wait for.
+/// Returns the reason not to store a response if its content type is that of an endless stream.
 fn stream(content_type: &HeaderValue) -> Option<CacheReason> {
     let content_type = content_type.as_bytes();
     let begins = |with: &[u8]| {
@@ -369,7 +371,7 @@ fn freshness(
     let has_validator = seen.validator;
     let lifetime_secs = match lifetime_secs {
         Some(secs) => secs,
-        // It may be served after revalidation, which needs a validator.
+        // It can be served after revalidation, which needs a validator.
         None if directives.no_cache && has_validator => 0,
         None => return Err(CacheReason::NoFreshness),
     };

@@ -1,18 +1,18 @@
-//! Structured fields (RFC 9651): dictionaries, as far as cache directives need them.
+//! Structured fields (RFC 9651): the subset of dictionaries that cache directives use.
 
-/// A member's value.
+/// The value of a member.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Item {
     Integer(i64),
     Boolean(bool),
     /// A string or a token.
     Text(String),
-    /// Of a type that no directive has.
+    /// A type that no directive has.
     Other,
 }
 
-/// Reads a dictionary of all lines of a field, joined. `None` if any of it cannot be read: the
-/// whole field then counts for nothing.
+/// Parses a dictionary from the joined lines of a field. Returns `None` if any part is invalid: the
+/// whole field is then ignored.
 pub(crate) fn dictionary(field: &str) -> Option<Vec<(&str, Item)>> {
     let mut rest = Rest(field.trim_matches(' '));
     let mut members: Vec<(&str, Item)> = Vec::new();
@@ -23,7 +23,7 @@ pub(crate) fn dictionary(field: &str) -> Option<Vec<(&str, Item)>> {
             false => Item::Boolean(true),
         };
         rest.parameters()?;
-        // The last of equal keys counts.
+        // The last of several equal keys applies.
         members.retain(|(other, _)| *other != key);
         members.push((key, item));
         rest.space();
@@ -69,7 +69,7 @@ impl<'a> Rest<'a> {
         }))
     }
 
-    /// Takes an item or an inner list.
+    /// Parses an item or an inner list.
     fn member(&mut self) -> Option<Item> {
         if !self.take('(') {
             return self.item();
@@ -154,7 +154,7 @@ impl<'a> Rest<'a> {
         Some(Item::Integer(if negative { -number } else { number }))
     }
 
-    /// Takes parameters, which say nothing to a cache.
+    /// Parses parameters, which a cache ignores.
     fn parameters(&mut self) -> Option<()> {
         while self.take(';') {
             self.take_while(|byte| byte == b' ');

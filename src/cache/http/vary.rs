@@ -1,4 +1,4 @@
-//! Which of a URL's answers fits a request.
+//! Selection of the variant that matches a request.
 
 use std::{fmt, iter, sync::Arc};
 
@@ -15,17 +15,17 @@ use crate::{
     core::store_api::store_key::{KeySpace, ShortKeyWriter, StoreKey},
 };
 
-/// The most fields that one answer may vary by.
+/// The maximum number of fields that a response can vary by.
 const MAX_FIELDS: usize = 8;
 
-/// The request fields that a URL's answers vary by: sorted, each once.
+/// The request fields that the responses of a URL vary by, sorted and without duplicates.
 #[derive(Clone, Default, PartialEq, Eq)]
 pub struct VarySpec {
     names: Option<Arc<[HeaderName]>>,
 }
 
 impl VarySpec {
-    /// Reads all lines of an answer's `Vary`.
+    /// Parses all lines of a response's `Vary`.
     pub(crate) fn of(headers: &HeaderMap) -> Result<Self, CacheReason> {
         let mut names = Vec::new();
         for line in headers.get_all(VARY) {
@@ -33,7 +33,7 @@ impl VarySpec {
                 match name.trim_ascii() {
                     b"" => {}
                     b"*" => return Err(CacheReason::VaryStar),
-                    // What is not a name cannot be compared: it never fits.
+                    // An invalid name cannot be compared, so the response never matches.
                     name => {
                         names
                             .push(HeaderName::from_bytes(name).map_err(|_| CacheReason::VaryStar)?);
@@ -44,7 +44,7 @@ impl VarySpec {
         Self::from_names(names).ok_or(CacheReason::VaryTooMany)
     }
 
-    /// Creates a spec of these fields. `None` if they are more than a cache looks at.
+    /// Creates a spec of these fields. Returns `None` if there are more than 8.
     pub fn from_names(mut names: Vec<HeaderName>) -> Option<Self> {
         names.sort_unstable_by(|one, two| one.as_str().cmp(two.as_str()));
         names.dedup();
@@ -62,7 +62,7 @@ impl VarySpec {
         self.names.as_deref().unwrap_or_default()
     }
 
-    /// Returns whether the answer is the same for all requests.
+    /// Returns `true` if the response is the same for all requests.
     pub fn is_empty(&self) -> bool {
         self.names.is_none()
     }
@@ -74,8 +74,8 @@ impl fmt::Debug for VarySpec {
     }
 }
 
-/// Which one of a URL's answers: a keyed digest of the fields that it varies by and of their
-/// values in the request.
+/// The identifier of a variant: a keyed digest of the fields that it varies by and their values in
+/// the request.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct VariantId(StoreKey);
 
@@ -84,7 +84,7 @@ impl VariantId {
         Self(StoreKey::from_bytes(bytes))
     }
 
-    /// Returns the digest, for a store to make a name of.
+    /// Returns the digest, for use in names of the store.
     pub fn as_bytes(&self) -> &[u8; 16] {
         self.0.as_bytes()
     }
@@ -96,7 +96,7 @@ impl fmt::Debug for VariantId {
     }
 }
 
-/// What a store asks of a request, to find the one of a URL's answers that fits it.
+/// The request fields by which a store selects a variant.
 #[derive(Clone, Copy)]
 pub struct Selection<'a> {
     headers: &'a HeaderMap,
@@ -113,11 +113,11 @@ const LISTS: [HeaderName; 5] = [
     CACHE_CONTROL,
 ];
 
-/// Configures how variants are told apart.
+/// The rules by which variants are distinguished.
 #[derive(Clone, Debug)]
 pub(crate) struct Variants {
     keys: KeySpace,
-    /// Whether preferences are compared by their meaning rather than their spelling.
+    /// `true` if preferences are compared by meaning rather than spelling.
     normalize: bool,
     /// The fields that are compared member by member. All others are compared line by line.
     lists: FieldNames,
@@ -132,15 +132,14 @@ impl Variants {
         }
     }
 
-    /// Adds request fields that are lists.
+    /// Adds list-valued request fields.
     pub(crate) fn list_headers(mut self, names: FieldNames) -> Self {
         let names = names.as_slice().iter().cloned();
         names.for_each(|name| self.lists.push(name));
         self
     }
 
-    /// Writes all lines of a field into an id, in such a way that the next field cannot be taken for
-    /// a part of this one.
+    /// Writes all lines of a field into an id, delimited from the next field.
     fn write(&self, id: &mut ShortKeyWriter, name: &HeaderName, lines: &GetAll<'_, HeaderValue>) {
         let count = lines.iter().count();
         if !self.lists.contains(name) {
@@ -148,7 +147,7 @@ impl Variants {
             lines.iter().for_each(|line| write(id, line.as_bytes()));
             return;
         }
-        // Absent and empty are two values.
+        // Absent and empty are different values.
         id.field(&[u8::from(count > 0)]);
         if self.normalize && (name == ACCEPT_LANGUAGE || name == ACCEPT_ENCODING) {
             let members = preferences(lines.iter());
@@ -157,7 +156,7 @@ impl Variants {
             let members = lines.iter().flat_map(members);
             members.for_each(|member| write(id, member));
         }
-        // No member is a comma.
+        // A delimiter: no member is a comma.
         id.field(b",");
     }
 }
@@ -178,12 +177,13 @@ impl<'a> Selection<'a> {
         }
     }
 
-    /// Returns what the store itself said that the answers vary by, when it is asked again.
+    /// Returns the fields that a previous lookup of the store returned
+    /// ([`Found::Varies`](crate::store::backend::Found::Varies)), if the lookup is repeated.
     pub fn hint(&self) -> Option<&VarySpec> {
         self.hint
     }
 
-    /// Returns the one that fits the request among answers that vary by these fields.
+    /// Returns the variant that matches the request, for entries that vary by these fields.
     pub fn variant(&self, spec: &VarySpec) -> VariantId {
         let mut id = self.variants.keys.short();
         for name in spec.names() {
@@ -207,8 +207,8 @@ fn write(id: &mut ShortKeyWriter, field: &[u8]) {
     id.field(field);
 }
 
-/// Returns the members of lists of preferences in lower case, sorted and without spaces, so that lists
-/// of one meaning are equal.
+/// Returns the members of preference lists in lower case, sorted and without whitespace, so that
+/// lists with the same meaning are equal.
 fn preferences<'a>(lines: impl Iterator<Item = &'a HeaderValue>) -> Vec<Vec<u8>> {
     let members = lines.flat_map(members).map(|member| {
         let mut member = member.to_ascii_lowercase();
@@ -220,10 +220,10 @@ fn preferences<'a>(lines: impl Iterator<Item = &'a HeaderValue>) -> Vec<Vec<u8>>
     members
 }
 
-/// Returns the members of a list without the space around them, so that lists on one line or several,
-/// with spaces or without, are equal (RFC 9111 section 4.1).
+/// Returns the members of a list without the surrounding whitespace, so that lists are equal
+/// regardless of whitespace and the number of lines (RFC 9111 section 4.1).
 ///
-/// Empty members are members: a handler that compares the whole value tells `a,` from `a`.
+/// Empty members are retained: a handler that compares the whole value distinguishes `a,` from `a`.
 fn members(line: &HeaderValue) -> impl Iterator<Item = &[u8]> {
     let mut rest = Some(line.as_bytes());
     iter::from_fn(move || {
@@ -253,10 +253,10 @@ mod tests {
     }
 
     fn id(vary: &'static str, fields: &[(&'static str, &'static str)]) -> VariantId {
-        normalised_id(vary, fields, false)
+        normalized_id(vary, fields, false)
     }
 
-    fn normalised_id(
+    fn normalized_id(
         vary: &'static str,
         fields: &[(&'static str, &'static str)],
         normalize: bool,
@@ -267,9 +267,9 @@ mod tests {
     }
 
     #[test]
-    fn preferences_that_say_the_same_are_the_same_where_they_are_normalised() {
+    fn preferences_that_say_the_same_are_the_same_where_they_are_normalized() {
         let id = |value, normalize| {
-            normalised_id("accept-language", &[("accept-language", value)], normalize)
+            normalized_id("accept-language", &[("accept-language", value)], normalize)
         };
         assert_eq!(id("en, de;q=0.5", true), id("De; q=0.5,eN", true));
         assert_ne!(id("en, de;q=0.5", true), id("en;q=0.5, de", true));

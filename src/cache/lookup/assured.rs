@@ -1,4 +1,4 @@
-//! Questions to the store that are put to their end, also when whoever asked has gone away.
+//! Store requests that complete in the background if their caller is dropped.
 
 use std::{
     future::Future,
@@ -15,15 +15,15 @@ use crate::{
     },
 };
 
-/// Waits for the store beside the requests where the asker does not wait any longer, and does `then`
-/// with what it says. What it says to the asker is the asker's affair.
+/// Completes a store request in the background if the returned future is dropped, and calls `then`
+/// with the reply. If the future is polled to its end, `then` is not called.
 pub(crate) fn assured<T: Send + 'static>(
     config: &Arc<Config>,
-    answer: StoreFuture<T>,
+    reply: StoreFuture<T>,
     then: impl FnOnce(T) + Send + Unpin + 'static,
 ) -> StoreFuture<T> {
-    match answer {
-        StoreFuture::Ready(answer) => StoreFuture::Ready(answer),
+    match reply {
+        StoreFuture::Ready(reply) => StoreFuture::Ready(reply),
         StoreFuture::Pending(pending) => StoreFuture::Pending(Box::pin(Assured {
             config: Arc::clone(config),
             rest: Some((pending, then)),
@@ -45,9 +45,9 @@ where
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let (pending, _) = self.rest.as_mut().expect("it is polled until it is ready");
-        let answer = std::task::ready!(pending.as_mut().poll(cx));
+        let reply = std::task::ready!(pending.as_mut().poll(cx));
         self.rest = None;
-        Poll::Ready(answer)
+        Poll::Ready(reply)
     }
 }
 
@@ -60,10 +60,10 @@ where
         let Some((pending, then)) = self.rest.take() else {
             return;
         };
-        let answer = self.config.keeping.bound(StoreFuture::Pending(pending));
+        let reply = self.config.keeping.bound(StoreFuture::Pending(pending));
         self.config.spawn(Box::pin(async move {
-            if let Ok(answer) = answer.await {
-                then(answer);
+            if let Ok(reply) = reply.await {
+                then(reply);
             }
         }));
     }

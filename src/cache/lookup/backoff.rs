@@ -1,4 +1,4 @@
-//! The pause after a failure of the origin, during which stale responses stand in.
+//! The pause after a failure of the origin. Stale responses are served during it.
 
 use std::{
     fmt,
@@ -11,15 +11,15 @@ use std::{
 
 use crate::core::{store_api::store_key::LongStoreKey, time::Timestamp, ttl_map::TtlMap};
 
-/// The maximum number of cache keys in backoff. Failures of further keys are not remembered.
+/// The maximum number of cache keys in backoff. Failures of further keys are not recorded.
 const KEYS_MAX: usize = 4_096;
 
 /// The cache keys whose last request to the origin failed.
 pub(crate) struct Backoffs {
-    /// A pause is remembered for as long as the longest one after its end: a failure within that time
-    /// begins a longer one.
+    /// The last pause of each key. It is retained until `max` has passed after its end: a failure
+    /// within that time doubles the pause.
     keys: Mutex<TtlMap<LongStoreKey, Backoff>>,
-    /// The size of the map: where it is empty, no lock is taken.
+    /// The size of the map. No lock is taken while it is zero.
     len: AtomicUsize,
     initial: Duration,
     max: Duration,
@@ -41,7 +41,7 @@ impl Backoffs {
         }
     }
 
-    /// Returns whether the origin is not to be asked for this key now.
+    /// Returns `true` if the origin is in backoff for this key.
     pub(crate) fn holds(&self, key: &LongStoreKey, now: Timestamp) -> bool {
         self.len.load(Ordering::Relaxed) > 0
             && self
@@ -50,7 +50,7 @@ impl Backoffs {
                 .is_some_and(|backoff| now < backoff.until)
     }
 
-    /// Begins the pause after a failure, twice as long as the one before.
+    /// Starts a pause after a failure. It is twice as long as the previous one.
     pub(crate) fn failed(&self, key: &LongStoreKey, now: Timestamp) {
         if self.initial.is_zero() {
             return;
@@ -67,7 +67,7 @@ impl Backoffs {
         self.len.store(keys.len(), Ordering::Relaxed);
     }
 
-    /// Ends the pauses of a key: the origin has answered.
+    /// Ends the backoff of a key after a response from the origin.
     pub(crate) fn succeeded(&self, key: &LongStoreKey) {
         if self.len.load(Ordering::Relaxed) > 0 {
             let mut keys = self.lock();

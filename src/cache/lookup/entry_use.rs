@@ -25,15 +25,15 @@ use crate::cache::{
 
 /// The use of a stored response for a request.
 pub(super) enum EntryUse {
-    /// It is sent. A reason is given if the client asked for a newer one.
+    /// It is served. A reason is given if the client requested a newer one.
     Serve(Option<CacheReason>),
-    /// It is stale, or the client asks for a newer one.
+    /// It is stale, or the client requests a newer one.
     Validate(Forward),
-    /// It is a part that does not hold the requested range.
+    /// It is partial content that does not cover the requested range.
     OtherPart,
-    /// It is of another variant.
+    /// It is another variant.
     OtherVariant,
-    /// It is for another caller, or cannot be decompressed.
+    /// It belongs to another caller, or cannot be decompressed.
     Unusable,
 }
 
@@ -74,7 +74,8 @@ impl Look {
         }
     }
 
-    /// Notes a part that does not hold the requested range: it is of use once more of the whole has come.
+    /// Records a stored partial response that does not cover the requested range. It can be
+    /// combined with the next part of the response.
     pub(super) fn take_part(
         &mut self,
         entry: Arc<StoredResponse>,
@@ -87,7 +88,7 @@ impl Look {
         self.round.part = Some(Box::new(found));
     }
 
-    /// Notes a stored response that may not be sent as it is.
+    /// Records a stored response that cannot be served without validation.
     pub(super) fn take_stale(
         &mut self,
         entry: Arc<StoredResponse>,
@@ -119,7 +120,7 @@ impl Look {
         }
     }
 
-    /// Returns whether the shared response that a known caller has waited for is not for it.
+    /// Returns `true` if an identified caller has waited for a shared response that it cannot use.
     pub(super) fn has_waited_for_other(&self) -> bool {
         self.role == LookupRole::Collapsed
             && matches!(self.facts.keys, LookupKeys::Both { .. })
@@ -132,15 +133,15 @@ impl Look {
             || self.facts.caller == RequestCaller::Anonymous
     }
 
-    /// Returns whether the client may have what is fresh made anew. One that wants it from the store
-    /// or not at all has nothing made.
+    /// Returns `true` if the client can reload a fresh response. A request with `only-if-cached`
+    /// does not count as a reload.
     fn may_reload(&self, config: &Config) -> bool {
         let now = self.round.asked_at;
         self.facts.asks.only_if_cached || config.reloads.take(self.key().full(), now)
     }
 
-    /// Returns whether an answer can be shown to the client: as it is kept, or decompressed, which is
-    /// done here.
+    /// Returns `true` if the client accepts the stored encoding, or if the body could be
+    /// decompressed. The decompressed body is left in the round.
     fn can_read(&mut self, entry: &StoredResponse, config: &Config, asked: &HeaderMap) -> bool {
         self.round.plain = None;
         let Some(plain_bytes) = entry.packed else {
@@ -157,7 +158,7 @@ impl Look {
         true
     }
 
-    /// Returns whether a stored part holds what the request asks for.
+    /// Returns `true` if a stored partial response covers the requested range.
     fn is_held(&self, entry: &StoredResponse, asked: &HeaderMap) -> bool {
         self.wanted() == Wanted::Range && content_range::within(entry, asked).is_some()
     }
@@ -167,7 +168,7 @@ impl Look {
         !freshness.always_validate && freshness.ttl_secs(self.round.asked_at) > 0
     }
 
-    /// Returns whether a fresh answer is fresh enough for what the request asks.
+    /// Returns `true` if a fresh response satisfies the directives of the request.
     pub(super) fn is_fresh_enough(&self, entry: &StoredResponse) -> bool {
         let age_secs = entry.freshness.age_secs(self.round.asked_at);
         let ttl_secs = entry.freshness.ttl_secs(self.round.asked_at);
@@ -182,7 +183,7 @@ impl Look {
                 .is_none_or(|least| ttl_secs >= i64::from(least))
     }
 
-    /// Returns whether the request takes a stale answer as it is (`max-stale`).
+    /// Returns `true` if the request accepts the stale response without validation (`max-stale`).
     pub(super) fn accepts_stale(&self, stale: &Stale) -> bool {
         let freshness = &stale.entry.freshness;
         let stale_secs = -freshness.ttl_secs(self.round.asked_at);
@@ -197,7 +198,8 @@ impl Look {
                 .is_some_and(|most| stale_secs <= i64::from(most))
     }
 
-    /// Returns whether a stale answer may be shown while it is validated (RFC 5861 section 3).
+    /// Returns `true` if a stale response can be served while it is revalidated (RFC 5861 section
+    /// 3).
     pub(super) fn shows_while_validating(&self, stale: &Stale) -> bool {
         let freshness = &stale.entry.freshness;
         let stale_secs = -freshness.ttl_secs(self.round.asked_at);
@@ -209,20 +211,20 @@ impl Look {
             && stale_secs <= i64::from(freshness.while_revalidate_secs)
     }
 
-    /// Returns how much longer the request may wait for others.
+    /// Returns the remaining time for which the request can wait for other requests.
     pub(super) fn may_wait_for(&mut self, at_most: Duration) -> Option<Duration> {
         let now = self.round.asked_at;
         let left = at_most.saturating_sub(now - self.waited.begin(now));
         (!left.is_zero()).then_some(left)
     }
 
-    /// Returns whether the stored response has a validator by which the handler can be asked.
+    /// Returns `true` if the stored response has a validator.
     pub(crate) fn can_validate(&self) -> bool {
         self.stale()
             .is_some_and(|stale| revalidation::has_validator(&stale.entry.headers))
     }
 
-    /// Returns whether a stale response may stand in for an origin that fails (RFC 5861 section 4).
+    /// Returns `true` if a stale response can be served when the origin fails (RFC 5861 section 4).
     pub(crate) fn may_stand_in(&self, config: &Config, stale: &Stale) -> bool {
         let freshness = &stale.entry.freshness;
         // A precondition is evaluated by the origin alone.

@@ -1,4 +1,4 @@
-//! The facts of a request that may be answered from the store.
+//! The facts of a request that can be served from the store.
 
 use http::{
     HeaderMap,
@@ -16,22 +16,22 @@ use crate::cache::{
     policy::policy::CachePolicy,
 };
 
-/// The facts of a request that may be answered from the store. They are read once and never change.
+/// The facts of a request that can be served from the store. They are read once and never change.
 pub(crate) struct RequestFacts {
     /// The policy of the route.
     pub(crate) policy: Option<CachePolicy>,
     pub(crate) caller: RequestCaller,
     pub(crate) keys: LookupKeys,
-    /// The part of the response that the client asks for.
+    /// The part of the response that the client requests.
     pub(super) wanted: Wanted,
-    /// Whether it has `If-Match` or `If-Unmodified-Since`, which the origin evaluates (RFC 9111
+    /// `true` if it has `If-Match` or `If-Unmodified-Since`, which the origin evaluates (RFC 9111
     /// section 4.3.2).
     pub(crate) precondition: bool,
-    /// The cache directives of the request, where they are honored.
+    /// The cache directives of the request. Empty if they are not honored.
     pub(crate) asks: RequestDirectives,
 }
 
-/// The keys under which a response may be stored, in the order of their lookup.
+/// The keys under which a response can be stored, in the order of their lookup.
 pub(crate) enum LookupKeys {
     /// In the shared partition alone.
     Shared(CacheKey),
@@ -50,23 +50,23 @@ pub(crate) enum PartitionKind {
     Own,
 }
 
-/// The part of a response that a client asks for.
+/// The part of a response that a client requests.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Wanted {
     /// The whole response.
     Whole,
     /// The response to a GET with a condition.
     Conditional,
-    /// A part, by a GET with `Range`. There may be a condition, too.
+    /// The response to a GET with `Range`, with or without a condition.
     Range,
     /// The head.
     Head,
-    /// The head, by a HEAD with a condition or with `Range`.
+    /// The head, for a HEAD with a condition or with `Range`.
     ConditionalHead,
 }
 
 impl RequestFacts {
-    // Where it is called: so large a thing is best made where it stays.
+    // Inlined into the caller: the value is large, and is built in place.
     #[inline(always)]
     pub(super) fn new(
         config: &Config,
@@ -76,7 +76,7 @@ impl RequestFacts {
         policy: Option<CachePolicy>,
         headers: &HeaderMap,
     ) -> Self {
-        // Beside the caller's own credential another one may say for whom it asks.
+        // A further credential header can name another principal on whose behalf the caller acts.
         let credentials = facts.credential.then(|| {
             let wishes = policy.as_ref().map(CachePolicy::wishes);
             let by_route = wishes.and_then(|wishes| wishes.credentials.as_ref());
@@ -141,7 +141,7 @@ impl LookupKeys {
         }
     }
 
-    /// Returns the key in the shared partition, if that is looked up.
+    /// Returns the key in the shared partition, if it is looked up.
     pub(crate) fn shared(&self) -> Option<&CacheKey> {
         match self {
             Self::Shared(key) | Self::Both { shared: key, .. } => Some(key),
@@ -157,7 +157,7 @@ impl LookupKeys {
         }
     }
 
-    /// Returns the partition of a key, if it is one of these.
+    /// Returns the partition of a key, if the key is one of these.
     pub(super) fn partition_of(&self, key: &CacheKey) -> Option<PartitionKind> {
         match (self.shared(), self.own()) {
             (Some(shared), _) if shared == key => Some(PartitionKind::Shared),
@@ -179,13 +179,13 @@ impl Wanted {
         }
     }
 
-    /// Returns whether the client asks for a head alone.
+    /// Returns `true` if the client requests the head alone.
     #[inline]
     pub(crate) fn is_head(self) -> bool {
         matches!(self, Self::Head | Self::ConditionalHead)
     }
 
-    /// Returns whether the request has a condition or `Range`.
+    /// Returns `true` if the request has a condition or `Range`.
     #[inline]
     pub(crate) fn is_selective(self) -> bool {
         matches!(

@@ -1,4 +1,4 @@
-//! A request that may be answered from the store.
+//! A request that can be served from the store.
 
 use std::{sync::Arc, time::Duration};
 
@@ -24,49 +24,51 @@ use crate::{
     },
 };
 
-/// A request that may be answered from the store: its facts, and how far it has come.
+/// The state of a request that can be served from the store.
 pub(crate) struct Look {
     pub(crate) facts: RequestFacts,
-    /// The present round of lookups.
+    /// The current round of lookups.
     pub(crate) round: Round,
     pub(crate) role: LookupRole,
-    /// The digest of the route template, once the request boards a flight.
+    /// The digest of the route template. Set when the request joins a flight.
     pub(crate) route: Option<StoreKey>,
     /// The flight that this request leads.
     pub(crate) leads: Option<LedFlight>,
-    /// The lease among the processes that share the store.
+    /// The lease among the instances that share the store.
     pub(crate) leasing: Leasing,
     /// The wait for other requests.
     pub(crate) waited: Waited,
 }
 
-/// One round of lookups, from the first key on. Each wait for others is followed by a new round.
+/// One round of lookups, starting at the first key. Each wait for other requests is followed by a
+/// new round.
 pub(crate) struct Round {
-    /// The partition that is looked up next, or was looked up last.
+    /// The partition of the next or the last lookup.
     pub(crate) partition: PartitionKind,
-    /// The fields that choose the variant, if the store has said so.
+    /// The fields that select the variant, if the store has returned them.
     pub(super) hint: Option<VarySpec>,
     /// The fence of the earliest lookup.
     pub(crate) fence: Option<Fence>,
     pub(crate) forward: Forward,
     pub(crate) finding: Finding,
-    /// The decompressed body of what was found, for a client that does not accept it compressed.
+    /// The decompressed body of the stored response, for a client that does not accept its
+    /// encoding.
     pub(crate) plain: Option<Bytes>,
-    /// A stored part that does not hold the requested range.
+    /// A stored partial response that does not cover the requested range.
     pub(crate) part: Option<Box<Stale>>,
     pub(crate) asked_at: Timestamp,
-    /// The number of flights that had landed when the store was asked.
+    /// The number of flights that had landed before the lookup.
     pub(super) landed: u64,
-    /// When the store was asked for each key, in the order of responses.
+    /// The moment of the lookup of each key, in the order of responses.
     pub(crate) shared_looked_up: Moment,
     pub(crate) own_looked_up: Moment,
 }
 
-/// The result of a round of lookups that has not answered the request.
+/// The result of a round of lookups without a usable response.
 pub(crate) enum Finding {
     /// Nothing is stored.
     Nothing,
-    /// A stored response may not be sent as it is.
+    /// A stored response cannot be served without validation.
     Stale(Stale),
     /// The store failed.
     Failed(StoreErrorKind),
@@ -75,7 +77,7 @@ pub(crate) enum Finding {
 /// A flight that a request leads.
 pub(crate) struct LedFlight {
     pub(crate) lead: Lead,
-    /// The partition that its response is to fill.
+    /// The partition in which its response is to be stored.
     pub(crate) partition: PartitionKind,
 }
 
@@ -88,11 +90,11 @@ pub(crate) enum Waited {
     Never,
     /// It waits.
     Waits { since: Timestamp },
-    /// It has waited, or waits once more.
+    /// It has waited, or waits again.
     Ended { since: Timestamp, time: Duration },
 }
 
-/// The role of a request among those for the same response.
+/// The role of a request among the concurrent requests for the same response.
 //
 // Open      => Collapsed | Filled | Alone | Refreshes
 // Collapsed => Filled | Alone | Refreshes
@@ -100,33 +102,34 @@ pub(crate) enum Waited {
 // Alone     => Refreshes
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum LookupRole {
-    /// It may wait for others.
+    /// It can wait for other requests.
     Open,
     /// It has waited for the response that another request stored.
     Collapsed,
-    /// It has stored the response itself, and is answered from the store.
+    /// It has stored the response itself, and is served from the store.
     Filled(Forward),
-    /// It does not wait: the response of its URL or route is not storable, or it has waited in vain.
+    /// It does not wait: the response of its URL or route is not storable, or the wait ended
+    /// without a response.
     Alone,
-    /// Its client has been sent a stale response, which it refreshes in the background.
+    /// Its client has received a stale response, which is refreshed in the background.
     Refreshes,
 }
 
-/// A stored response that may not be sent as it is.
+/// A stored response that cannot be served without validation.
 #[derive(Clone, Debug)]
 pub(crate) struct Stale {
     pub(crate) key: CacheKey,
     pub(crate) entry: Arc<StoredResponse>,
     pub(crate) stamp: Stamp,
-    /// The fence of its look-up.
+    /// The fence of its lookup.
     pub(crate) fence: Fence,
-    /// Whether a soft purge has come over it.
+    /// `true` if a soft purge has expired it.
     pub(crate) expired: bool,
 }
 
 impl Stale {
-    /// Returns the key of the flight that validates the response: of its variant alone, as other variants
-    /// are not waited for.
+    /// Returns the key of the flight that validates the response. It covers this variant alone:
+    /// requests for other variants do not wait.
     pub(super) fn flight(&self, config: &Config) -> LongStoreKey {
         match self.entry.vary.is_empty() {
             true => *self.key.full(),
@@ -134,7 +137,7 @@ impl Stale {
         }
     }
 
-    /// Returns the stored response that a look-up has found.
+    /// Returns the stored response of a lookup, if there is one.
     pub(crate) fn found(key: CacheKey, lookup: Lookup) -> Option<Self> {
         match lookup.found {
             Found::Entry {
@@ -154,7 +157,7 @@ impl Stale {
 }
 
 impl Look {
-    // Where it is called: so large a thing is best made where it stays.
+    // Inlined into the caller: the value is large, and is built in place.
     #[inline(always)]
     pub(super) fn new(config: &Config, facts: RequestFacts) -> Self {
         Self {
@@ -168,19 +171,19 @@ impl Look {
         }
     }
 
-    /// Returns the key under which the store is asked next.
+    /// Returns the key of the next lookup.
     #[inline]
     pub(crate) fn key(&self) -> &CacheKey {
         self.facts.keys.get(self.round.partition)
     }
 
-    /// Returns the key under which the store is asked first.
+    /// Returns the key of the first lookup.
     #[inline]
     pub(crate) fn first_key(&self) -> &CacheKey {
         self.facts.keys.first()
     }
 
-    /// Returns the part of the response that is asked for: by the client, or for the store.
+    /// Returns the part of the response that is requested from the handler.
     #[inline]
     pub(crate) fn wanted(&self) -> Wanted {
         match self.refreshes() {
@@ -189,14 +192,14 @@ impl Look {
         }
     }
 
-    /// Returns whether the response refreshes the store in the background of a request that has been
-    /// sent a stale one.
+    /// Returns `true` if the request refreshes, in the background, a stale response that was
+    /// already served.
     #[inline]
     pub(crate) fn refreshes(&self) -> bool {
         self.role == LookupRole::Refreshes
     }
 
-    /// Returns the stored response that may not be sent as it is, if there is one.
+    /// Returns the stored response that cannot be served without validation, if there is one.
     #[inline]
     pub(crate) fn stale(&self) -> Option<&Stale> {
         match &self.round.finding {
@@ -214,12 +217,12 @@ impl Look {
         }
     }
 
-    /// Returns the lead of the flight that this request leads, and no longer leads it.
+    /// Takes the lead of the flight that this request leads.
     pub(crate) fn take_lead(&mut self) -> Option<Lead> {
         self.leads.take().map(|leads| leads.lead)
     }
 
-    /// Goes on to the next partition in which the response may be stored.
+    /// Advances to the next partition. Returns `false` if there is none.
     pub(super) fn next_key(&mut self) -> bool {
         let round = &mut self.round;
         let more = round.partition == PartitionKind::Shared && self.facts.keys.own().is_some();
@@ -230,14 +233,14 @@ impl Look {
         more
     }
 
-    /// Begins a new round of lookups.
+    /// Starts a new round of lookups.
     pub(super) fn start_over(&mut self, config: &Config) {
         self.round = Round::new(config, &self.facts.keys);
     }
 }
 
 impl LookupRole {
-    /// Returns the role of a request after the flight that it has waited for.
+    /// Returns the role of a request after the flight for which it has waited.
     pub(super) fn after(self, landing: Landing) -> Self {
         match (self, landing) {
             (Self::Refreshes, _)
@@ -272,7 +275,7 @@ impl Round {
         }
     }
 
-    /// Notes the fence of a lookup: the earliest one counts.
+    /// Records the fence of a lookup. The earliest one counts.
     #[inline]
     pub(super) fn note_fence(&mut self, fence: Fence) {
         self.fence = Some(self.fence.map_or(fence, |first| first.min(fence)));
@@ -280,7 +283,7 @@ impl Round {
 }
 
 impl Waited {
-    /// Begins to wait, unless it did before. Returns since when it has waited.
+    /// Starts the wait, unless it has started. Returns its start.
     pub(super) fn begin(&mut self, now: Timestamp) -> Timestamp {
         match *self {
             Self::Waits { since } | Self::Ended { since, .. } => since,
@@ -299,7 +302,7 @@ impl Waited {
         }
     }
 
-    /// Returns the time that a request has waited, if it has.
+    /// Returns the duration of the wait, if it has ended.
     #[inline]
     pub(crate) fn time(self) -> Option<Duration> {
         match self {

@@ -1,4 +1,4 @@
-//! What the cache does with a request.
+//! The plan of the cache for a request.
 
 use http::{Method, Request, Uri, uri::PathAndQuery};
 use http_body::Body;
@@ -19,42 +19,43 @@ use crate::{
     core::{http::client_uri::ClientUri, identity::Identity, store_api::store_key::StoreKey},
 };
 
-/// What the cache does with a request.
+/// The plan of the cache for a request.
 #[expect(
     clippy::large_enum_variant,
     reason = "there is one for each request: a box would cost a hit an allocation"
 )]
 pub(crate) enum RequestPlan {
-    /// Nothing: the handler answers, and nothing is kept.
+    /// The handler is called, and its response is not stored.
     Pass(Forward, CacheReason),
-    /// The handler changes something: what is kept of it goes.
+    /// The method is unsafe: stored responses of the target are invalidated after a success.
     Change(Box<UnsafeRequest>),
-    /// The store is asked first.
+    /// The store is looked up first.
     Look(Look),
 }
 
-/// What a request may change.
+/// A request with an unsafe method, which can invalidate stored responses.
 pub(crate) struct UnsafeRequest {
     pub(crate) uri: StoreKey,
-    /// Of the URI that the client sent, as are the path and the query.
+    /// The authority of the URI that the client sent. The path and the query are of the same URI.
     pub(crate) authority: String,
     pub(crate) path: String,
-    /// In its normal form.
+    /// In normal form.
     pub(crate) path_and_query: String,
-    /// Present if the answer may be kept as one to a GET.
+    /// Present if the response can be stored as the response to a GET.
     pub(crate) as_got: Option<Box<PostAsGet>>,
 }
 
-/// A POST whose answer may be kept as one to a GET of the same target (RFC 9110 section 9.3.3).
+/// A POST whose response can be stored as the response to a GET of the same target (RFC 9110
+/// section 9.3.3).
 pub(crate) struct PostAsGet {
     pub(crate) asked: ForwardedRequest,
     pub(crate) uri: StoreKey,
-    /// How many purges of it there had been when the request came.
+    /// The number of purges of the URI at the arrival of the request.
     pub(crate) purges_seen: u64,
 }
 
 impl RequestPlan {
-    /// Decides what to do with a request, and drops of its query what is not to count.
+    /// Returns the plan for a request, and removes the query parameters that the policy ignores.
     #[inline]
     pub(crate) fn of<B: Body>(config: &Config, request: &mut Request<B>) -> Self {
         let policy = config.policy_of(request);
@@ -84,7 +85,7 @@ impl RequestPlan {
             MethodClass::Get | MethodClass::Head => {}
         }
         if narrowed.is_none() {
-            // Returned at once: a plan is large, and is not moved where nothing follows.
+            // Returned directly: a plan is large, and this avoids a move.
             return Self::get(config, request, uris, &facts, policy);
         }
         let plan = Self::get(config, request, uris, &facts, policy);
@@ -172,7 +173,7 @@ impl PostAsGet {
         if !config.rules.cache_posts || !is_post || facts.bypass.is_some() {
             return None;
         }
-        // Before the request is looked at again: a purge between the two is seen.
+        // Read before the lookup is built, so that a purge in between is seen.
         let url = config.keys.uri(&facts.target(uris, request.headers())?);
         let purges_seen = config.purges.of(&url);
         let RequestPlan::Look(look) = RequestPlan::look(config, request, uris, facts, policy)

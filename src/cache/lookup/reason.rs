@@ -1,86 +1,87 @@
-//! Why an answer does not come from the store, or does not go into it.
+//! The reasons for a response that was not served from the store, or was not stored.
 
-/// Why an answer did not come from the store, or was not kept.
+/// The reason that a response was not served from the store, or was not stored.
 ///
-/// It stands in the record of the request and in the `detail` of `Cache-Status`. It tells of the
-/// configuration and of the handler's own fields, never of another caller.
+/// It is part of the request's record, and is sent as the `detail` parameter of `Cache-Status`. It
+/// reveals the configuration and the fields of the handler's response, never the requests of other
+/// callers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum CacheReason {
     /// The method is neither GET nor HEAD.
     Method,
-    /// The route's policy says so.
+    /// The route's policy turns the cache off.
     Off,
-    /// The request bears a credential, but nobody says whose it is.
+    /// The request has a credential, but no middleware has identified its caller.
     CredentialWithoutIdentity,
     /// The request has a body.
     RequestBody,
-    /// The request asks for another protocol.
+    /// The request is an upgrade to another protocol.
     Upgrade,
-    /// The request, or the answer, is gRPC.
+    /// The request or the response is gRPC.
     Grpc,
-    /// The request, or the answer, is a stream of events.
+    /// The request or the response is a stream of server-sent events.
     EventStream,
-    /// The request asks for another method than its own.
+    /// The request has a field that overrides its method.
     MethodOverride,
     /// The request's `Connection` field names a field that is removed before it is forwarded.
     ConnectionOption,
-    /// The request's host is missing, stands twice, or contradicts its target.
+    /// The request's host is missing, occurs twice, or contradicts its target.
     Authority,
-    /// The answer says that there is no such part as the request asks for.
+    /// The response is `416 Range Not Satisfiable`.
     Range,
-    /// The answer says that a condition of the request, or what it expects, does not hold.
+    /// A precondition or an `Expect` field of the request failed.
     Condition,
-    /// The request's own `Cache-Control` says so.
+    /// A `Cache-Control` directive of the request prevents it.
     RequestDirective,
-    /// The request wants the answer made anew, and that was done as often as it may be.
+    /// The client requested a newer response, but the limit of reloads is reached.
     Reloaded,
-    /// The request wants an answer from the store or none, and the store has none.
+    /// The request has `only-if-cached`, and no usable response is stored.
     OnlyIfCached,
-    /// The answer's status is not one that is kept.
+    /// The response's status is not cacheable.
     Status,
-    /// The answer says `no-store`.
+    /// The response has `no-store`.
     NoStore,
-    /// The answer says `private`, and would go to the shared partition.
+    /// The response has `private`, and would be stored in the shared partition.
     Private,
-    /// The request bore a credential, and the answer does not say that it may be shared.
+    /// The request has a credential, and the response does not allow sharing.
     Credential,
-    /// The answer sets a cookie, or does something else to one client alone.
+    /// The response sets a cookie, or has another effect on one client alone.
     SetCookie,
-    /// The answer varies by what is not in the request.
+    /// The response has `Vary: *`.
     VaryStar,
-    /// The answer varies by a credential, and would go to the shared partition.
+    /// The response varies by a credential, and would be stored in the shared partition.
     VaryCredential,
-    /// The answer varies by more fields than are looked at.
+    /// The response varies by more fields than the maximum.
     VaryTooMany,
-    /// The answer still holds, but varies by other fields than before.
+    /// The stored response was validated, but now varies by other fields.
     VaryChanged,
-    /// The answer does not say how long it stays fresh.
+    /// The response has no freshness lifetime.
     NoFreshness,
-    /// The answer is stale already, and cannot be validated.
+    /// The response is already stale, and has no validator.
     Expired,
-    /// The answer is one part of something.
+    /// The response is partial content.
     Partial,
-    /// The answer is larger than what is kept.
+    /// The response is larger than the maximum.
     TooLarge,
-    /// Too much is being stored at this moment.
+    /// The budget for concurrent stores is used up.
     Busy,
-    /// A purge came while the answer was being made.
+    /// The response was purged while it was generated.
     Purged,
-    /// The answer was not complete.
+    /// The response was incomplete.
     Incomplete,
-    /// A newer response came while the body of this one was read.
+    /// A newer response arrived while the body of this one was read.
     Superseded,
-    /// The answer ended in trailers.
+    /// The response has trailers.
     Trailers,
     /// The store failed.
     Store,
-    /// The origin failed a moment ago. It is asked again after a pause.
+    /// The origin failed recently. It is called again after a pause.
     Backoff,
 }
 
 impl CacheReason {
-    /// Returns the reason's name: a token, as `detail` of `Cache-Status` wants it.
+    /// Returns the name of the reason, a token. It is the value of `detail` in `Cache-Status`.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Method => "method",

@@ -23,8 +23,8 @@ use crate::{
     core::{error::BoxError, store_api::store_future::StoreFuture},
 };
 
-/// Calls the handler in the background to refresh a stale response: at once, or if the store gives the
-/// lease.
+/// Calls the handler in the background to refresh a stale response. If there is a lease, it is
+/// acquired first.
 pub(crate) fn refresh<S, ReqBody, ResBody>(
     exchange: Exchange,
     leased: Option<StoreFuture<Lease>>,
@@ -53,7 +53,7 @@ pub(crate) fn refresh<S, ReqBody, ResBody>(
             }
         })
         .await;
-        // Those who wait find the pause that this begins, once the work is dropped.
+        // Starts the backoff before the work is dropped, so that the waiters see it.
         if let (false, Some(stale)) = (is_done, &stale) {
             Exchange::refresh_timed_out(&timed, stale);
         }
@@ -78,13 +78,13 @@ async fn refreshed<S, ReqBody, ResBody>(
     }
     exchange.prepare(&mut request);
     loop {
-        // It may have been called before.
+        // The service may have been called before.
         if poll_fn(|cx| ready.poll_ready(cx)).await.is_err() {
             exchange.rescue();
             return;
         }
         let Ok(response) = ready.call(request).await else {
-            // It stays stale, and is refreshed again after a pause.
+            // The response stays stale, and is refreshed again after a pause.
             exchange.rescue();
             return;
         };
@@ -106,7 +106,7 @@ async fn refreshed<S, ReqBody, ResBody>(
     }
 }
 
-/// Takes the handler's response.
+/// Handles the handler's response.
 async fn concluded<B>(exchange: Exchange, response: Response<B>) -> Conclusion<B>
 where
     B: Body<Data = Bytes> + Send + 'static,
@@ -126,7 +126,8 @@ async fn with_context<T>(call: impl FnOnce(&mut Context<'_>) -> T) -> T {
     call(&mut Context::from_waker(&waker))
 }
 
-/// Waits for the lease. Returns whether this process has it, and there is still no fresh response.
+/// Waits for the lease. Returns `true` if this instance has to refresh the response: no other
+/// instance holds the lease, and the stored response is still stale.
 async fn is_leader<ReqBody: 'static>(
     exchange: &mut Exchange,
     leased: StoreFuture<Lease>,
@@ -134,7 +135,7 @@ async fn is_leader<ReqBody: 'static>(
 ) -> bool {
     let leased = leased.await;
     if let Ok(Lease::Busy(_)) = leased {
-        // Another process refreshes it. For a while, no request of this process tries again.
+        // Another instance refreshes it. No request of this instance tries again during the pause.
         if let Some(pause) = exchange.config.sleep(PAUSE_MAX) {
             pause.await;
         }

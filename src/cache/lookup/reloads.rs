@@ -1,4 +1,4 @@
-//! How often clients may have what is fresh made anew.
+//! The limit of reloads of fresh responses by clients.
 
 use std::{
     fmt,
@@ -10,8 +10,8 @@ use crate::core::{store_api::store_key::LongStoreKey, time::Timestamp};
 
 const PLACES: usize = 1_024;
 
-/// Counts how often an answer that is fresh was made anew because a client wanted it, in a fixed
-/// table: keys that share a place share what they may have.
+/// Counts the reloads of fresh responses that clients have requested, in a table of fixed size.
+/// Keys in the same slot share their limit.
 pub(crate) struct Reloads {
     places: Box<[AtomicU64]>,
     most: u32,
@@ -19,7 +19,7 @@ pub(crate) struct Reloads {
 }
 
 impl Reloads {
-    /// Allows so many in so much time, counted in whole seconds.
+    /// Allows `most` reloads of a key within `per`, in whole seconds.
     pub(crate) fn new(most: u32, per: Duration) -> Self {
         Self {
             places: (0..PLACES).map(|_| AtomicU64::new(0)).collect(),
@@ -28,11 +28,11 @@ impl Reloads {
         }
     }
 
-    /// Takes one. Returns whether it was there to be taken.
+    /// Takes one reload. Returns `false` if none is left.
     pub(crate) fn take(&self, key: &LongStoreKey, now: Timestamp) -> bool {
         let bytes = key.as_bytes();
         let at = usize::from(bytes[0]) | usize::from(bytes[1]) << 8;
-        // One window's count is of no use to another.
+        // A count of another window is ignored.
         let window = (now.as_secs() / self.per_secs) << 32;
         let step = |found: u64| {
             let taken = if found & !COUNT == window {
@@ -65,7 +65,7 @@ mod tests {
     use crate::core::store_api::store_key::StoreKeys;
 
     #[test]
-    fn so_many_are_allowed_in_each_window() {
+    fn limits_reloads_per_window() {
         let space = StoreKeys::from_secret(&[5; 32]).unwrap().space("r");
         let mut key = space.long();
         key.field(b"a");

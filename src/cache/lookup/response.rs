@@ -1,4 +1,4 @@
-//! A response made of a stored answer.
+//! A response built from a stored response.
 
 use bytes::Bytes;
 use http::{
@@ -18,11 +18,11 @@ use crate::cache::{
     },
 };
 
-/// Makes a response of a stored answer, as the request wants it: whole, in part, without its body,
-/// or not at all where the client has it already.
+/// Builds the response to a request from a stored response: whole, partial, without body, or `304
+/// Not Modified`.
 ///
-/// `plain` is the body of one that is kept compressed, for a client that does not take it so. `asked`
-/// is given where the request has a condition, or asks for a part. `targeted` is the target list.
+/// `plain` is the decompressed body, for a client that does not accept the stored encoding. `asked`
+/// is present if the request has a condition or a range. `targeted` is the target list.
 pub(crate) fn respond(
     entry: &StoredResponse,
     plain: Option<&Bytes>,
@@ -55,7 +55,7 @@ pub(crate) fn respond(
     response
 }
 
-/// Answers a request that has a condition, or asks for a part.
+/// Builds the response to a request that has a condition or a range.
 #[cold]
 fn select(
     entry: &StoredResponse,
@@ -121,7 +121,7 @@ fn give_bytes(place: ContentRange, body: Bytes, response: &mut Response<Bytes>) 
     *response.body_mut() = body;
 }
 
-/// Writes an age; a small one, as most are, without an allocation.
+/// Returns the value of `Age`. Values below 10, the common case, need no allocation.
 pub(crate) fn age(secs: u32) -> HeaderValue {
     const DIGITS: &str = "0123456789";
     let at = usize::try_from(secs).unwrap_or(usize::MAX);
@@ -131,10 +131,11 @@ pub(crate) fn age(secs: u32) -> HeaderValue {
     }
 }
 
-/// Removes what would let another cache store the refusal of one request's condition or range.
+/// Removes the fields that would allow another cache to store a response to one request's condition
+/// or range.
 ///
-/// Targeted fields for other caches are known by the suffix that is their convention (RFC 9213
-/// section 2.4).
+/// Targeted fields of other caches are recognized by their conventional suffix (RFC 9213 section
+/// 2.4).
 fn remove_freshness(targeted: &[Targeted], headers: &mut HeaderMap) {
     let frees = |name: &HeaderName| {
         *name == CACHE_CONTROL
@@ -149,7 +150,7 @@ fn remove_freshness(targeted: &[Targeted], headers: &mut HeaderMap) {
     }
 }
 
-/// Makes it a response without content, and without the fields that describe content.
+/// Turns it into a response without content, and removes the fields that describe content.
 pub(crate) fn without_content<B>(status: StatusCode, response: &mut Response<B>) {
     *response.status_mut() = status;
     let headers = response.headers_mut();

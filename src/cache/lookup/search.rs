@@ -1,4 +1,4 @@
-//! The lookup of a request in the store, until it is answered or the handler is to be called.
+//! The lookup of a request, up to a response or a call of the handler.
 
 use std::{
     ops::ControlFlow::{Break, Continue},
@@ -22,14 +22,14 @@ use crate::{
     core::{error::StoreError, record::RecordHandle, store_api::store_future::StoreFuture},
 };
 
-/// A request on its way to a response: from the store, or past it.
+/// A lookup in progress.
 pub(crate) struct Search<'a> {
     pub(crate) config: &'a Arc<Config>,
     pub(crate) look: &'a mut Look,
 }
 
 impl Search<'_> {
-    /// Goes on with an event, or with the first lookup if there is none yet.
+    /// Continues with an event, or with the first lookup if there is none.
     #[inline]
     pub(crate) fn go_on<B: 'static>(
         &mut self,
@@ -65,7 +65,7 @@ impl Search<'_> {
         }
     }
 
-    /// Asks the store.
+    /// Looks up the current key.
     #[inline]
     pub(super) fn ask<B>(&self, request: &Request<B>) -> LookupTransition {
         let selection = Selection::new(request.headers(), self.config.keys.variants());
@@ -82,7 +82,7 @@ impl Search<'_> {
         }
     }
 
-    /// Waits for a reply of the store that is not there, or is an error.
+    /// Handles a reply of the store that is pending or an error.
     fn await_lookup<B>(
         &self,
         reply: StoreFuture<Lookup>,
@@ -96,13 +96,13 @@ impl Search<'_> {
         }
     }
 
-    /// Returns the record that the request bears. What is made beside it is none of its affairs.
+    /// Returns the record of the request. Background refreshes have none.
     pub(super) fn record<'r, B>(&self, request: &'r Request<B>) -> Option<&'r RecordHandle> {
         let record = RecordHandle::from_extensions(request.extensions());
         record.filter(|_| !self.look.refreshes())
     }
 
-    /// Takes the store's reply to a lookup.
+    /// Handles the store's reply to a lookup.
     #[inline]
     fn learn<B: 'static>(
         &mut self,
@@ -149,13 +149,13 @@ impl Search<'_> {
         self.go_past(request)
     }
 
-    /// Looks the request up once more.
+    /// Looks the request up again.
     pub(super) fn look_again<B>(&mut self, request: &Request<B>) -> LookupTransition {
         self.look.start_over(self.config);
         self.ask(request)
     }
 
-    /// Decides how a request without a usable stored response is answered.
+    /// Decides the next step of a request without a usable stored response.
     fn go_past<B: 'static>(&mut self, request: &mut Request<B>) -> LookupTransition {
         let (config, look) = (self.config, &*self.look);
         if look.facts.asks.only_if_cached && look.facts.precondition {
@@ -191,7 +191,8 @@ impl Search<'_> {
         self.board(request)
     }
 
-    /// Sends a stale response, and refreshes it in the background unless another request does already.
+    /// Serves a stale response, and refreshes it in the background unless another request already
+    /// does.
     fn serve_and_refresh<B>(
         &mut self,
         stale: &Stale,
@@ -204,7 +205,7 @@ impl Search<'_> {
         let Some(lead) = led.or_else(|| config.flights.lead(&flight)) else {
             return Break(LookupOutcome::Answer(LookupResponse::Made(response)));
         };
-        // A stale response that may be sent ends its round: it is of the partition looked up last.
+        // A servable stale response ends its round: its partition is the one of the last lookup.
         let partition = look.round.partition;
         look.leads = Some(LedFlight { lead, partition });
         look.role = LookupRole::Refreshes;

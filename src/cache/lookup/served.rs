@@ -20,7 +20,7 @@ use crate::{
     core::record::CacheSource,
 };
 
-/// A response as the client is sent it.
+/// A response to the client.
 pub(crate) enum ServedResponse {
     Whole(Whole),
     Made(Response<Bytes>),
@@ -28,10 +28,10 @@ pub(crate) enum ServedResponse {
 }
 
 impl Search<'_> {
-    /// Makes a response of an answer.
+    /// Builds the response to the client.
     #[inline(always)]
-    pub(crate) fn show<B>(&self, answer: LookupResponse, request: &Request<B>) -> ServedResponse {
-        let (entry, reason) = match answer {
+    pub(crate) fn show<B>(&self, response: LookupResponse, request: &Request<B>) -> ServedResponse {
+        let (entry, reason) = match response {
             LookupResponse::Fresh(entry, reason) => (entry, reason),
             LookupResponse::Made(response) => return ServedResponse::Made(*response),
             LookupResponse::Streamed(streaming) => return self.show_streamed(*streaming, request),
@@ -61,7 +61,7 @@ impl Search<'_> {
         }
     }
 
-    /// Makes a response of one that is still being stored.
+    /// Builds a response from one that is still being stored.
     #[cold]
     fn show_streamed<B>(&self, relayed: RelayedResponse, request: &Request<B>) -> ServedResponse {
         let RelayedResponse {
@@ -92,7 +92,7 @@ impl Search<'_> {
         }
     }
 
-    /// Makes a response of a stale one.
+    /// Builds a response from a stale one.
     pub(super) fn stale<B>(
         &self,
         entry: &StoredResponse,
@@ -106,7 +106,8 @@ impl Search<'_> {
         Box::new(response)
     }
 
-    /// Answers a client that wants an answer from the store or none (RFC 9111 section 5.2.1.7).
+    /// Returns `504 Gateway Timeout` for a request with `only-if-cached` (RFC 9111 section
+    /// 5.2.1.7).
     pub(super) fn not_cached<B>(&self, request: &Request<B>) -> LookupResponse {
         let mut response = Response::new(Bytes::new());
         *response.status_mut() = StatusCode::GATEWAY_TIMEOUT;

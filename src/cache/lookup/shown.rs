@@ -1,4 +1,4 @@
-//! What the client is shown of an answer, and what it and the record are told of the cache.
+//! The response to the client, and the report of the cache's outcome to the client and the record.
 
 use std::{sync::Arc, time::Duration};
 
@@ -15,19 +15,19 @@ use crate::{
     core::{record::RecordHandle, time::Timestamp},
 };
 
-/// Who is told what the cache did with a request: its client, and its record.
+/// The recipients of a report of the cache's outcome: the client and the record.
 #[derive(Clone, Copy)]
 pub(crate) struct Told<'a> {
     pub(crate) config: &'a Config,
     pub(crate) record: Option<&'a RecordHandle>,
-    /// The key under which the store was asked first, if it was asked.
+    /// The key of the first lookup, if there was one.
     pub(crate) key: Option<&'a CacheKey>,
-    /// The time that the request waited for others, if it did.
+    /// The time for which the request waited for other requests, if it did.
     pub(crate) waited: Option<Duration>,
 }
 
-/// What is shown of a stored answer to whoever wants all of it. It is made a response of when it is
-/// taken, and lies in less room until then.
+/// A stored response that is served whole. The HTTP response is built when it is taken, so that the
+/// pending value is small.
 pub(crate) struct Whole {
     entry: Arc<StoredResponse>,
     age_secs: u32,
@@ -35,7 +35,7 @@ pub(crate) struct Whole {
 }
 
 impl Whole {
-    /// Makes a response of it.
+    /// Builds the HTTP response.
     #[inline(always)]
     pub(crate) fn into_response<B>(self, body: impl FnOnce(Bytes) -> B) -> Response<B> {
         let mut response = Response::new(body(self.entry.body.clone()));
@@ -48,8 +48,8 @@ impl Whole {
 }
 
 impl Told<'_> {
-    /// Shows a stored answer to a request that wants all of it, as it is kept, where no record is to be
-    /// told; gives it back to others.
+    /// Returns a stored response to be served whole and without changes. Gives the entry back if it
+    /// is compressed, if the request is not for the whole response, or if there is a record.
     #[inline(always)]
     pub(crate) fn whole(
         self,
@@ -69,7 +69,7 @@ impl Told<'_> {
         })
     }
 
-    /// Shows a stored answer, as the request wants it.
+    /// Builds the response to a request from a stored response.
     pub(crate) fn stored(
         self,
         entry: &StoredResponse,
@@ -89,7 +89,7 @@ impl Told<'_> {
         response
     }
 
-    /// Reports in a response that is not from the store, and to the record.
+    /// Reports the outcome in a response that is not from the store, and to the record.
     pub(crate) fn report<B>(self, report: Report, response: &mut Response<B>) {
         if let Some(status) = self.status(report) {
             response.headers_mut().append(CACHE_STATUS, status);
@@ -116,17 +116,17 @@ impl Told<'_> {
     }
 }
 
-/// Returns the part of a key by which it is known in records.
+/// Returns the first 8 bytes of a key, which identify it in records.
 fn hash(key: &CacheKey) -> [u8; 8] {
     let first = key.full().as_bytes().first_chunk();
     *first.expect("a digest has 32 bytes")
 }
 
-/// Writes what is new with each hit to the places that a stored answer has for it.
+/// Writes `Age` and `Cache-Status`, into the placeholders of the stored response if it has them.
 #[inline]
 fn fill_places(headers: &mut HeaderMap, age: HeaderValue, status: Option<HeaderValue>) {
     let mut fields = headers.iter_mut();
-    // Most often they are the first ones: `entry::compact` sees to that.
+    // They are usually the first two fields: `entry::compact` ensures that.
     if let (Some((first, age_place)), Some((second, status_place))) = (fields.next(), fields.next())
         && first == AGE
         && second == CACHE_STATUS

@@ -26,24 +26,25 @@ use crate::{
     },
 };
 
-/// The step that a look-up ends with, once nothing further is available at once.
+/// The outcome of a lookup, once no further event is ready.
 pub(crate) enum LookupOutcome {
     Call,
     Answer(LookupResponse),
-    /// The handler is called in the background: at once, or if the store gives the lease.
+    /// The response is served, and the handler is called in the background, after the lease if
+    /// there is one.
     ServeAndRefresh(Box<Response<Bytes>>, Option<StoreFuture<Lease>>),
     Wait(LookupWait),
 }
 
-/// A further event that is there at once, or the outcome of the lookup.
+/// A further event that is ready, or the outcome of the lookup.
 pub(super) type LookupTransition = ControlFlow<LookupOutcome, LookupEvent>;
 
 /// The end of a wait.
 pub(crate) enum LookupEvent {
     Lookup(Result<Lookup, StoreError>),
-    /// No landing, if the wait was too long.
+    /// `None` if the wait timed out.
     Landing(Option<Landing>),
-    /// The head of the response that another request fills.
+    /// The head of the response that another request is filling.
     Relay(Box<Joining>),
     Checked(Result<bool, StoreError>, Box<Joining>),
     Turn,
@@ -59,19 +60,19 @@ pub(crate) enum LookupWait {
     Flight(Wait, Option<Task>),
     /// One turn of the executor.
     Turn { has_passed: bool },
-    /// The store's word on whether a response that is still being stored was purged.
+    /// The store's reply to the check for a purge of a response that is still being stored.
     Check(Checking),
     /// The lease.
     Lease(Pending<Lease>),
-    /// Another process.
+    /// The lease of another instance.
     Pause(Task),
 }
 
-/// The store's reply, and the request that waits for it.
+/// A pending check for a purge, and the request that waits for it.
 type Checking = Pin<Box<dyn Future<Output = (Result<bool, StoreError>, Box<Joining>)> + Send>>;
 
 impl LookupOutcome {
-    /// Waits for the store's reply to a request for the lease, unless it is there.
+    /// Waits for the store's reply to a lease request, unless it is ready.
     pub(super) fn lease(leased: StoreFuture<Lease>) -> LookupTransition {
         match leased.into_ready() {
             Ok(leased) => Continue(LookupEvent::Lease(leased)),
@@ -79,7 +80,8 @@ impl LookupOutcome {
         }
     }
 
-    /// Waits for the store's reply on whether a response that is still being stored was purged.
+    /// Waits for the check for a purge of a response that is still being stored, unless it is
+    /// ready.
     pub(super) fn check(purged: StoreFuture<bool>, joining: Box<Joining>) -> LookupTransition {
         match purged.into_ready() {
             Ok(purged) => Continue(LookupEvent::Checked(purged, joining)),
@@ -136,23 +138,24 @@ impl Future for LookupWait {
 
 /// A response for which the handler is not called.
 pub(crate) enum LookupResponse {
-    /// A stored response, and why it is sent although the client asked for another one, if it did.
+    /// A stored response, and the reason that it is served although the client requested a newer
+    /// one.
     Fresh(Arc<StoredResponse>, Option<CacheReason>),
-    /// Any other one.
+    /// Any other response.
     Made(Box<Response<Bytes>>),
     /// A response that is still being stored.
     Streamed(Box<RelayedResponse>),
 }
 
-/// A request that waits for a response whose head has come.
+/// A request that waits for a response whose head has arrived.
 pub(crate) struct Joining {
     pub(crate) relay: Arc<Relay>,
     pub(crate) wait: Wait,
-    /// The end of the time for which it waits until the response is stored.
+    /// The deadline of its wait until the response is stored.
     pub(crate) deadline: Option<Task>,
 }
 
-/// A request that streams a response while that is being stored.
+/// A request that streams a response while it is being stored.
 pub(crate) struct RelayedResponse {
     pub(super) relay: Arc<Relay>,
     pub(super) reader: RelayReader,

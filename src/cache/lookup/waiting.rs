@@ -1,4 +1,4 @@
-//! The waits of a request for other requests and processes.
+//! The waits of a request for other requests and instances.
 
 use std::ops::ControlFlow::Break;
 
@@ -38,7 +38,7 @@ impl Search<'_> {
         let (config, look) = (self.config, &mut *self.look);
         let can_repeat = config.empty_bodies.can_make::<B>();
         match config.flights.board(&flight) {
-            // Nobody could use the response to a request that is for this client alone.
+            // No other request could use a response that is for this client alone.
             Boarding::Lead(_)
                 if look.wanted() != Wanted::Whole && !can_repeat && !look.can_validate() =>
             {
@@ -69,8 +69,8 @@ impl Search<'_> {
         }
     }
 
-    /// Returns the partition that the response would fill, and the key of its flight; nothing, if the
-    /// request does not wait for others.
+    /// Returns the partition in which the response would be stored, and the key of its flight.
+    /// Returns `None` if the request does not wait for other requests.
     fn flight_key<B: 'static>(
         &mut self,
         request: &Request<B>,
@@ -78,7 +78,8 @@ impl Search<'_> {
         let (config, look) = (self.config, &mut *self.look);
         let may_wait = match look.role {
             LookupRole::Open => true,
-            // The response that it has waited for is that of another variant or caller.
+            // The response for which it has waited is another variant, or belongs to another
+            // caller.
             LookupRole::Collapsed => {
                 look.round.forward == Forward::VaryMiss || look.has_waited_for_other()
             }
@@ -112,7 +113,7 @@ impl Search<'_> {
             Some(Storable::Shared) | None => keys.first_partition(),
         };
         let key = keys.get(partition);
-        // A part fills nothing that a request for another range could use.
+        // A partial response is of no use to a request for another range.
         let flight = match look.wanted() == Wanted::Range && config.rules.cache_partial_content {
             true => config.keys.part(key, request.headers()),
             false => match look.stale() {
@@ -123,7 +124,7 @@ impl Search<'_> {
         Some((partition, flight))
     }
 
-    /// Goes on after the turn in which others may have come to wait.
+    /// Continues after the turn of the executor in which other requests can start to wait.
     pub(crate) fn turned<B: 'static>(&mut self, request: &mut Request<B>) -> LookupTransition {
         match self.look.round.landed == self.config.flights.landed() {
             true => self.lease(request),
@@ -131,7 +132,7 @@ impl Search<'_> {
         }
     }
 
-    /// Becomes the one process that calls the handler.
+    /// Acquires the lease, so that only this instance calls the handler.
     pub(super) fn lease<B>(&mut self, request: &Request<B>) -> LookupTransition {
         let look = &*self.look;
         match &look.leads {
@@ -148,17 +149,17 @@ impl Search<'_> {
         }
     }
 
-    /// Takes the store's reply to a request for the lease.
+    /// Handles the store's reply to a lease request.
     pub(crate) fn leased<B: 'static>(
         &mut self,
-        answer: Result<Lease, StoreError>,
+        reply: Result<Lease, StoreError>,
         request: &mut Request<B>,
     ) -> LookupTransition {
         let Some(leads) = &self.look.leads else {
             return Break(LookupOutcome::Call);
         };
         let key = *self.look.facts.keys.get(leads.partition);
-        match self.look.leasing.take(answer, self.config, key) {
+        match self.look.leasing.take(reply, self.config, key) {
             Move::Make => Break(LookupOutcome::Call),
             Move::Look => self.look_again(request),
             Move::Pause(pause) => {
@@ -169,13 +170,13 @@ impl Search<'_> {
         }
     }
 
-    /// Goes on after a wait for another process.
+    /// Continues after a wait for another instance.
     pub(super) fn paused<B: 'static>(&mut self, request: &mut Request<B>) -> LookupTransition {
         self.end_wait();
         self.look_again(request)
     }
 
-    /// Goes on after a flight has landed, or after a wait that was too long.
+    /// Continues after a flight has landed, or after the wait timed out.
     pub(crate) fn landed<B: 'static>(
         &mut self,
         landing: Option<Landing>,
@@ -189,8 +190,8 @@ impl Search<'_> {
         self.look_again(request)
     }
 
-    /// Takes the head of the response that another request fills: this one streams it if it would be
-    /// answered with it once it is stored.
+    /// Handles the head of a response that another request is filling. This request streams it if
+    /// it could use the stored response.
     pub(super) fn head_came<B: 'static>(
         &mut self,
         joining: Box<Joining>,
@@ -233,7 +234,7 @@ impl Search<'_> {
         ))))
     }
 
-    /// Waits until the response is stored, unless that has taken too long already.
+    /// Waits until the response is stored, unless the flight is already known to be slow.
     fn wait_on<B: 'static>(
         &mut self,
         joining: Joining,
@@ -248,8 +249,8 @@ impl Search<'_> {
         }
     }
 
-    /// Returns whether the request would be answered with a response once that is stored. A range is
-    /// cut from the whole.
+    /// Returns `true` if the request could be served with the response once it is stored. A range
+    /// is cut from the stored response.
     fn may_stream(&mut self, relay: &Relay, asked: &HeaderMap) -> bool {
         let (config, look) = (self.config, &mut *self.look);
         let Some(partition) = look.facts.keys.partition_of(&relay.key) else {
@@ -269,19 +270,19 @@ impl Search<'_> {
             && !config.order.is_refused(relay.turn)
     }
 
-    /// Ends a wait for others.
+    /// Ends a wait for other requests.
     fn end_wait(&mut self) {
         self.look.waited.end(self.config.clock.coarse());
     }
 
-    /// Gives up waiting for a flight that takes too long.
+    /// Stops waiting for a slow flight.
     pub(super) fn give_up(&mut self) {
         let (config, look) = (self.config, &mut *self.look);
         look.role = LookupRole::Alone;
         let now = config.clock.coarse();
         let (url, route) = (look.first_key().uri(), look.route.as_ref());
         config.storable.set(url, route, Storable::No, now);
-        // A stale response stands in for an origin that hangs, too.
+        // A stale response is also served when the origin hangs.
         if let Some(stale) = look.stale() {
             config.backoffs.failed(stale.key.full(), now);
         }

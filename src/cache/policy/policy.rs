@@ -1,4 +1,4 @@
-//! What one route wants of the cache, other than the rest.
+//! Caching options of one route or one response.
 
 use std::{sync::Arc, time::Duration};
 
@@ -9,11 +9,12 @@ use crate::cache::http::field_names::FieldNames;
 
 /// Caching options of one route or one response.
 ///
-/// In a request's extensions, where a layer around the cache puts it, a policy applies to the route.
-/// Requests without one have the policy that
-/// [`CacheLayerBuilder::policy_with`](crate::cache::CacheLayerBuilder::policy_with) chooses, else that of
-/// [`CacheLayerBuilder::policy`](crate::cache::CacheLayerBuilder::policy). In a response's extensions, where the handler puts it, it applies to that response and has
-/// priority over the route's. An option that is not set leaves the cache's default in place.
+/// In the extensions of a request, inserted by a layer around the cache, a policy applies to the
+/// route. Requests without one have the policy that
+/// [`CacheLayerBuilder::policy_with`](crate::cache::CacheLayerBuilder::policy_with) selects, or
+/// else that of [`CacheLayerBuilder::policy`](crate::cache::CacheLayerBuilder::policy). In the
+/// extensions of a response, inserted by the handler, a policy applies to that response and has
+/// priority over the route's. An option that is not set leaves the cache's default unchanged.
 ///
 /// A policy on a response is not stored with it. A handler that sets one repeats it on a `304`.
 ///
@@ -48,7 +49,7 @@ impl Clone for CachePolicy {
             None => Self {
                 wishes: Arc::clone(&self.wishes),
             },
-            // A copy lies elsewhere, and replaces nothing.
+            // A clone has another address and replaces nothing.
             Some(_) => self.with_probe(None),
         }
     }
@@ -66,13 +67,13 @@ impl Drop for CachePolicy {
 /// A freshness lifetime that the application sets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::cache) enum Ttl {
-    /// For responses that state none.
+    /// Applies to responses that state no lifetime.
     Default(Duration),
-    /// For all responses.
+    /// Applies to all responses.
     Override(Duration),
 }
 
-/// What a policy says.
+/// The options of a policy.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(in crate::cache) struct Wishes {
     pub(in crate::cache) off: bool,
@@ -85,88 +86,93 @@ pub(in crate::cache) struct Wishes {
     pub(in crate::cache) credentials: Option<FieldNames>,
     query: Option<Vec<String>>,
     statuses: Vec<(StatusCode, Duration)>,
-    /// Set in a policy that the cache itself left in a request.
+    /// Set in a policy that the cache itself inserted into a request.
     probe: Option<Probe>,
 }
 
 impl CachePolicy {
-    /// Begins a policy that changes nothing.
+    /// Creates a policy that changes nothing.
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// Keeps out of the cache: on a request, it goes to the handler; on a response, it is not kept.
+    /// Bypasses the cache. On a request, the request is forwarded to the handler; on a response,
+    /// the response is not stored. Off by default.
     pub fn off(self) -> Self {
         self.with(|wishes| wishes.off = true)
     }
 
-    /// On a request: shares answers among callers where they say `public` or `s-maxage`, or does
-    /// not.
+    /// On a request: sets whether responses with `public` or `s-maxage` are shared among callers.
+    /// Defaults to the option of the cache.
     pub fn share_public_responses(self, share: bool) -> Self {
         self.with(|wishes| wishes.share_public_responses = Some(share))
     }
 
-    /// On a request: keeps answers apart by these fields, whether or not they say that they vary.
+    /// On a request: stores a separate entry for each combination of values of these fields,
+    /// regardless of `Vary`. None are set by default.
     pub fn vary_by(self, fields: impl IntoIterator<Item = HeaderName>) -> Self {
         self.with(|wishes| wishes.vary_by = fields.into_iter().collect())
     }
 
     /// Sets the freshness lifetime of responses that state none. Not set by default.
     ///
-    /// It applies to `200`, `203` and `206`, and to statuses that [`cache_status_code`](Self::cache_status_code)
-    /// lists. A lifetime that a response states has priority, even one of zero: `max-age`,
-    /// `s-maxage`, `Expires` (also one that cannot be read), or a targeted field. The default TTL has
-    /// priority over heuristic freshness.
+    /// It applies to `200`, `203` and `206`, and to statuses that
+    /// [`cache_status_code`](Self::cache_status_code) lists. A lifetime that a response states
+    /// takes priority, even zero: `max-age`, `s-maxage`, `Expires` (even an invalid one), or a
+    /// targeted field. The default TTL takes priority over heuristic freshness.
     ///
-    /// It makes nothing storable that is forbidden. A response with `no-store` is not stored, one
-    /// with `private` only for its caller, and one with `no-cache` only if it has a validator; it is
-    /// then revalidated at each use. The TTL does not apply to a response that acts on one client, as
-    /// `Set-Cookie` does. `must-revalidate`, `stale-while-revalidate` and `stale-if-error` keep their
-    /// meaning, and count from the end of the TTL.
+    /// The TTL makes no response storable that its directives forbid. A response with `no-store` is
+    /// not stored, one with `private` only for its caller, and one with `no-cache` only if it has a
+    /// validator, in which case it is revalidated at each use. The TTL does not apply to a response
+    /// that affects a single client, such as one with `Set-Cookie`. `must-revalidate`,
+    /// `stale-while-revalidate` and `stale-if-error` keep their meaning and count from the end of
+    /// the TTL.
     ///
-    /// Like `max-age`, it counts whole seconds from when the response was generated, so that its
-    /// `Age` is subtracted. A zero makes the response stale at once.
+    /// Like `max-age`, the TTL is in whole seconds and counts from when the response was generated,
+    /// so its `Age` is subtracted. Zero makes the response stale immediately.
     ///
-    /// If both the response's and the route's policy set a TTL, of either kind, the response's
-    /// applies.
+    /// If the policies of both the response and the route set a TTL of either kind, that of the
+    /// response applies.
     pub fn default_ttl(self, ttl: Duration) -> Self {
         self.with(|wishes| wishes.default_ttl = Some(ttl))
     }
 
-    /// Sets the freshness lifetime of responses, whatever lifetime they state. Not set by default.
+    /// Sets the freshness lifetime of responses, regardless of the lifetime that they state. Not
+    /// set by default.
     ///
-    /// It applies to the same responses as [`default_ttl`](Self::default_ttl), and replaces that in
-    /// the same policy. All that a response forbids stays forbidden. Its fields reach the client
-    /// unchanged.
+    /// It applies to the same responses as [`default_ttl`](Self::default_ttl), and takes priority
+    /// over it in the same policy. All other restrictions of a response remain in force. Its fields
+    /// reach the client unchanged.
     pub fn override_ttl(self, ttl: Duration) -> Self {
         self.with(|wishes| wishes.override_ttl = Some(ttl))
     }
 
-    /// Keeps answers for their caller alone, as if they said `private`.
+    /// Stores responses for their caller alone, as if they had `private`. Off by default.
     pub fn private(self) -> Self {
         self.with(|wishes| wishes.private = true)
     }
 
-    /// Switches collapsing on or off for a route: whether concurrent requests for the same response
-    /// wait for one call of the handler.
+    /// Enables or disables collapsing for a route: concurrent requests for the same response wait
+    /// for one call of the handler.
     ///
-    /// By default, requests wait unless the last response of their URL, or of their route, could not
-    /// be stored. `true` lets them wait also then; `false` never lets them wait. Read from a
-    /// request's extensions, or from the layer's default policy.
+    /// By default, requests wait unless the last response of their URL, or of their route, could
+    /// not be stored. `true` makes them wait even then; `false` disables waiting. The option is
+    /// read from the extensions of a request, or from the default policy of the layer.
     pub fn collapse(self, collapse: bool) -> Self {
         self.with(|wishes| wishes.collapse = Some(collapse))
     }
 
-    /// Stores responses of this status too, and limits their freshness lifetime to `at_most`.
+    /// Stores responses with this status too, and limits their freshness lifetime to `at_most`.
+    /// None are listed by default.
     ///
-    /// A response that states no lifetime gets that of [`default_ttl`](Self::default_ttl), or
-    /// `at_most` if none is set. A longer lifetime is cut to `at_most`, also one of
+    /// A response that states no lifetime has that of [`default_ttl`](Self::default_ttl), or
+    /// `at_most` if none is set. A longer lifetime is reduced to `at_most`, including one of
     /// [`override_ttl`](Self::override_ttl).
     ///
-    /// A stored error is served to every caller that shares the entry. Give it seconds, and list only
-    /// statuses that no client can cause for others, as it could with a request that is too long or
-    /// has a wrong credential. Responses to the condition or range of one request (304, 412, 416,
-    /// 417) are never stored.
+    /// A stored error is served to every caller that shares the entry. Limit it to seconds, and
+    /// list only statuses that no client can cause for others, as it could with a request that is
+    /// too long or has a wrong credential. Responses to the condition or range of one request (304,
+    /// 412, 416, 417) are never stored.
     pub fn cache_status_code(self, status: StatusCode, at_most: Duration) -> Self {
         self.with(|wishes| {
             wishes.statuses.retain(|(kept, _)| *kept != status);
@@ -174,19 +180,20 @@ impl CachePolicy {
         })
     }
 
-    /// On a request: takes these fields for credentials, and no others. What a caller's answer
-    /// depends on and does not stand here is shown to other callers.
+    /// On a request: treats these fields as credentials, and no others. If a response depends on
+    /// the caller by a field that is not listed, it is served to other callers. Defaults to the
+    /// credential fields of the cache.
     pub fn credentials(self, fields: impl IntoIterator<Item = HeaderName>) -> Self {
         self.with(|wishes| wishes.credentials = Some(fields.into_iter().collect()))
     }
 
-    /// On a request: takes these parameters of its query, in the order in which they stand, and
-    /// drops all others, for the handler too: a parameter that does not tell answers apart must not
-    /// be able to make one.
+    /// On a request: retains only these query parameters, in their original order. All others are
+    /// removed, also for the handler, so that a response cannot depend on a parameter that is not
+    /// part of the key. All parameters are retained by default.
     ///
-    /// Names are compared as they are written, and parameters end with `&`. What is purged by URL
-    /// is named without what is dropped. Extensions that were made of the URL before stay as they
-    /// are.
+    /// Names are compared exactly as sent, and parameters are separated by `&`. To purge by URL,
+    /// omit the removed parameters. Extensions that were derived from the original URL are
+    /// unchanged.
     pub fn query<I>(self, parameters: I) -> Self
     where
         I: IntoIterator,
@@ -200,7 +207,7 @@ impl CachePolicy {
         self
     }
 
-    /// Returns a copy that notices if another policy replaces it, and its probe.
+    /// Returns a copy that detects its replacement by another policy, and its probe.
     pub(in crate::cache) fn probed(&self, probes: &Arc<Probes>) -> (Self, Probe) {
         let probe = Probe::new(probes);
         (self.with_probe(Some(probe.clone())), probe)
@@ -216,7 +223,7 @@ impl CachePolicy {
         }
     }
 
-    /// Returns whether the application made the policy, and not the cache.
+    /// Returns `true` if the application created the policy, rather than the cache.
     #[inline]
     pub(in crate::cache) fn is_set(&self) -> bool {
         self.wishes.probe.is_none()
@@ -239,13 +246,14 @@ impl Wishes {
         self.override_ttl.map(Ttl::Override).or(default_ttl)
     }
 
-    /// Returns the longest freshness lifetime of responses with this status, if the policy lists it.
+    /// Returns the maximum freshness lifetime of responses with this status, if the policy lists
+    /// it.
     pub(in crate::cache) fn at_most(&self, status: StatusCode) -> Option<Duration> {
         let kept = self.statuses.iter().find(|(kept, _)| *kept == status);
         kept.map(|(_, at_most)| *at_most)
     }
 
-    /// Returns the target without the parameters that are dropped, if there are any.
+    /// Returns the target without the removed parameters, or `None` if nothing is removed.
     pub(in crate::cache) fn narrowed(&self, uri: &Uri) -> Option<Uri> {
         let (names, query) = (self.query.as_ref()?, uri.query()?);
         let mut kept = String::with_capacity(uri.path().len() + query.len() + 1);
@@ -263,9 +271,9 @@ impl Wishes {
             return None;
         }
         let mut parts = uri.clone().into_parts();
-        let kept = PathAndQuery::try_from(kept).expect("a part of a target is one");
+        let kept = PathAndQuery::try_from(kept).expect("a path and a query are a target");
         parts.path_and_query = Some(kept);
-        Some(Uri::from_parts(parts).expect("nothing but the query is another"))
+        Some(Uri::from_parts(parts).expect("only the query differs"))
     }
 }
 

@@ -1,4 +1,5 @@
-//! Notices a policy that is put into a request's extensions inside of the cache, where it is too late.
+//! Detects a policy that is inserted into a request's extensions inside of the cache, where it has
+//! no effect.
 
 use std::{
     ptr,
@@ -17,29 +18,29 @@ const PROBED_MAX: u32 = 256;
 #[derive(Debug)]
 pub(in crate::cache) struct Probes {
     left: AtomicU32,
-    is_said: AtomicBool,
+    is_reported: AtomicBool,
 }
 
 impl Default for Probes {
     fn default() -> Self {
         Self {
             left: AtomicU32::new(PROBED_MAX),
-            is_said: AtomicBool::new(false),
+            is_reported: AtomicBool::new(false),
         }
     }
 }
 
 impl Probes {
-    /// Returns whether the next request is probed.
+    /// Returns `true` if the next request is probed.
     #[inline]
     pub(in crate::cache) fn is_open(&self) -> bool {
         self.left.load(Ordering::Relaxed) > 0
     }
 }
 
-/// Notices the replacement of the policy that it belongs to.
+/// Detects the replacement of the policy that it belongs to.
 ///
-/// Extensions drop a value where it lies, together with all others. A value that another one replaces is
+/// Extensions drop a value in place, together with all others. A value that another one replaces is
 /// moved out first, and dropped at another address.
 #[derive(Clone, Debug)]
 pub(in crate::cache) struct Probe {
@@ -47,7 +48,7 @@ pub(in crate::cache) struct Probe {
     address: Arc<AtomicUsize>,
 }
 
-/// A probe is no part of what a policy says.
+/// Probes do not affect the equality of policies.
 impl PartialEq for Probe {
     fn eq(&self, _: &Self) -> bool {
         true
@@ -66,19 +67,19 @@ impl Probe {
         }
     }
 
-    /// Notes where the value lies in the extensions.
+    /// Records the address of the value in the extensions.
     pub(in crate::cache) fn placed_at<T>(&self, value: &T) {
         let address = ptr::from_ref(value).addr();
         self.address.store(address, Ordering::Relaxed);
     }
 
-    /// Notes where the value is dropped.
+    /// Compares the address at which the value is dropped.
     #[cold]
     pub(in crate::cache) fn dropped_at<T>(&self, value: &T) {
         let placed_at = self.address.load(Ordering::Relaxed);
         if placed_at != 0 && placed_at != ptr::from_ref(value).addr() {
             self.probes.left.store(0, Ordering::Relaxed);
-            notice::misconfigured(&self.probes.is_said, too_late);
+            notice::misconfigured(&self.probes.is_reported, too_late);
         }
     }
 }
@@ -91,7 +92,7 @@ fn too_late() -> ConfigError {
          has no effect",
     )
     .fix(
-        "choose it by `CacheLayerBuilder::policy_with`, insert it in a layer outside of the cache, or apply \
+        "select it with `CacheLayerBuilder::policy_with`, insert it in a layer outside of the cache, or apply \
          the cache to the route inside of the layer that inserts it",
     )
 }

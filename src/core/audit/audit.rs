@@ -1,4 +1,4 @@
-//! The audit of a layer: tells an auditor what happens.
+//! The audit of a layer: reports its events to an auditor.
 
 use std::{
     fmt,
@@ -7,29 +7,28 @@ use std::{
 };
 
 use super::event::{AuditEvent, Auditor};
-/// Where a layer tells its events: an auditor that it was given, by its user or by its gate.
+/// The destination of a layer's events: an auditor from the configuration, or from the gate.
 ///
-/// A clone tells the same auditor, also one that is given later.
+/// Clones share the auditor, also one that is set later.
 #[derive(Clone, Default)]
 pub(crate) struct Audit {
     pub(super) auditor: Arc<OnceLock<Arc<dyn Auditor>>>,
 }
 
 impl Audit {
-    /// Tells this auditor.
+    /// Sends events to this auditor.
     pub(crate) fn to(auditor: impl Auditor) -> Self {
         let audit = Self::default();
         audit.adopt(&(Arc::new(auditor) as Arc<dyn Auditor>));
         audit
     }
 
-    /// Tells this auditor, unless there is one already. Returns whether there was none.
+    /// Sets the auditor unless there is one. Returns `true` if it was set.
     pub(crate) fn adopt(&self, auditor: &Arc<dyn Auditor>) -> bool {
         self.auditor.set(Arc::clone(auditor)).is_ok()
     }
 
-    /// Tells of what has happened. Should the auditor panic, what happened stands: whoever did it
-    /// must not take it for failed.
+    /// Sends an event. A panic of the auditor is caught, so that the operation does not fail.
     pub(crate) fn tell(&self, event: impl FnOnce() -> AuditEvent) {
         if let Some(auditor) = self.auditor.get() {
             let event = event();
@@ -54,7 +53,7 @@ mod tests {
     use super::*;
     use crate::core::error::StoreErrorKind;
 
-    /// Keeps the names of what it is told, and panics over stores that are down.
+    /// Stores the events, and panics for stores that become unavailable.
     #[derive(Clone, Debug, Default)]
     struct Ears(Arc<Mutex<Vec<AuditEvent>>>);
 

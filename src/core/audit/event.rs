@@ -1,12 +1,12 @@
-//! What an auditor asks for: the events that any layer may tell of.
+//! Audit events and auditors.
 
 use std::{fmt, net::IpAddr, sync::Arc};
 
 use crate::core::{error::StoreErrorKind, record::AuthDenial};
 
-/// Something that an auditor asks for, beside the records of requests.
+/// A security-relevant event, reported separately from the records of requests.
 ///
-/// Nothing in it is secret: a key is named by its public id.
+/// Events contain no secrets. Keys are identified by their public ids.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum AuditEvent {
@@ -14,141 +14,142 @@ pub enum AuditEvent {
     KeyCreated {
         /// The key's public id.
         key_id: Arc<str>,
-        /// Who did it, if that is known.
+        /// The actor, if known.
         by: Option<Arc<str>>,
     },
-    /// A key was replaced by another of its line.
+    /// A key was replaced by another one of its lineage.
     KeyRotated {
         /// The public id of the key that was replaced.
         key_id: Arc<str>,
         /// The public id of the key that replaces it.
         successor: Arc<str>,
-        /// Who did it, if that is known.
+        /// The actor, if known.
         by: Option<Arc<str>>,
     },
     /// A key was revoked.
     KeyRevoked {
         /// The key's public id.
         key_id: Arc<str>,
-        /// Who did it, if that is known.
+        /// The actor, if known.
         by: Option<Arc<str>>,
     },
-    /// A key that was made elsewhere was taken over.
+    /// A key that was created elsewhere was imported.
     KeyImported {
         /// The key's public id.
         key_id: Arc<str>,
-        /// Who did it, if that is known.
+        /// The actor, if known.
         by: Option<Arc<str>>,
     },
-    /// What a key may do, or what is known of it, was changed.
+    /// The permissions or the metadata of a key were changed.
     KeyUpdated {
         /// The key's public id.
         key_id: Arc<str>,
-        /// Who did it, if that is known.
+        /// The actor, if known.
         by: Option<Arc<str>>,
     },
-    /// A key was switched off for the time being.
+    /// A key was disabled.
     KeyDisabled {
         /// The key's public id.
         key_id: Arc<str>,
-        /// Who did it, if that is known.
+        /// The actor, if known.
         by: Option<Arc<str>>,
     },
-    /// A key was switched on again.
+    /// A key was enabled again.
     KeyEnabled {
         /// The key's public id.
         key_id: Arc<str>,
-        /// Who did it, if that is known.
+        /// The actor, if known.
         by: Option<Arc<str>>,
     },
-    /// A key was made to end.
+    /// A key was expired.
     KeyExpired {
         /// The key's public id.
         key_id: Arc<str>,
-        /// Who did it, if that is known.
+        /// The actor, if known.
         by: Option<Arc<str>>,
     },
-    /// A key was found where it should not be, and switched off for good.
+    /// A key was reported as leaked and revoked.
     KeyLeaked {
         /// The key's public id.
         key_id: Arc<str>,
-        /// Who did it, if that is known.
+        /// The actor, if known.
         by: Option<Arc<str>>,
     },
-    /// Keys that ended long ago were removed.
+    /// Expired and revoked keys were removed.
     KeysPurged {
-        /// How many.
+        /// The number of removed keys.
         count: u64,
-        /// Who did it, if that is known.
+        /// The actor, if known.
         by: Option<Arc<str>>,
     },
-    /// What the store says of a key is not what was written there: somebody else wrote it.
+    /// A key record in the store is invalid: it was not written by this service.
     KeyRecordForged {
         /// The key's public id.
         key_id: Arc<str>,
     },
-    /// A caller was turned away by authentication.
+    /// Authentication rejected a caller.
     AuthDenied {
-        /// Why.
+        /// The reason.
         reason: AuthDenial,
-        /// The public id of the key, where the whole key was right.
+        /// The public id of the key, if the whole key was correct.
         key_id: Option<Arc<str>>,
-        /// The client's address, or its network where addresses are masked.
+        /// The client's address, or its network if addresses are masked.
         client: Option<IpAddr>,
-        /// The request's name; empty if no access log gave it one.
+        /// The request id; empty without an access log.
         request_id: Arc<str>,
     },
     /// A client was banned.
     BanRaised {
-        /// Who, in the words of the policy: a key's public id, or a network.
+        /// The banned client: a key's public id, or a network.
         subject: Arc<str>,
-        /// The policy that bans.
+        /// The policy that banned it.
         policy: Arc<str>,
     },
-    /// A policy that is only tried out would have denied.
+    /// A policy in shadow mode would have rejected a request.
     LimitExceededInShadow {
         /// The policy.
         policy: Arc<str>,
-        /// The public id of the caller's key, if it is known.
+        /// The public id of the caller's key, if known.
         key_id: Option<Arc<str>>,
     },
-    /// A store has stopped answering.
+    /// A store has become unavailable.
     StoreDown {
         /// The store's name.
         store: Arc<str>,
-        /// How it fails.
+        /// The kind of the failure.
         kind: StoreErrorKind,
     },
-    /// A store answers again.
+    /// A store is available again.
     StoreUp {
         /// The store's name.
         store: Arc<str>,
     },
-    /// A store answers, but refuses commands: it is full, or a permission is missing.
+    /// A store is available but rejects commands: it is full, or a permission is missing.
     ///
-    /// One event for each cause, and another once the cause was absent for a minute.
+    /// There is one event for each cause, and another one if the cause recurs after a minute
+    /// without it.
     StoreRejected {
         /// The store's name.
         store: Arc<str>,
-        /// The kind of the refusal.
+        /// The kind of the rejection.
         kind: StoreErrorKind,
-        /// The words of the server, of at most 200 characters; empty if the store gave none.
+        /// The message of the server, of at most 200 characters; empty if there is none.
         cause: Arc<str>,
     },
-    /// A refresh of a stale cached response in the background failed.
+    /// A background refresh of a stale cached response failed.
     CacheRefreshFailed {
         /// `error`, `status` (500, 502, 503 or 504) or `timeout`.
         cause: Arc<str>,
     },
-    /// Something is configured in a way that cannot be meant.
+    /// A configuration is invalid or contradictory.
     ConfigWarning {
-        /// What, and what to do about it.
+        /// The problem and its fix.
         message: Arc<str>,
     },
 }
 
 impl AuditEvent {
-    /// Returns the event's name in the log.
+    /// Returns the name of the event in the log.
     pub fn name(&self) -> &'static str {
         match self {
             Self::KeyCreated { .. } => "portcullis.audit.key_created",
@@ -174,14 +175,14 @@ impl AuditEvent {
     }
 }
 
-/// Takes audit events, without making who tells of them wait.
+/// Receives audit events. It must not block.
 ///
-/// The access log's queue is one.
+/// The queue of the access log implements it.
 pub trait Auditor: fmt::Debug + Send + Sync + 'static {
-    /// Takes one event.
+    /// Receives an event.
     fn audit(&self, event: &AuditEvent);
 
-    /// Returns how many of the events that it took it has lost since.
+    /// Returns the number of received events that were lost. Defaults to 0.
     fn lost(&self) -> u64 {
         0
     }

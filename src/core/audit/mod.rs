@@ -1,4 +1,4 @@
-//! Audit events, and what takes them.
+//! Audit events and their sinks.
 
 #[cfg(any(
     feature = "access-log",

@@ -1,4 +1,4 @@
-//! What the access log asks of an audit: notices, losses, and events that are rare.
+//! The audit of the access log: notices, lost events, and conditional events.
 
 use std::{
     panic::{AssertUnwindSafe, catch_unwind},
@@ -12,7 +12,7 @@ use super::{
 use crate::core::notice;
 
 impl Audit {
-    /// Tells of what has happened, if anything has. Nothing is asked where nobody is told.
+    /// Sends an event if there is one. The function is not called without an auditor.
     pub(crate) fn tell_if(&self, event: impl FnOnce() -> Option<AuditEvent>) {
         if self.auditor.get().is_some()
             && let Some(event) = event()
@@ -21,7 +21,7 @@ impl Audit {
         }
     }
 
-    /// Returns how many events the auditor has lost.
+    /// Returns the number of events that the auditor has lost.
     pub(crate) fn lost(&self) -> u64 {
         let lost = |auditor: &Arc<dyn Auditor>| {
             catch_unwind(AssertUnwindSafe(|| auditor.lost())).unwrap_or(0)
@@ -29,7 +29,7 @@ impl Audit {
         self.auditor.get().map_or(0, lost)
     }
 
-    /// Tells of all notices of this process from now on, too, as long as a clone of this is left.
+    /// Sends all later notices of this process as events while a clone of this exists.
     pub(crate) fn tell_notices(&self) {
         let auditor = Arc::downgrade(&self.auditor);
         notice::listen(move |message| {

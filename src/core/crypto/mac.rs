@@ -1,11 +1,13 @@
 //! A MAC of short inputs: one keyed block of SHA-256.
 //!
-//! HMAC-SHA-256 of the crate `hmac` compresses twice as many blocks or more, and BLAKE3 of the crate `blake3` (keyed, feature `pure`)
-//! has no instructions of the processor's own. Both were put in place of this file and measured beside it in one process, in paired
-//! rounds (x86-64 with SHA extensions, two runs on a busy machine). Where the cache layer alone answers an identified caller from the
-//! store, in 1 900 ns, `hmac` costs 24 to 29 % of the request, and `blake3` 9 %: more than the 5 % for which an own function is given
-//! up. Under all layers of `Gate`, in 6 800 ns or more, it is 4 to 7 % and 1 to 2 % of a hit. `blake3` is also built by the crate `cc`,
-//! which the default build does not contain.
+//! The alternatives are HMAC-SHA-256 of the crate `hmac`, which compresses at least twice as many
+//! blocks, and keyed BLAKE3 of the crate `blake3` with the feature `pure`, which does not use the
+//! processor's instructions. Both were measured against this file in one process, in paired rounds
+//! (x86-64 with SHA extensions, two runs on a busy machine). A cache hit of an identified caller
+//! through the cache layer alone takes 1 900 ns. Of that, `hmac` costs 24 to 29 % and `blake3` 9 %
+//! more than this file, above the limit of 5 % for replacing own code by a crate. Under all layers
+//! of `Gate`, a hit takes at least 6 800 ns, and the cost is 4 to 7 % and 1 to 2 %. `blake3` also
+//! depends on the crate `cc` at build time, which the default build does not contain.
 
 use sha2::block_api::compress256;
 
@@ -13,9 +15,10 @@ pub(super) const BLOCK_BYTES: usize = 64;
 
 /// A MAC of inputs that fit into one block.
 ///
-/// The security of HMAC rests on the assumption that the compression function of SHA-256, keyed through its initial state, is a
-/// pseudorandom function of the block. This MAC is that function alone. The input is padded by an end mark, so distinct inputs are
-/// distinct blocks. Each input is one block, so no digest can be extended to that of a longer input.
+/// The security of HMAC rests on the assumption that the compression function of SHA-256, keyed
+/// through its initial state, is a pseudorandom function of the block. This MAC is that function.
+/// The input is padded by an end mark, so distinct inputs are distinct blocks. Each input is one
+/// block, so no digest can be extended to that of a longer input.
 #[derive(Clone, Copy)]
 pub(crate) struct BlockMac {
     pub(super) state: [u32; 8],

@@ -1,4 +1,4 @@
-//! axum: `ConnectInfo` is the peer, `OriginalUri` the URI that the client
+//! The integration with axum: `ConnectInfo` is the peer, `OriginalUri` is the URI that the client
 //! sent, and `Identity` is an extractor.
 
 use std::{convert::Infallible, net::SocketAddr};
@@ -14,33 +14,36 @@ use axum::{
 use http::{Extensions, HeaderValue, StatusCode, Uri, header::WWW_AUTHENTICATE, request::Parts};
 
 use crate::core::{
-    http::rejection::{Dialect, Rejection, Responder},
+    http::{
+        rejection::{Dialect, Rejection},
+        responder::Responder,
+    },
     identity::Identity,
 };
 
-/// Returns the address at the other end of the connection.
+/// Returns the address of the peer.
 ///
-/// It is there if the app is served with `into_make_service_with_connect_info::<SocketAddr>()`. In
-/// a test, axum's own stand-in for it counts as well.
+/// It is available if the app is served with `into_make_service_with_connect_info::<SocketAddr>()`.
+/// In tests, axum's `MockConnectInfo` is used too.
 #[inline]
 pub(crate) fn peer_addr(extensions: &Extensions) -> Option<&SocketAddr> {
     let served = extensions.get().map(|ConnectInfo(addr)| addr);
     served.or_else(|| extensions.get().map(|MockConnectInfo(addr)| addr))
 }
 
-/// Returns the URI as the outermost `Router` received it. Inside of `nest` the request's own URI lacks
-/// the prefix.
+/// Returns the URI that the outermost `Router` received. Inside of `nest`, the request's own URI
+/// lacks the prefix.
 #[inline]
 pub(crate) fn original_uri(extensions: &Extensions) -> Option<&Uri> {
     extensions.get().map(|OriginalUri(uri)| uri)
 }
 
-/// Returns the URI as the outermost `Router` received it, to change it.
+/// Returns a mutable reference to the URI that the outermost `Router` received.
 pub(crate) fn original_uri_mut(extensions: &mut Extensions) -> Option<&mut Uri> {
     extensions.get_mut().map(|OriginalUri(uri)| uri)
 }
 
-/// Extracts who calls. A request of nobody known is answered `401`, and the handler does not run.
+/// Extracts the caller. A request without an identity receives `401`, and the handler does not run.
 impl<S: Send + Sync> FromRequestParts<S> for Identity {
     type Rejection = Rejection;
 
@@ -49,7 +52,7 @@ impl<S: Send + Sync> FromRequestParts<S> for Identity {
     }
 }
 
-/// Extracts who calls, if that is known: for handlers that also serve callers without a key.
+/// Extracts the caller if known, for handlers that also serve anonymous callers.
 impl<S: Send + Sync> OptionalFromRequestParts<S> for Identity {
     type Rejection = Infallible;
 
@@ -58,7 +61,7 @@ impl<S: Send + Sync> OptionalFromRequestParts<S> for Identity {
     }
 }
 
-/// Answers as the layers do, with `application/problem+json`.
+/// Writes `application/problem+json`, like the layers.
 impl IntoResponse for Rejection {
     fn into_response(self) -> Response {
         self.into_response::<Body>(Dialect::Http, &Responder::default())
@@ -67,7 +70,7 @@ impl IntoResponse for Rejection {
 }
 
 fn missing_identity() -> Rejection {
-    // RFC 9110, section 15.5.2: no 401 without a challenge.
+    // RFC 9110, section 15.5.2: a 401 requires a challenge.
     let challenge = HeaderValue::from_static("Bearer realm=\"api\"");
     Rejection::new(
         StatusCode::UNAUTHORIZED,
@@ -98,7 +101,7 @@ mod tests {
         String::from_utf8(bytes.unwrap().into()).unwrap()
     }
 
-    /// Answers with the caller's key id, or `nobody` on the route where that is allowed.
+    /// Returns an app that responds with the caller's key id, or `nobody` on the optional route.
     fn who() -> Router {
         Router::new()
             .route("/me", get(async |who: Identity| who.key_id().to_owned()))

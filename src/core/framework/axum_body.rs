@@ -1,4 +1,4 @@
-//! axum's request body.
+//! The request body of axum.
 
 use std::any::{Any, TypeId};
 
@@ -9,7 +9,7 @@ pub(crate) fn body_type() -> Option<TypeId> {
     Some(TypeId::of::<Body>())
 }
 
-/// Returns an empty body of axum's.
+/// Returns an empty request body of axum.
 pub(crate) fn empty_body() -> Option<Box<dyn Any>> {
     Some(Box::new(Body::empty()))
 }

@@ -1,11 +1,11 @@
-//! axum's `MatchedPath` is the route.
+//! The route of a request: axum's `MatchedPath`.
 
 use axum::extract::MatchedPath;
 use http::Extensions;
 
-/// Returns the route that axum matched, as it was written: `/users/{id}`.
+/// Returns the route that axum matched, as in `/users/{id}`.
 ///
-/// A layer that wraps the whole `Router` from outside runs before a route is matched, and finds none.
+/// A layer around the whole `Router` runs before a route is matched, and receives `None`.
 pub(crate) fn matched_path(extensions: &Extensions) -> Option<&str> {
     extensions.get().map(MatchedPath::as_str)
 }

@@ -1,15 +1,15 @@
-//! No framework: the extensions hold only what the user puts there.
+//! The implementation without a framework: only the application inserts extensions.
 
 use std::net::SocketAddr;
 
 use http::{Extensions, Uri};
 
-/// Returns nothing: no framework has said who is connected.
+/// Returns `None`: no framework inserts the peer address.
 pub(crate) fn peer_addr(_extensions: &Extensions) -> Option<&SocketAddr> {
     None
 }
 
-/// Returns nothing: no framework has kept a URI.
+/// Returns `None`: no framework stores the original URI.
 #[cfg_attr(
     not(feature = "cache"),
     allow(dead_code, reason = "the cache alone reads it")
@@ -18,7 +18,7 @@ pub(crate) fn original_uri(_extensions: &Extensions) -> Option<&Uri> {
     None
 }
 
-/// Returns nothing: no framework has kept a URI.
+/// Returns `None`: no framework stores the original URI.
 #[cfg_attr(
     not(feature = "api-key"),
     allow(dead_code, reason = "a key in the query alone is removed")

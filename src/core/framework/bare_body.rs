@@ -1,13 +1,13 @@
-//! No framework: no body of its own.
+//! The request body without a framework: none.
 
 use std::any::{Any, TypeId};
 
-/// Returns nothing: no framework has a body of its own.
+/// Returns `None`: no framework has its own body type.
 pub(crate) fn body_type() -> Option<TypeId> {
     None
 }
 
-/// Returns nothing: no framework has a body of its own.
+/// Returns `None`: no framework has its own body type.
 pub(crate) fn empty_body() -> Option<Box<dyn Any>> {
     None
 }

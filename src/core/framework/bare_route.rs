@@ -1,8 +1,8 @@
-//! No framework: no route is known.
+//! The route of a request without a framework: none.
 
 use http::Extensions;
 
-/// Returns nothing: no framework has matched a route.
+/// Returns `None`: no framework matches routes.
 pub(crate) fn matched_path(_extensions: &Extensions) -> Option<&str> {
     None
 }

@@ -1,4 +1,4 @@
-//! What a web framework leaves in a request's extensions; nothing, without the framework's feature.
+//! Integration with web frameworks: the extensions that they insert into requests.
 
 #[cfg(feature = "axum")]
 mod axum;

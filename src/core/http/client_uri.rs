@@ -1,26 +1,26 @@
-//! The URI that the client sent, where the request's own has been rewritten on its way.
+//! The original URI of a request, for requests whose URI is rewritten.
 
 use http::{Extensions, Uri};
 
 use crate::core::framework;
 
-/// The URI that the client sent, for requests whose own URI a layer rewrites.
+/// The URI that the client sent, as a request extension, for requests whose URI a layer rewrites.
 ///
-/// The cache makes its keys from the client's URI, purges by it, and resolves `Location` against it.
-/// It takes the URI from this request extension if it is present, else from axum's `OriginalUri`
-/// (feature `axum`; an axum `Router` sets it), else from the request itself.
+/// The cache derives its keys from the client's URI, purges by it, and resolves `Location` against
+/// it. It reads this extension if it is present, otherwise axum's `OriginalUri` (feature `axum`; an
+/// axum `Router` inserts it), otherwise the URI of the request.
 ///
-/// A layer that rewrites URIs outside of the cache must insert this extension before it does, unless
-/// an axum `Router` stands further outside. Otherwise the cache takes the rewritten URI for the
-/// client's: two URIs that become one share a cache entry, and purges and invalidation by the
-/// client's URI do not reach it.
+/// A layer outside of the cache that rewrites URIs must insert this extension first, unless it is
+/// inside of an axum `Router`. Otherwise the cache uses the rewritten URI: different URIs with the
+/// same rewritten URI share a cache entry, and purges and invalidation by the client's URI do not
+/// affect it.
 ///
 /// ```
 /// use http::{Request, Uri};
 /// use portcullis::ClientUri;
 /// use tower::{ServiceBuilder, ServiceExt, service_fn};
 ///
-/// /// Removes the tenant in front of the path.
+/// /// Removes the tenant from the start of the path.
 /// fn strip_tenant(mut request: Request<()>) -> Request<()> {
 ///     let sent = request.uri().clone();
 ///     let path = sent.path().trim_start_matches("/acme");
@@ -46,7 +46,7 @@ use crate::core::framework;
 pub struct ClientUri(pub Uri);
 
 impl ClientUri {
-    /// Returns the URI that the client sent, if it is known to the extensions of a request.
+    /// Returns the URI that the client sent, if the extensions of a request contain it.
     #[inline]
     #[cfg_attr(
         not(feature = "cache"),
@@ -57,7 +57,7 @@ impl ClientUri {
         inserted.or_else(|| framework::original_uri(extensions))
     }
 
-    /// Changes the URI wherever the extensions of a request bear it.
+    /// Changes the URI in all extensions of a request that contain it.
     #[cfg_attr(
         not(feature = "api-key"),
         allow(dead_code, reason = "a key in the query alone is removed")

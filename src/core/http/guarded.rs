@@ -5,11 +5,11 @@ use std::mem;
 use super::body::{BodyGuard, BodyKind, Other, ResponseBody};
 
 impl<B> ResponseBody<B> {
-    /// Drops the guard when the inner body has ended, fails, or is dropped.
+    /// Attaches a guard, which is dropped when the inner body ends, fails, or is dropped.
     ///
-    /// A body of bytes, or one that is guarded, does not change, and the guard is dropped at once.
+    /// A body of bytes and a body with a guard do not change: the new guard is dropped immediately.
     pub(crate) fn guard(&mut self, guard: impl BodyGuard + 'static) {
-        *self = match mem::replace(self, Self::empty()).kind {
+        *self = match mem::take(self).kind {
             BodyKind::Inner { body } => {
                 let guard: Option<Box<dyn BodyGuard>> = Some(Box::new(guard));
                 Self::other(Other::Guarded { body, guard })

@@ -1,11 +1,11 @@
-//! The status that a response means.
+//! The effective status of a response.
 
 use http::{HeaderValue, Response, StatusCode, Version};
 
 use super::rejection::{GRPC_STATUS, Meant};
 
-/// Returns the status that a response means, to a request of this version of HTTP: that of the rejection
-/// that it is, that of its gRPC status, or its own.
+/// Returns the effective status of a response to a request of this HTTP version: that of its
+/// rejection, that of its gRPC status, or its own.
 pub(crate) fn meant_status<B>(response: &Response<B>, version: Version) -> StatusCode {
     if let Some(Meant(status)) = response.extensions().get() {
         return *status;

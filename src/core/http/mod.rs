@@ -1,4 +1,4 @@
-//! Requests and responses as all layers read and write them.
+//! Shared types for HTTP requests and responses.
 
 pub(crate) mod body;
 pub(crate) mod client_uri;
@@ -11,3 +11,4 @@ pub(crate) mod request_head;
 pub(crate) mod request_id;
 #[cfg(feature = "access-log")]
 mod request_name;
+pub(crate) mod responder;

@@ -1,12 +1,6 @@
-//! How a layer turns a request away: the status, the challenge, and a body by RFC 9457.
+//! Responses of a layer that rejects a request: the status, the challenge, and a body by RFC 9457.
 
-use std::{
-    borrow::Cow,
-    fmt,
-    panic::{AssertUnwindSafe, catch_unwind},
-    sync::Arc,
-    time::Duration,
-};
+use std::{borrow::Cow, time::Duration};
 
 use bytes::Bytes;
 use http::{
@@ -17,14 +11,13 @@ use http::{
 use super::body::ResponseBody;
 use crate::core::json;
 
-/// Why a layer answers in the handler's place.
+/// A response of a layer instead of the handler.
 ///
-/// It becomes a response with this status, `Cache-Control: no-store`, the headers that the case
-/// demands, and a body of `application/problem+json` (RFC 9457). A [`Responder`] may write another
-/// body; status and headers stay.
+/// It becomes a response with this status, `Cache-Control: no-store`, its headers, and a body of
+/// `application/problem+json` (RFC 9457). A [`Responder`] can replace the body, but not the status
+/// and the headers.
 ///
-/// A gRPC request over HTTP/2 receives what gRPC demands: `200` with `grpc-status` in the head and no
-/// body.
+/// A gRPC request over HTTP/2 receives `200` with `grpc-status` in the header and no body.
 #[derive(Clone, Debug)]
 pub struct Rejection {
     status: StatusCode,
@@ -33,6 +26,7 @@ pub struct Rejection {
     detail: Option<Cow<'static, str>>,
     headers: HeaderMap,
     members: Vec<(&'static str, Vec<String>)>,
+    kind: RejectionKind,
 }
 
 impl Rejection {
@@ -51,24 +45,26 @@ impl Rejection {
             detail: None,
             headers: HeaderMap::new(),
             members: Vec::new(),
+            kind: RejectionKind::default(),
         }
     }
 
-    /// Adds what went wrong in this case. The caller reads it: it holds no secret.
+    /// Sets the description of this occurrence. The caller sees it, so it must not contain a
+    /// secret.
     #[must_use]
     pub fn detail(mut self, detail: impl Into<Cow<'static, str>>) -> Self {
         self.detail = Some(detail.into());
         self
     }
 
-    /// Adds a header line beside those of the same name.
+    /// Appends a header line. Existing lines of the same name remain.
     #[must_use]
     pub fn header(mut self, name: HeaderName, value: HeaderValue) -> Self {
         self.headers.append(name, value);
         self
     }
 
-    /// Says when to come back: whole seconds, rounded up, at least 1 (RFC 9110 section 10.2.3).
+    /// Sets `Retry-After` in whole seconds, rounded up, at least 1 (RFC 9110 section 10.2.3).
     #[must_use]
     pub fn retry_after(mut self, after: Duration) -> Self {
         self.headers
@@ -88,12 +84,12 @@ impl Rejection {
         self
     }
 
-    /// Returns the status that the caller will see.
+    /// Returns the status of the response.
     pub fn status(&self) -> StatusCode {
         self.status
     }
 
-    /// Returns the problem's type, as the body names it.
+    /// Returns the problem type as a URI, as in the body.
     pub fn problem_type(&self) -> Cow<'_, str> {
         if self.problem_type.contains(':') {
             Cow::Borrowed(&self.problem_type)
@@ -102,17 +98,17 @@ impl Rejection {
         }
     }
 
-    /// Returns the problem's title: the same for each case of its type.
+    /// Returns the title of the problem type.
     pub fn title(&self) -> &str {
         self.title
     }
 
-    /// Returns the headers that the case demands.
+    /// Returns the headers of the response.
     pub fn headers(&self) -> &HeaderMap {
         &self.headers
     }
 
-    /// Returns the body by RFC 9457, as JSON.
+    /// Returns the body as JSON (RFC 9457).
     pub fn problem_json(&self) -> Bytes {
         let mut out = Vec::with_capacity(160);
         out.push(b'{');
@@ -139,24 +135,26 @@ impl Rejection {
         out.into()
     }
 
-    /// Returns the response for a caller of this dialect.
-    pub fn into_response<B>(
-        self,
+    /// Returns the kind of the problem: the machine-readable counterpart of
+    /// [`problem_type`](Self::problem_type).
+    ///
+    /// A rejection of [`Rejection::new`] is [`RejectionKind::Other`].
+    pub fn kind(&self) -> RejectionKind {
+        self.kind
+    }
+
+    pub(crate) fn with_kind(mut self, kind: RejectionKind) -> Self {
+        self.kind = kind;
+        self
+    }
+
+    pub(super) fn assemble<B>(
+        &self,
         dialect: Dialect,
-        responder: &Responder,
+        content_type: HeaderValue,
+        body: Bytes,
     ) -> Response<ResponseBody<B>> {
-        let written = match dialect {
-            Dialect::Grpc => Some((HeaderValue::from_static("application/grpc"), Bytes::new())),
-            Dialect::Http => responder.body(&self),
-            // The head of an answer to HEAD is that of GET; only the body is left out.
-            Dialect::HttpHead => responder
-                .body(&self)
-                .map(|(content_type, _)| (content_type, Bytes::new())),
-        };
-        let Some((content_type, bytes)) = written else {
-            return unwritten().into_response(dialect, &Responder::default());
-        };
-        let mut response = Response::new(ResponseBody::full(bytes));
+        let mut response = Response::new(ResponseBody::full(body));
         *response.status_mut() = self.status;
         *response.headers_mut() = self.headers.clone();
         let headers = response.headers_mut();
@@ -176,10 +174,44 @@ impl Rejection {
 }
 
 pub(super) const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
+/// The kind of the problem that a [`Rejection`] reports.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum RejectionKind {
+    /// `401`: the request has no credential.
+    MissingCredential,
+    /// `401`: the credential is malformed, unknown, expired, revoked or disabled.
+    InvalidCredential,
+    /// `400`: the request has more than one credential.
+    AmbiguousCredential,
+    /// `403`, or `404` if forbidden resources are hidden: the key lacks a scope.
+    InsufficientScope,
+    /// `403`, or `404` if forbidden resources are hidden: the key's constraints exclude the
+    /// request.
+    RestrictedKey,
+    /// `429`: the client sent too many invalid credentials.
+    TooManyAuthFailures,
+    /// `429`: the quota of a policy is exceeded.
+    QuotaExceeded,
+    /// `429` or `403`: the partition is banned by a [`Penalty`](crate::rate_limit::Penalty).
+    Banned,
+    /// `403`: the request matches the deny list of a rate limit.
+    CallerDenied,
+    /// `503`: too many requests wait in the queue of a policy.
+    QueueFull,
+    /// `503`: the store of the layer is unavailable.
+    StoreUnavailable,
+    /// `500`: the layer is misconfigured, or its verifier failed.
+    Internal,
+    /// A problem that is none of this crate's layers'.
+    #[default]
+    Other,
+}
+
 const GRPC_MESSAGE: HeaderName = HeaderName::from_static("grpc-message");
 
-/// The status that a rejection means, in the extensions of its response: that of the response differs
-/// if the request is gRPC.
+/// The status of a rejection, in the extensions of its response. The status of the response differs
+/// for gRPC.
 #[derive(Clone, Copy, Debug)]
 #[cfg_attr(
     not(feature = "rate-limit"),
@@ -187,19 +219,19 @@ const GRPC_MESSAGE: HeaderName = HeaderName::from_static("grpc-message");
 )]
 pub(super) struct Meant(pub(super) StatusCode);
 
-/// How the caller wants to be turned away.
+/// The format of a rejection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Dialect {
-    /// With a body.
+    /// HTTP with a body.
     Http,
-    /// Without a body: the request was a HEAD.
+    /// HTTP without a body, for HEAD requests.
     HttpHead,
-    /// With a gRPC status in the head.
+    /// A gRPC status in the header.
     Grpc,
 }
 
-/// A request is a gRPC request if its content type is that of gRPC and its version is HTTP/2.
+/// Returns `Grpc` if the content type is that of gRPC and the version is HTTP/2.
 impl<B> From<&Request<B>> for Dialect {
     fn from(request: &Request<B>) -> Self {
         let is_grpc = request.headers().get(CONTENT_TYPE).is_some_and(is_grpc);
@@ -213,74 +245,7 @@ impl<B> From<&Request<B>> for Dialect {
     }
 }
 
-/// Writes the body of a rejection.
-///
-/// The default writes `application/problem+json`. One of the user's own may write another body,
-/// but status, challenge and `Retry-After` are set before it is asked and cannot be dropped. One
-/// that panics is answered for by `500`, with the default's body.
-///
-/// ```
-/// use http::HeaderValue;
-/// use portcullis::Responder;
-///
-/// let plain = Responder::new(|rejection| {
-///     (HeaderValue::from_static("text/plain"), rejection.title().to_owned().into())
-/// });
-/// # let _ = plain;
-/// ```
-#[derive(Clone)]
-pub struct Responder {
-    body: Option<Arc<WriteBody>>,
-}
-
-type WriteBody = dyn Fn(&Rejection) -> (HeaderValue, Bytes) + Send + Sync;
-
-impl Responder {
-    /// Creates a responder that returns the content type and the body of each rejection.
-    pub fn new(body: impl Fn(&Rejection) -> (HeaderValue, Bytes) + Send + Sync + 'static) -> Self {
-        Self {
-            body: Some(Arc::new(body)),
-        }
-    }
-
-    /// Returns the content type and the body, unless the user's function panics.
-    fn body(&self, rejection: &Rejection) -> Option<(HeaderValue, Bytes)> {
-        match &self.body {
-            Some(body) => catch_unwind(AssertUnwindSafe(|| body(rejection))).ok(),
-            None => Some((
-                HeaderValue::from_static("application/problem+json"),
-                rejection.problem_json(),
-            )),
-        }
-    }
-}
-
-impl Default for Responder {
-    /// Writes `application/problem+json`.
-    fn default() -> Self {
-        Self { body: None }
-    }
-}
-
-impl fmt::Debug for Responder {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self.body {
-            Some(_) => "Responder(custom)",
-            None => "Responder(problem+json)",
-        })
-    }
-}
-
-/// What is answered where a responder has panicked.
-fn unwritten() -> Rejection {
-    Rejection::new(
-        StatusCode::INTERNAL_SERVER_ERROR,
-        "internal",
-        "The answer could not be written",
-    )
-}
-
-/// Returns whether a content type is `application/grpc`, perhaps with a suffix or parameters.
+/// Returns `true` if a content type is `application/grpc`, with an optional suffix or parameters.
 fn is_grpc(content_type: &HeaderValue) -> bool {
     const GRPC: &[u8] = b"application/grpc";
     let split = content_type.as_bytes().split_at_checked(GRPC.len());
@@ -295,7 +260,7 @@ pub(crate) fn whole_seconds(duration: Duration) -> u64 {
     duration.as_secs().saturating_add(up).max(1)
 }
 
-/// Returns the status of gRPC for one of HTTP (the gRPC HTTP/2 mapping).
+/// Returns the gRPC status of an HTTP status (the gRPC HTTP/2 mapping).
 fn grpc_status(status: StatusCode) -> u32 {
     match status.as_u16() {
         400 => 3,
@@ -309,7 +274,7 @@ fn grpc_status(status: StatusCode) -> u32 {
     }
 }
 
-/// Titles are plain ASCII literals of this crate; a user's that is not is left out.
+/// Returns the title if it can be a header value. Titles of this crate can; custom ones may not.
 fn grpc_safe(title: &'static str) -> &'static str {
     let plain = |byte: u8| (0x20..=0x7e).contains(&byte) && byte != b'%';
     if title.bytes().all(plain) { title } else { "" }
@@ -318,6 +283,7 @@ fn grpc_safe(title: &'static str) -> &'static str {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::core::http::responder::Responder;
 
     fn limited() -> Rejection {
         Rejection::new(
@@ -367,7 +333,7 @@ mod tests {
         assert_eq!(response.headers()[CONTENT_TYPE], "text/plain");
     }
 
-    /// Threat X1: the user's code may panic.
+    /// Threat X1: custom code may panic.
     #[test]
     fn a_responder_that_panics_is_answered_for_by_500() {
         let responder = Responder::new(|_| panic!("as it was asked"));
@@ -377,7 +343,7 @@ mod tests {
             assert_eq!(response.headers()[CACHE_CONTROL], "no-store");
             assert_eq!(response.headers()[CONTENT_TYPE], "application/problem+json");
         }
-        // It has no say in what a gRPC caller is told.
+        // It does not affect gRPC responses.
         let response = limited().into_response::<()>(Dialect::Grpc, &responder);
         assert_eq!(response.headers()["grpc-status"], "8");
     }

@@ -1,10 +1,10 @@
-//! The head of a request: what functions of the application choose by.
+//! The head of a request, the input of functions of the application.
 
 use http::{Extensions, HeaderMap, Method, Request, Uri, Version};
 
-/// The head of a request: everything but the body.
+/// The head of a request, which is everything except the body.
 ///
-/// Rate limits choose partitions, costs and policies by it, and the cache chooses the
+/// Functions of the application choose partitions, costs and policies of rate limits by it, and the
 /// [`CachePolicy`](crate::cache::CachePolicy) of a request.
 #[derive(Clone, Copy, Debug)]
 #[non_exhaustive]

@@ -1,4 +1,4 @@
-//! What a request is called: by a UUID of ours, or by a name that was sent with it.
+//! Request ids: generated UUIDs, or the ids of trusted callers.
 
 use std::fmt;
 
@@ -6,10 +6,10 @@ use http::HeaderValue;
 
 pub(super) const UUID_BYTES: usize = 36;
 
-/// The name of one request: in its record, and in the response's `x-request-id`.
+/// The id of a request, in its record and in the response's `x-request-id`.
 ///
-/// A UUIDv7 unless a trusted caller sent a name: two of them sort as their requests arrived, to the
-/// millisecond. It is no secret, and can be guessed.
+/// It is a UUIDv7, unless a trusted caller sent an id. UUIDv7s sort by the arrival of their
+/// requests, with millisecond precision. It is not a secret and can be guessed.
 #[derive(Clone)]
 pub struct RequestId(pub(super) RequestIdKind);
 
@@ -24,7 +24,7 @@ pub(super) enum RequestIdKind {
 }
 
 impl RequestId {
-    /// Returns the name.
+    /// Returns the id.
     pub fn as_str(&self) -> &str {
         match &self.0 {
             RequestIdKind::Own(text) => str::from_utf8(text).expect("a UUID is ASCII"),

@@ -1,22 +1,22 @@
-//! Gives a request its name.
+//! The assignment of request ids.
 
 use http::HeaderValue;
 
 use super::request_id::{RequestId, RequestIdKind, UUID_BYTES};
 
-/// The longest name of a caller's that is taken over.
+/// The maximum length of an inbound request id.
 const INBOUND_BYTES_MAX: usize = 128;
 
 impl RequestId {
-    /// Takes a UUID's text as a name.
+    /// Creates an id from the text of a UUID.
     pub(crate) fn own(uuid: [u8; UUID_BYTES]) -> Self {
         debug_assert!(uuid.is_ascii());
         Self(RequestIdKind::Own(uuid))
     }
 
-    /// Takes over a name that was sent, if it is one: 1 to 128 of `A-Z a-z 0-9 . _ -`.
+    /// Returns an inbound id if it has 1 to 128 characters of `A-Z a-z 0-9 . _ -`.
     ///
-    /// What is not is left out of the record altogether: not even the refused value is written.
+    /// A rejected value does not appear in the record.
     pub(crate) fn accept(value: &HeaderValue) -> Option<Self> {
         let plain = |byte: &u8| byte.is_ascii_alphanumeric() || b"._-".contains(byte);
         let valid = (1..=INBOUND_BYTES_MAX).contains(&value.len())
@@ -25,7 +25,7 @@ impl RequestId {
         valid.then(|| Self(RequestIdKind::Inbound(value.clone())))
     }
 
-    /// Returns the name as the bytes of ASCII that it is made of.
+    /// Returns the id as ASCII bytes.
     pub(crate) fn as_bytes(&self) -> &[u8] {
         match &self.0 {
             RequestIdKind::Own(text) => text,
@@ -33,7 +33,7 @@ impl RequestId {
         }
     }
 
-    /// Returns the name as a header's value.
+    /// Returns the id as a header value.
     pub(crate) fn header_value(&self) -> HeaderValue {
         match &self.0 {
             RequestIdKind::Own(text) => {

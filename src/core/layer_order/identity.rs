@@ -19,7 +19,7 @@ impl LayerKind {
 }
 
 impl Placement {
-    /// Reports once that the layer is outside of the one that inserts the identity.
+    /// Reports that the layer is outside of the one that inserts the identity, once.
     pub(crate) fn report_outside(&self) {
         if self.reads_identity() {
             self.marks_left.store(0, Ordering::Relaxed);
@@ -28,7 +28,7 @@ impl Placement {
     }
 }
 
-/// Notes that a request has an identity: layers that it passed without one are in the wrong place.
+/// Reports the layers that a request passed without an identity, now that it has one.
 #[inline]
 pub(crate) fn identified(extensions: &Extensions) {
     if ANY_UNIDENTIFIED.load(Ordering::Relaxed) {
@@ -45,15 +45,15 @@ fn report_outside(extensions: &Extensions) {
 fn outside_of_identity(kind: LayerKind) -> ConfigError {
     let problem = match kind {
         LayerKind::Cache => {
-            "it does not know the caller: a request with a credential bypasses the cache, and one \
-             whose credential it does not recognize is answered as anonymous"
+            "it cannot see the caller: requests with a credential bypass the cache, and callers \
+             whose credential it does not recognize receive anonymous responses"
         }
         LayerKind::RateLimit | LayerKind::AccessLog | LayerKind::ApiKey => {
-            "it counts or chooses by the identity, which is not known there yet: requests pass \
-             uncounted, or have the limits of anonymous callers"
+            "it counts or selects limits by the identity, which is not available there: requests \
+             are not counted, or have the limits of anonymous callers"
         }
     };
     let value = "outside of the layer that inserts the `Identity`";
     ConfigError::new(kind.name(), value, problem)
-        .fix("apply it inside of `ApiKeyLayer` or whichever layer authenticates, or stack the layers by `Gate`")
+        .fix("apply it inside of `ApiKeyLayer` or the layer that authenticates, or build the stack with `Gate`")
 }

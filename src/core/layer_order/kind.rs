@@ -1,4 +1,4 @@
-//! The kind of a layer that a request has passed.
+//! The kind of a passed layer.
 
 use super::layer_order::{LayerKind, PassedLayer};
 

@@ -1,4 +1,4 @@
-//! Checks the order of the layers by the first requests that pass them.
+//! Checks the order of the layers with the first requests.
 
 use std::{
     any::Any,
@@ -13,13 +13,13 @@ use smallvec::SmallVec;
 
 use crate::core::{error::ConfigError, notice};
 
-/// The number of requests of each layer that are checked. Later ones cost one load.
+/// The number of requests of each layer that are checked. Later ones cost one atomic load.
 const CHECKED_MAX: u32 = 64;
 
 /// The number of requests without an identity that a layer marks if it reads the identity.
 const UNIDENTIFIED_MAX: u32 = 1_024;
 
-/// Whether this process has marked a request without an identity. While it has not, no request is
+/// `true` once this process has marked a request without an identity. Before, no request is
 /// searched for the mark.
 pub(super) static ANY_UNIDENTIFIED: AtomicBool = AtomicBool::new(false);
 
@@ -73,12 +73,12 @@ struct PassedLayers(SmallVec<[PassedLayer; 2]>);
 )]
 pub(crate) struct PassedLayer {
     pub(super) layer: Arc<dyn Placed>,
-    /// Whether the layer read the request's identity, and there was none.
+    /// `true` if the layer read the request's identity and there was none.
     pub(super) is_unidentified: bool,
 }
 
 impl Placement {
-    /// Begins the check of a layer of this kind. `reads_identity` is whether its decisions depend on the
+    /// Creates the check of a layer. `reads_identity` is `true` if its decisions depend on the
     /// identity of the caller.
     pub(crate) fn new(kind: LayerKind, reads_identity: bool) -> Self {
         let marks = if reads_identity { UNIDENTIFIED_MAX } else { 0 };
@@ -91,19 +91,19 @@ impl Placement {
         }
     }
 
-    /// Returns whether the next request is checked.
+    /// Returns `true` if the next request is checked.
     #[inline]
     pub(crate) fn is_open(&self) -> bool {
         self.checks_left.load(Ordering::Relaxed) > 0
     }
 
-    /// Reports that the layer is nested in another one in a way that cannot be meant, once.
+    /// Reports an invalid nesting of the layer, once.
     pub(crate) fn report_nested(&self, error: impl FnOnce() -> ConfigError) {
         notice::misconfigured(&self.is_nested_said, error);
     }
 }
 
-/// Returns the layers of this crate that a request has passed, as far as they marked it.
+/// Returns the layers of this crate that a request has passed and that marked it.
 pub(crate) fn passed(extensions: &Extensions) -> &[PassedLayer] {
     let passed: Option<&PassedLayers> = extensions.get();
     passed.map_or(&[], |passed| &passed.0)
@@ -129,7 +129,7 @@ pub(super) fn mark<L: Placed>(layer: &Arc<L>, extensions: &mut Extensions, is_un
     all.0.push(passed);
 }
 
-/// Takes one of what is left. Threads that take at one moment may take the same one.
+/// Decrements a counter. Concurrent calls may count as one.
 fn spend(left: &AtomicU32) {
     let now = left.load(Ordering::Relaxed);
     left.store(now.saturating_sub(1), Ordering::Relaxed);

@@ -1,4 +1,4 @@
-//! Checks the order of the layers by the first requests that pass them.
+//! Checks the order of the layers with the first requests.
 
 #[cfg(any(feature = "api-key", feature = "cache"))]
 mod identity;

@@ -1,4 +1,4 @@
-//! The forwarded headers, read from the right: `X-Forwarded-For`, and `Forwarded` (RFC 7239).
+//! Parsing of the forwarded headers, from the right: `X-Forwarded-For`, and `Forwarded` (RFC 7239).
 
 use std::{
     iter,
@@ -6,23 +6,23 @@ use std::{
     str,
 };
 
-/// Entries of a forwarded header that are looked at, from the right; none further left is read.
+/// The maximum number of entries of a forwarded header that are read, from the right.
 pub(crate) const MAX_ENTRIES: usize = 64;
 
-/// The longest node that is parsed: an IPv6 address in full, its brackets, a port, and room to spare.
+/// The maximum length of a node: a full IPv6 address, its brackets, a port, and some reserve.
 pub(crate) const MAX_NODE_BYTES: usize = 64;
 
-/// Bounds the entries of a forwarded header, and leaves out the empty ones (RFC 9110, section 5.6.1).
+/// Returns the non-empty entries (RFC 9110, section 5.6.1), at most [`MAX_ENTRIES`].
 pub(crate) fn hops<'a>(entries: impl Iterator<Item = &'a [u8]>) -> impl Iterator<Item = &'a [u8]> {
-    // Empty entries count against the bound: a client may send as many of them as it likes.
+    // Empty entries count too, since a client can send any number of them.
     entries
         .take(MAX_ENTRIES)
         .map(<[u8]>::trim_ascii)
         .filter(|entry| !entry.is_empty())
 }
 
-/// Parses an element of `Forwarded`: pairs between semicolons, of which one is `for` (RFC 7239,
-/// section 4).
+/// Parses an element of `Forwarded`: semicolon-separated pairs with one `for` (RFC 7239, section
+/// 4).
 pub(crate) fn parse_element(element: &[u8]) -> Option<IpAddr> {
     let mut node = None;
     for pair in rsplit_unquoted(element, b';').map(<[u8]>::trim_ascii) {
@@ -45,7 +45,7 @@ fn unquote(value: &[u8]) -> Option<&[u8]> {
     }
 }
 
-/// Parses an address, which may have a port: `192.0.2.1:80`, `[2001:db8::1]:80`, `2001:db8::1`.
+/// Parses an address with an optional port: `192.0.2.1:80`, `[2001:db8::1]:80`, `2001:db8::1`.
 pub(crate) fn parse_node(node: &[u8]) -> Option<IpAddr> {
     if node.len() > MAX_NODE_BYTES {
         return None;
@@ -67,7 +67,7 @@ pub(crate) fn parse_node(node: &[u8]) -> Option<IpAddr> {
     Some(ip.to_canonical())
 }
 
-/// Whether this is a port, or the obfuscated name of one (RFC 7239, section 6.2).
+/// Returns `true` for a port or the obfuscated name of one (RFC 7239, section 6.2).
 fn is_port(port: &str) -> bool {
     match port.strip_prefix('_') {
         Some(name) => {
@@ -80,10 +80,10 @@ fn is_port(port: &str) -> bool {
     }
 }
 
-/// Splits at the separators that are not quoted; the rightmost part comes first.
+/// Splits at unquoted separators, the rightmost part first.
 ///
-/// The quotes are paired from the right as well: what a trusted proxy wrote there is well-formed,
-/// and a quote that the client leaves open further left cannot swallow it.
+/// Quotes are paired from the right too: the text of a trusted proxy is well-formed, and an
+/// unbalanced quote of the client further left does not affect it.
 pub(crate) fn rsplit_unquoted(line: &[u8], separator: u8) -> impl Iterator<Item = &[u8]> {
     let mut rest = Some(line);
     iter::from_fn(move || {
@@ -98,8 +98,8 @@ fn last_unquoted(line: &[u8], separator: u8) -> Option<usize> {
     let mut quoted = false;
     for (at, &byte) in line.iter().enumerate().rev() {
         if byte == b'"' {
-            // From the right, a quotation begins at its closing quote and ends at the first that is
-            // not escaped.
+            // From the right, a quoted string starts at its closing quote and ends at the next
+            // unescaped one.
             quoted = !quoted || is_escaped(&line[..at]);
         } else if byte == separator && !quoted {
             return Some(at);

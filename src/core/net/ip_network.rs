@@ -1,4 +1,4 @@
-//! A network of addresses.
+//! Networks of IP addresses.
 
 use std::{fmt, net::IpAddr, str::FromStr};
 
@@ -6,7 +6,7 @@ use ipnet::{IpNet, Ipv4Net};
 
 use crate::core::error::ConfigError;
 
-/// A network of IP addresses, written as `10.0.0.0/8`, `2001:db8::/32`, or one address alone.
+/// A network of IP addresses, written as `10.0.0.0/8`, `2001:db8::/32`, or a single address.
 ///
 /// ```
 /// use portcullis::IpNetwork;
@@ -31,20 +31,20 @@ impl IpNetwork {
         self.0.network()
     }
 
-    /// Returns how many bits the addresses of the network share.
+    /// Returns the length of the network prefix in bits.
     pub fn prefix_len(&self) -> u8 {
         self.0.prefix_len()
     }
 
-    /// Returns whether the address is in the network.
+    /// Returns `true` if the address is in the network.
     ///
-    /// An IPv4 address in its IPv6 form (`::ffff:192.0.2.1`) is taken as IPv4, on both sides: no
-    /// IPv6 network but those of `::ffff:0:0/96` holds one.
+    /// An IPv4-mapped IPv6 address (`::ffff:192.0.2.1`) counts as IPv4, on both sides: no IPv6
+    /// network contains one, except those in `::ffff:0:0/96`, which count as IPv4 networks.
     pub fn contains(&self, ip: IpAddr) -> bool {
         self.0.contains(&ip.to_canonical())
     }
 
-    /// Returns whether every address of the other network is in this one.
+    /// Returns `true` if every address of the other network is in this one.
     #[cfg_attr(
         not(feature = "api-key"),
         allow(dead_code, reason = "networks that a key is bound to are compared")
@@ -53,18 +53,18 @@ impl IpNetwork {
         self.0.contains(&other.0)
     }
 
-    /// Returns the network around an address that shares this many bits with it.
+    /// Returns the network of an address with this prefix length.
     pub(crate) fn around(ip: IpAddr, prefix_len: u8) -> Self {
         Self(IpNet::new_assert(ip, prefix_len).trunc())
     }
 
-    /// Parses a network for an option, which the error then names.
+    /// Parses a network for an option, which the error names.
     pub(crate) fn parse(option: &'static str, text: &str) -> Result<Self, ConfigError> {
         let error = |problem| ConfigError::new(option, text, problem);
         let network = match text.parse::<IpAddr>() {
             Ok(ip) => IpNet::from(ip),
             Err(_) => text.parse().map_err(|_| {
-                error("this is not a network").fix("write one such as 10.0.0.0/8 or fd00::/8")
+                error("it is not a network").fix("write it as 10.0.0.0/8 or fd00::/8")
             })?,
         };
         if network.trunc() != network {
@@ -89,7 +89,7 @@ impl fmt::Display for IpNetwork {
     }
 }
 
-/// Takes a network of IPv4 addresses in their IPv6 form as the IPv4 network that it is.
+/// Converts a network of IPv4-mapped addresses to the IPv4 network.
 fn fold(network: IpNet) -> IpNet {
     match (network.addr().to_canonical(), network.prefix_len()) {
         (IpAddr::V4(ip), bits @ 96..) => IpNet::V4(Ipv4Net::new_assert(ip, bits - 96)),

@@ -1,4 +1,4 @@
-//! A layer that inserts the peer address which another framework left in the extensions.
+//! A layer that inserts the peer address of other servers.
 
 use std::{
     any::type_name,
@@ -11,20 +11,22 @@ use http::{Extensions, Request};
 use tower::Service;
 use tower_layer::Layer;
 
+use crate::core::service_accessors::service_accessors;
+
 use super::client_addr::PeerAddr;
 
 /// Inserts [`PeerAddr`] into each request, read from the request's extensions by a function.
 ///
-/// Servers leave the peer address in a type of their own. axum's `ConnectInfo<SocketAddr>` needs no
-/// layer (feature `axum`); for any other server this layer goes outside of all others, which then
-/// find the address: rate limits by address, network constraints of keys, and the access log.
+/// Each server stores the peer address in its own type. axum's `ConnectInfo<SocketAddr>` needs no
+/// layer (feature `axum`). For other servers, apply this layer outside of all others, so that the
+/// address is available to rate limits by address, network constraints of keys, and the access log.
 ///
-/// A request that has a `PeerAddr` already is passed on unchanged, and so is one for which the
-/// function returns `None`.
+/// A request that already has a `PeerAddr`, or for which the function returns `None`, is passed on
+/// unchanged.
 ///
 /// # tonic
 ///
-/// tonic's server leaves a `TcpConnectInfo`, over TLS too:
+/// tonic's server inserts a `TcpConnectInfo`, also over TLS:
 ///
 /// ```
 /// # // tonic's type, without a dependency on tonic.
@@ -38,7 +40,9 @@ use super::client_addr::PeerAddr;
 /// use portcullis::{PeerAddr, net::PeerAddrLayer};
 /// use tonic::transport::server::TcpConnectInfo;
 ///
-/// let peer_addr = PeerAddrLayer::new(|extensions| extensions.get::<TcpConnectInfo>()?.remote_addr());
+/// let peer_addr = PeerAddrLayer::new(|extensions| {
+///     extensions.get::<TcpConnectInfo>()?.remote_addr()
+/// });
 /// // tonic::transport::Server::builder().layer(peer_addr).layer(gate).add_service(..)
 /// # use tower::{Layer, ServiceExt, service_fn};
 /// # let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
@@ -61,7 +65,7 @@ impl<F> PeerAddrLayer<F>
 where
     F: Fn(&Extensions) -> Option<SocketAddr>,
 {
-    /// Creates a layer that reads the peer address by this function.
+    /// Creates a layer that reads the peer address with this function.
     ///
     /// The function runs once for each request without a [`PeerAddr`].
     pub fn new(read: F) -> Self {
@@ -93,22 +97,7 @@ pub struct PeerAddrService<S, F> {
     read: F,
 }
 
-impl<S, F> PeerAddrService<S, F> {
-    /// Returns a reference to the inner service.
-    pub fn get_ref(&self) -> &S {
-        &self.inner
-    }
-
-    /// Returns a mutable reference to the inner service.
-    pub fn get_mut(&mut self) -> &mut S {
-        &mut self.inner
-    }
-
-    /// Returns the inner service.
-    pub fn into_inner(self) -> S {
-        self.inner
-    }
-}
+service_accessors!(PeerAddrService<S, F>);
 
 impl<S, F, B> Service<Request<B>> for PeerAddrService<S, F>
 where

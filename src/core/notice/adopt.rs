@@ -1,10 +1,10 @@
-//! Makes lines of an access log the route of notices.
+//! Routes notices to an access log.
 
 use std::sync::Weak;
 
 use super::route::{Route, Stream, routes};
 
-/// Sends notices to these lines from now on, as long as they exist.
+/// Sends later notices to this log while it exists.
 pub(crate) fn adopt(stream: Stream, route: Weak<dyn Route>) {
     let mut routes = routes();
     routes.retain(|(_, route)| route.strong_count() > 0);

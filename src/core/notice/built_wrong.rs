@@ -1,11 +1,11 @@
-//! Notices of what is built once.
+//! Notices of invalid configurations that are built once.
 
 use std::sync::atomic::AtomicBool;
 
 use super::notice::once;
 use crate::core::error::ConfigError;
 
-/// Emits a notice of a configuration that cannot be meant: for whatever is built once.
+/// Emits a notice of an invalid configuration that is built once.
 pub(crate) fn built_wrong(error: &ConfigError) {
     once(&AtomicBool::new(false), || error.to_string());
 }

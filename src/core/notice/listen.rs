@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::notice::listeners;
 
-/// Tells all further notices of this process to a listener, until it returns that it is enough.
+/// Registers a callback for all later notices of this process, until it returns `false`.
 pub(crate) fn listen(listener: impl Fn(&str) -> bool + Send + Sync + 'static) {
     listeners().push(Arc::new(listener));
 }

@@ -1,5 +1,5 @@
-//! Notices of misconfiguration, each emitted once: as a `tracing` event, as a line of the access log on a
-//! standard stream, or as a line of stderr.
+//! Notices of misconfiguration, each emitted once: as a `tracing` event, as a line of an access log
+//! on a standard stream, or as a line on stderr.
 
 #[cfg(not(feature = "tracing"))]
 use super::stderr::say;
@@ -11,12 +11,12 @@ use std::sync::{
     atomic::{AtomicBool, Ordering},
 };
 
-/// Emits a notice, unless the flag is set; sets the flag.
+/// Emits a notice and sets the flag, unless the flag is set.
 ///
-/// Every request may meet the same misconfiguration; the operator is notified once. The message is
-/// formatted only if it is emitted: afterwards each call costs one load.
+/// Every request may encounter the same misconfiguration, but the operator is notified once. The
+/// message is formatted only if it is emitted; later calls cost one atomic load.
 pub(crate) fn once(said: &AtomicBool, message: impl FnOnce() -> String) {
-    // A plain load first: requests on all cores would fight over the line that a swap takes.
+    // Load before swap, since a swap on each request would contend for the cache line.
     if !said.load(Ordering::Relaxed) && !said.swap(true, Ordering::Relaxed) {
         let message = message();
         say(&message);
@@ -24,18 +24,18 @@ pub(crate) fn once(said: &AtomicBool, message: impl FnOnce() -> String) {
     }
 }
 
-/// Emits a notice of a configuration that cannot be meant, unless the flag is set; sets the flag.
+/// Emits a notice of an invalid configuration and sets the flag, unless the flag is set.
 pub(crate) fn misconfigured(said: &AtomicBool, error: impl FnOnce() -> ConfigError) {
     once(said, || error().to_string());
 }
 
-/// Hears notices, and says whether it wants to hear more.
+/// A callback for notices. It returns `true` to receive more.
 pub(super) type Listener = dyn Fn(&str) -> bool + Send + Sync;
 
 pub(super) static LISTENERS: Mutex<Vec<Arc<Listener>>> = Mutex::new(Vec::new());
 
 pub(super) fn tell(message: &str) {
-    // A listener is foreign code: it is called without the lock.
+    // Listeners can run any code, so the lock is not held.
     let all = listeners().clone();
     let content: Vec<_> = all.into_iter().filter(|hear| !hear(message)).collect();
     let is_content = |one: &Arc<Listener>| content.iter().any(|other| Arc::ptr_eq(one, other));

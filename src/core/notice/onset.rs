@@ -1,4 +1,4 @@
-//! The beginning of a fault that recurs, told apart from its recurrences.
+//! Detection of the first occurrence of a recurring fault.
 
 use std::{
     sync::atomic::{AtomicU64, Ordering},
@@ -7,18 +7,19 @@ use std::{
 
 use crate::core::time::Timestamp;
 
-/// A fault that is not seen for this long has ended: the next one is reported again.
+/// The time without an occurrence after which a fault has ended.
 const QUIET: Duration = Duration::from_secs(60);
 
-/// Recognizes the beginning of a fault whose end is not observed: writes fail, while reads succeed.
+/// Detects the start of a fault whose end is not observed, such as failing writes with successful
+/// reads.
 #[derive(Debug, Default)]
 pub(crate) struct Onset {
-    /// The time of the last occurrence, in microseconds plus one; zero before the first.
+    /// The time of the last occurrence in microseconds plus one; zero before the first.
     seen_at: AtomicU64,
 }
 
 impl Onset {
-    /// Records an occurrence, and returns whether it is the first within a minute.
+    /// Records an occurrence. Returns `true` if it is the first within a minute.
     pub(crate) fn begins(&self, now: Timestamp) -> bool {
         let now = now.as_micros().saturating_add(1);
         let last = self.seen_at.swap(now, Ordering::Relaxed);
@@ -37,7 +38,7 @@ mod tests {
         let begins = |secs| onset.begins(Timestamp::from_secs(secs));
         assert!(begins(0));
         assert!(!begins(0));
-        // Each occurrence prolongs the fault.
+        // Each occurrence extends the fault.
         for at in [30, 60, 90, 149] {
             assert!(!begins(at), "at {at} s");
         }

@@ -1,17 +1,17 @@
-//! Access logs that write to stderr or stdout: notices are lines of theirs, in their format.
+//! Access logs on stderr or stdout, which write notices as lines in their format.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
-/// A stream that the process shares with all that it writes.
+/// A standard stream of the process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Stream {
     Stderr,
     Stdout,
 }
 
-/// Lines of an access log on a standard stream.
+/// An access log on a standard stream.
 pub(crate) trait Route: Send + Sync {
-    /// Takes a notice as a line among the others, unless the stream fails. Returns whether it has.
+    /// Writes a notice as a line of the log. Returns `true` on success.
     fn take(&self, message: &str) -> bool;
 }
 
@@ -19,9 +19,9 @@ pub(super) type Routes = Vec<(Stream, Weak<dyn Route>)>;
 
 static ROUTES: Mutex<Routes> = Mutex::new(Vec::new());
 
-/// Hands a notice to the latest lines on stderr, or else on stdout.
+/// Passes a notice to the latest log on stderr, or else on stdout.
 pub(super) fn take(message: &str) -> bool {
-    // A route may emit a notice itself: it is called without the lock.
+    // A route may emit a notice, so the lock is not held.
     let live = |(stream, route): &(Stream, Weak<dyn Route>)| Some((*stream, route.upgrade()?));
     let live: Vec<(Stream, Arc<dyn Route>)> = routes().iter().rev().filter_map(live).collect();
     let on = |stream| live.iter().filter(move |(on, _)| *on == stream);

@@ -1,4 +1,4 @@
-//! Notices as `tracing` events, and as lines where no subscriber receives them.
+//! Notices as `tracing` events, and as lines without a subscriber.
 
 use ::tracing::{Dispatch, dispatcher, subscriber::NoSubscriber};
 
@@ -6,8 +6,8 @@ use super::stderr;
 
 /// Emits the notice as an event of level `ERROR` and target `portcullis`.
 ///
-/// Any dependency may enable the feature `tracing`, so a subscriber need not exist: without one the
-/// notice is a line.
+/// Any dependency can enable the feature `tracing`, so there may be no subscriber. Then the notice
+/// is written as a line.
 pub(super) fn say(message: &str) {
     match lacks_subscriber() {
         true => stderr::say(message),
@@ -15,7 +15,7 @@ pub(super) fn say(message: &str) {
     }
 }
 
-/// Returns whether no subscriber receives the events of this thread.
+/// Returns `true` if no subscriber receives the events of this thread.
 pub(crate) fn lacks_subscriber() -> bool {
     dispatcher::get_default(Dispatch::is::<NoSubscriber>)
 }

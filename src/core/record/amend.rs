@@ -3,7 +3,7 @@
 use super::{outcome::CacheOutcome, record::RecordHandle};
 
 impl RecordHandle {
-    /// Amends what the cache wrote, if it wrote anything.
+    /// Changes the outcome of the cache, if there is one.
     pub(crate) fn amend_cache(&self, amend: impl FnOnce(&mut CacheOutcome)) {
         if let Some(outcome) = &mut self.lock().cache {
             amend(outcome);

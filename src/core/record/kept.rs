@@ -1,4 +1,4 @@
-//! The record of a request as the access log holds it.
+//! The access log's side of the record of a request.
 
 use std::{any::Any, mem, sync::Arc};
 
@@ -7,13 +7,13 @@ use super::{
     slots::RecordData,
 };
 
-/// A record in the making, as whoever keeps it holds it.
+/// An unfinished record, as held by its owner.
 pub(crate) struct KeptRecord<T> {
     sheet: Arc<Sheet<T>>,
 }
 
 impl<T: Beside + 'static> KeptRecord<T> {
-    /// Begins the record of a request of which this is known.
+    /// Creates the record of a request with the data of its owner.
     // Inlined, so that it is built in its allocation.
     #[inline(always)]
     pub(crate) fn new(beside: T) -> Self {
@@ -22,26 +22,26 @@ impl<T: Beside + 'static> KeptRecord<T> {
         }
     }
 
-    /// Returns what the layers and the handler write through.
+    /// Returns the handle for the layers and the handler.
     pub(crate) fn handle(&self) -> RecordHandle {
         RecordHandle {
             sheet: self.sheet.clone(),
         }
     }
 
-    /// Returns what is known beside what is written.
+    /// Returns the data of the record's owner.
     pub(crate) fn beside(&self) -> &T {
         &self.sheet.beside
     }
 
-    /// Takes what has been written: the record is about to be emitted.
+    /// Takes the written data, since the record is about to be emitted.
     pub(crate) fn take(&self) -> RecordData {
         mem::take(&mut *self.sheet.lock())
     }
 }
 
 impl RecordHandle {
-    /// Returns the facts beside the slots, if they are of this type.
+    /// Returns the data of the record's owner, if it has this type.
     pub(crate) fn beside<T: Beside>(&self) -> Option<&T> {
         (&self.sheet.beside as &dyn Any).downcast_ref()
     }

@@ -9,7 +9,7 @@ use super::{
     record::RecordHandle,
 };
 
-/// The place of a limiter's outcome in the record of a request.
+/// The position of a limiter's outcome in the record of a request.
 #[derive(Clone, Debug)]
 pub(crate) struct RecordedRateLimit {
     record: RecordHandle,
@@ -25,8 +25,9 @@ impl RecordedRateLimit {
 }
 
 impl RecordHandle {
-    /// Adds the decision of a limiter, and returns its place, by which the limiter finds it again.
-    // Inlined, so that the outcome is built near its place.
+    /// Adds the outcome of a rate limiter, and returns its position, by which the limiter reads it
+    /// again.
+    // Inlined, so that the outcome is built near its final location.
     #[inline(always)]
     pub(crate) fn enter_rate_limit(
         &self,
@@ -55,7 +56,7 @@ impl RateLimitOutcome {
         }
     }
 
-    /// Returns a clone: without a loop where there is one policy, as in most limiters.
+    /// Returns a clone. A single policy, the common case, is cloned without a loop.
     fn duplicate(&self) -> Self {
         match &self.policies[..] {
             [policy] => Self {

@@ -1,5 +1,4 @@
-//! What the layers say of a request: the outcome types, and the handle by which they write them
-//! into the one record that the access log keeps.
+//! The outcomes of the layers, and the handle by which they write them to the access log's record.
 
 #[cfg(feature = "cache")]
 mod amend;

@@ -6,27 +6,27 @@ use smallvec::SmallVec;
 
 use crate::core::{error::StoreErrorKind, identity::Identity};
 
-/// What authentication found.
+/// The outcome of authentication.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub enum AuthOutcome {
-    /// The caller is known.
+    /// The caller is authenticated.
     Allowed(Identity),
-    /// Nothing was presented, and nothing was required.
+    /// No credential was presented, and none was required.
     Anonymous,
-    /// The caller was turned away.
+    /// The caller was rejected.
     Denied {
-        /// Why, for the operator's eyes; the caller is told less.
+        /// The reason for the operator. The caller sees less detail.
         reason: AuthDenial,
-        /// The public id of the key, where the whole key was right.
+        /// The public id of the key, if the whole key was correct.
         key_id: Option<Arc<str>>,
     },
-    /// The store of keys could not say.
+    /// The store of keys failed.
     StoreFailed(StoreErrorKind),
 }
 
 impl AuthOutcome {
-    /// Returns the outcome's name in the record.
+    /// Returns the name of the outcome in the record.
     pub fn as_str(&self) -> &'static str {
         match self {
             Self::Allowed(_) => "allowed",
@@ -37,36 +37,36 @@ impl AuthOutcome {
     }
 }
 
-/// Why a caller was turned away.
+/// The reason why a caller was rejected.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum AuthDenial {
     /// No key was presented.
     Missing,
-    /// Two keys, or a key in two places.
+    /// There were two keys, or a key in two places.
     Ambiguous,
-    /// Not a key of ours: its form or its checksum is wrong.
+    /// The key is not of this service: its format or its checksum is wrong.
     Malformed,
-    /// A well-formed key that the store does not know, or whose secret is wrong.
+    /// The key is well-formed, but unknown to the store, or its secret is wrong.
     Unknown,
-    /// The key's time is over.
+    /// The key has expired.
     Expired,
-    /// The key's time has not begun.
+    /// The key is not valid yet.
     NotYetValid,
     /// The key was revoked.
     Revoked,
-    /// The key is switched off for the time being.
+    /// The key is disabled.
     Disabled,
     /// The key lacks a scope.
     MissingScope,
-    /// The key may not be used from this address, origin or method.
+    /// The key is not permitted for this address, origin or method.
     Restricted,
     /// The client has presented too many wrong keys.
     TooManyFailures,
 }
 
 impl AuthDenial {
-    /// Returns the reason's name in the record.
+    /// Returns the name of the reason in the record.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Missing => "missing",
@@ -84,21 +84,20 @@ impl AuthDenial {
     }
 }
 
-/// What a limiter decided. Also in the extensions of the response, where the limiter puts it when
-/// it denies, and when a record is kept.
+/// The outcome of a rate limiter. It is also an extension of the response if the limiter rejects
+/// the request, and if there is a record.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct RateLimitOutcome {
-    /// What was decided.
+    /// The decision.
     pub decision: RateLimitDecision,
-    /// What each policy said, in the order of the configuration.
-    pub policies: SmallVec<[PolicyOutcome; 2]>,
-    /// How long the request was made to wait for its turn in a queue, before it went on.
+    pub(crate) policies: SmallVec<[PolicyOutcome; 2]>,
+    /// The time that the request waited in a queue before it was admitted.
     pub delayed: Duration,
 }
 
 impl RateLimitOutcome {
-    /// Creates an outcome.
+    /// Creates an outcome without a wait.
     pub fn new(
         decision: RateLimitDecision,
         policies: impl IntoIterator<Item = PolicyOutcome>,
@@ -109,30 +108,35 @@ impl RateLimitOutcome {
             delayed: Duration::ZERO,
         }
     }
+
+    /// Returns the outcome of each policy, in the order of the configuration.
+    pub fn policies(&self) -> &[PolicyOutcome] {
+        &self.policies
+    }
 }
 
-/// The decisions of a limiter.
+/// The decision of a rate limiter.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum RateLimitDecision {
-    /// The request was admitted, and charged.
+    /// The request was admitted and charged.
     Allowed,
-    /// The request was turned away, and charged to nobody.
+    /// The request was rejected and not charged.
     Denied,
     /// No policy applied to the request.
     Skipped,
-    /// The store failed; a local one was asked in its place, and admitted and charged the request.
+    /// The store failed. A local limiter admitted and charged the request.
     LocallyAllowed(StoreErrorKind),
-    /// The store failed; a local one was asked in its place, and turned the request away.
+    /// The store failed. A local limiter rejected the request.
     LocallyDenied(StoreErrorKind),
-    /// The store failed, and the policy admits then.
+    /// The store failed, and the limiter is configured to admit requests then.
     FailedOpen(StoreErrorKind),
-    /// The store failed, and the policy turns away then.
+    /// The store failed, and the limiter is configured to reject requests then.
     FailedClosed(StoreErrorKind),
 }
 
 impl RateLimitDecision {
-    /// Returns the decision's name in the record.
+    /// Returns the name of the decision in the record.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Allowed => "allowed",
@@ -145,7 +149,7 @@ impl RateLimitDecision {
         }
     }
 
-    /// Returns how the store failed, if it did.
+    /// Returns the kind of the store's failure, if it failed.
     pub fn store_error(self) -> Option<StoreErrorKind> {
         match self {
             Self::LocallyAllowed(kind)
@@ -157,26 +161,27 @@ impl RateLimitDecision {
     }
 }
 
-/// What one policy said of a request.
+/// The outcome of one policy for a request.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct PolicyOutcome {
-    /// The policy's name.
+    /// The name of the policy.
     pub policy: Arc<str>,
-    /// How much the policy admits in a window.
+    /// The quota of the policy in a window.
     pub limit: u64,
-    /// How much is left of it now; never more than the limit.
+    /// The remaining quota, at most the limit.
     pub remaining: u64,
-    /// Whether this policy denied.
+    /// `true` if this policy rejected the request.
     pub denied: bool,
-    /// How long until the same request would be admitted. `None` if it was, and if it never will.
+    /// The time until the same request would be admitted. `None` if it was admitted, or never will
+    /// be.
     pub retry_after: Option<Duration>,
-    /// How long until the quota is whole again, if nothing more is spent.
+    /// The time until the whole quota is available, if nothing more is used.
     pub reset_after: Duration,
 }
 
 impl PolicyOutcome {
-    /// Creates what a policy says that admits.
+    /// Creates the outcome of a policy that admits the request.
     pub fn allowed(policy: Arc<str>, limit: u64, remaining: u64, reset_after: Duration) -> Self {
         Self {
             policy,
@@ -188,7 +193,7 @@ impl PolicyOutcome {
         }
     }
 
-    /// Creates what a policy says that denies.
+    /// Creates the outcome of a policy that rejects the request.
     pub fn denied(
         policy: Arc<str>,
         limit: u64,
@@ -207,30 +212,31 @@ impl PolicyOutcome {
     }
 }
 
-/// What the cache did. Also in the extensions of the response.
+/// The outcome of the cache, also an extension of the response.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct CacheOutcome {
-    /// Where the answer came from.
+    /// The source of the response.
     pub source: CacheSource,
-    /// Why it was not answered from the store, or not stored, in the words of RFC 9211 where it
-    /// has some.
+    /// The reason why the response was not served from the cache or not stored, in the terms of RFC
+    /// 9211 if it defines one.
     pub detail: Option<&'static str>,
-    /// For how many seconds the answer stays fresh; negative once it is stale.
+    /// The remaining freshness in seconds; negative for a stale response.
     pub ttl_secs: Option<i64>,
-    /// Whether the answer is being stored.
+    /// `true` if the response is being stored.
     pub stored: bool,
-    /// Whether the request waited for another one's answer.
+    /// `true` if the request was collapsed with another one.
     pub collapsed: bool,
-    /// The time that the request waited for the response to another one, whether or not it was used.
+    /// The time that the request waited for the response to another one, whether or not it was
+    /// used.
     pub waited: Option<Duration>,
-    /// A part of the digest under which the store was asked first: equal for requests that may have
-    /// the same answer. Nothing can be read back from it.
+    /// A part of the digest of the first lookup, which is equal for requests that can share a
+    /// response. The request cannot be derived from it.
     pub key_hash: Option<[u8; 8]>,
 }
 
 impl CacheOutcome {
-    /// Creates an outcome that says where the answer came from, and no more.
+    /// Creates an outcome with this source only.
     pub fn new(source: CacheSource) -> Self {
         Self {
             source,
@@ -244,26 +250,26 @@ impl CacheOutcome {
     }
 }
 
-/// Where an answer came from.
+/// The source of a response.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum CacheSource {
-    /// From the store, fresh: the handler was not called.
+    /// The cache, fresh. The handler was not called.
     Hit,
-    /// From the store, stale: allowed by the response or the configuration.
+    /// The cache, stale. The response or the configuration permits it.
     Stale,
-    /// From the store, after the handler said that nothing has changed.
+    /// The cache, after the handler confirmed that the response has not changed.
     Revalidated,
-    /// From the handler: the store had nothing that fits.
+    /// The handler, since no cached response matched.
     Miss,
-    /// From the handler: the request was none for the cache.
+    /// The handler, since the request bypassed the cache.
     Bypass,
-    /// From the handler: the store failed.
+    /// The handler, since the store failed.
     StoreFailed(StoreErrorKind),
 }
 
 impl CacheSource {
-    /// Returns the source's name in the record.
+    /// Returns the name of the source in the record.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Hit => "hit",

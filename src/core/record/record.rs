@@ -1,4 +1,4 @@
-//! The handle by which the layers write into the one record of a request.
+//! The handle of the record of a request.
 
 use std::{
     any::Any,
@@ -18,11 +18,11 @@ use super::{
 };
 use crate::core::http::request_id::RequestId;
 
-/// A handle on the record of the request at hand.
+/// A handle to the record of the current request.
 ///
-/// The access log puts one into the request's extensions; each layer inside writes its outcome
-/// through it, and so may a handler. What is written after the record has been emitted is lost.
-/// A clone is the same record.
+/// The access log inserts it into the request's extensions. Each inner layer writes its outcome
+/// through it, and handlers can add fields. Changes after the record was emitted are lost. Clones
+/// share the record.
 ///
 /// ```
 /// use portcullis::outcome::RecordHandle;
@@ -36,16 +36,15 @@ pub struct RecordHandle {
     pub(super) sheet: Arc<Sheet<dyn Beside>>,
 }
 
-/// What layers and handlers write on, and beside it what whoever keeps the record knows itself: one
-/// allocation for both.
+/// The data that layers and handlers write, and the data of the record's owner, in one allocation.
 pub(super) struct Sheet<T: ?Sized> {
     slots: Mutex<RecordData>,
     pub(super) beside: T,
 }
 
-/// Facts that the owner of the record stores beside the slots.
+/// Data that the owner of the record stores next to the slots.
 pub(crate) trait Beside: Any + Send + Sync {
-    /// Returns the request's name, if it has one.
+    /// Returns the request id, if there is one.
     fn request_id(&self) -> Option<&RequestId>;
 }
 
@@ -55,15 +54,15 @@ impl Beside for () {
     }
 }
 
-/// Whether a record was ever kept in this process. Where none was, no request is searched for its
-/// handle: that is a good part of what a layer costs which does little else.
+/// `true` once a record was created in this process. Before, no request is searched for its handle,
+/// which is a large part of the cost of a small layer.
 static ARE_KEPT: AtomicBool = AtomicBool::new(false);
 
 impl<T> Sheet<T> {
     #[inline(always)]
     pub(super) fn new(beside: T) -> Self {
-        // A plain load first: a store on each request would take the line from all other cores.
-        // Whoever is handed a request with a handle in it sees what was written before that.
+        // Load before store, since a store on each request would contend for the cache line. A
+        // request with a handle in it is passed on after the store.
         if !ARE_KEPT.load(Ordering::Relaxed) {
             ARE_KEPT.store(true, Ordering::Relaxed);
         }
@@ -74,7 +73,7 @@ impl<T> Sheet<T> {
 
 impl<T: ?Sized> Sheet<T> {
     pub(super) fn lock(&self) -> MutexGuard<'_, RecordData> {
-        // Each write is one assignment: what a panicking writer left behind is whole.
+        // Each write is one assignment, so a poisoned lock is consistent.
         self.slots.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -88,7 +87,7 @@ impl Default for RecordHandle {
 }
 
 impl RecordHandle {
-    /// Returns the handle in a request's extensions, if an access log put one there.
+    /// Returns the handle in a request's extensions, if an access log inserted one.
     #[inline]
     pub fn from_extensions(extensions: &Extensions) -> Option<&Self> {
         if !ARE_KEPT.load(Ordering::Relaxed) {
@@ -97,45 +96,47 @@ impl RecordHandle {
         extensions.get()
     }
 
-    /// Writes what authentication found. The last word stands.
+    /// Sets the outcome of authentication. The last call wins.
     pub fn set_auth(&self, outcome: AuthOutcome) {
         self.lock().auth = Some(outcome);
     }
 
-    /// Adds what a limiter decided. A request may pass several.
+    /// Adds the outcome of a rate limiter. A request can pass several.
     pub fn push_rate_limit(&self, outcome: RateLimitOutcome) {
         self.lock().rate_limits.push(outcome);
     }
 
-    /// Writes what the cache did. The last word stands.
+    /// Sets the outcome of the cache. The last call wins.
     pub fn set_cache(&self, outcome: CacheOutcome) {
         self.lock().cache = Some(outcome);
     }
 
-    /// Writes a field of the handler's own, in the place of one of the same name.
+    /// Sets a custom field. A field of the same name is replaced.
     ///
-    /// A record takes [`RecordData::MAX_FIELDS`] fields; further ones are counted and left out.
+    /// A record has at most [`RecordData::MAX_FIELDS`] fields. Further ones are counted and
+    /// omitted.
     pub fn set_field(&self, name: impl Into<Cow<'static, str>>, value: impl Into<FieldValue>) {
         self.lock().set_field(name.into(), value.into());
     }
 
-    /// Writes the route that the request matched, as the router spells it: `/users/{id}`.
+    /// Sets the route that the request matched, in the router's notation: `/users/{id}`.
     ///
-    /// Never the path itself: a route is one of a bounded set of names. The last word stands.
+    /// Do not pass the path: the number of routes is bounded, that of paths is not. The last call
+    /// wins.
     pub fn set_route(&self, route: impl Into<Cow<'static, str>>) {
         self.lock().route = Some(route.into());
     }
 
-    /// Adds to the bytes of the request's body that were read.
+    /// Adds to the number of bytes of the request's body that were read.
     pub fn add_request_bytes(&self, bytes: u64) {
         let mut slots = self.lock();
         let read = slots.request_bytes.unwrap_or(0);
         slots.request_bytes = Some(read.saturating_add(bytes));
     }
 
-    /// Adds a question to a store that the request waited for, or that the store did not answer.
+    /// Adds a store call that the request waited for, or that failed.
     ///
-    /// A record takes [`RecordData::MAX_STORE_CALLS`] of them; further ones are left out.
+    /// A record has at most [`RecordData::MAX_STORE_CALLS`] of them. Further ones are omitted.
     pub fn push_store_call(&self, call: StoreCall) {
         let calls = &mut self.lock().store_calls;
         if calls.len() < RecordData::MAX_STORE_CALLS {
@@ -143,12 +144,12 @@ impl RecordHandle {
         }
     }
 
-    /// Returns the request's name, if an access log gave it one: to hand it on, or to show it.
+    /// Returns the request id, if an access log has assigned one.
     pub fn request_id(&self) -> Option<RequestId> {
         self.sheet.beside.request_id().cloned()
     }
 
-    /// Reads what has been written so far.
+    /// Reads the data that was written until now.
     pub fn read<T>(&self, read: impl FnOnce(&RecordData) -> T) -> T {
         read(&self.lock())
     }
@@ -197,7 +198,7 @@ mod tests {
         let record = RecordHandle::default();
         let clone = record.clone();
         let _ = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
-            clone.read(|_| panic!("a reader of the user's"))
+            clone.read(|_| panic!("a custom reader"))
         }));
         record.set_auth(AuthOutcome::Anonymous);
         assert!(record.read(|slots| slots.auth().is_some()));

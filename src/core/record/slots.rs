@@ -1,4 +1,4 @@
-//! What has been written of one request.
+//! The contents of the record of a request.
 
 use std::{borrow::Cow, time::Duration};
 
@@ -7,7 +7,7 @@ use smallvec::SmallVec;
 use super::outcome::{AuthOutcome, CacheOutcome, RateLimitOutcome};
 use crate::core::error::StoreErrorKind;
 
-/// What the layers and the handler have written of one request.
+/// The data that the layers and the handler have written about a request.
 #[derive(Debug, Default)]
 pub struct RecordData {
     pub(super) auth: Option<AuthOutcome>,
@@ -21,55 +21,57 @@ pub struct RecordData {
 }
 
 impl RecordData {
-    /// The most fields of a handler's own that one record takes.
+    /// The maximum number of custom fields of a record.
     pub const MAX_FIELDS: usize = 32;
 
-    /// The most questions to stores that one record takes.
+    /// The maximum number of store calls of a record.
     pub const MAX_STORE_CALLS: usize = 16;
 
-    /// Returns what authentication found, if it stood in the request's way.
+    /// Returns the outcome of authentication, if the request passed an API key layer.
     pub fn auth(&self) -> Option<&AuthOutcome> {
         self.auth.as_ref()
     }
 
-    /// Returns what each limiter decided, outermost first.
+    /// Returns the outcome of each rate limiter, outermost first.
     pub fn rate_limits(&self) -> &[RateLimitOutcome] {
         &self.rate_limits
     }
 
-    /// Returns what the cache did, if the request came as far.
+    /// Returns the outcome of the cache, if the request reached it.
     pub fn cache(&self) -> Option<&CacheOutcome> {
         self.cache.as_ref()
     }
 
-    /// Returns the route that the request matched, if somebody inside said so.
+    /// Returns the route that the request matched, if an inner layer or the handler has set it.
     pub fn route(&self) -> Option<&str> {
         self.route.as_deref()
     }
 
-    /// Returns how many bytes of the request's body were read, if somebody inside counted them.
+    /// Returns the number of bytes of the request's body that were read, if they were counted.
     pub fn request_bytes(&self) -> Option<u64> {
         self.request_bytes
     }
 
-    /// Returns the questions to stores that the request waited for, and those that were not answered.
-    /// What a store in this process answers at once is not among them.
+    /// Returns the store calls that the request waited for, and those that failed. Calls that an
+    /// in-memory store completes immediately are not included.
     pub fn store_calls(&self) -> &[StoreCall] {
         &self.store_calls
     }
 
-    /// Returns the handler's own fields, in the order in which they were first written.
+    /// Returns the custom fields, in the order in which they were first set.
     pub fn fields(&self) -> &[(Cow<'static, str>, FieldValue)] {
         &self.fields
     }
 
-    /// Returns how many fields found no place.
+    /// Returns the number of omitted fields.
     pub fn fields_left_out(&self) -> u32 {
         self.fields_left_out
     }
 
     pub(super) fn set_field(&mut self, name: Cow<'static, str>, value: FieldValue) {
-        if let Some((_, old)) = self.fields.iter_mut().find(|(own, _)| *own == name) {
+        if value == FieldValue::Null {
+            self.fields.retain(|(own, _)| *own != name);
+        } else if let Some((_, old)) = self.fields.iter_mut().find(|(own, _)| *own == name) {
             *old = value;
         } else if self.fields.len() < Self::MAX_FIELDS {
             self.fields.push((name, value));
@@ -79,20 +81,20 @@ impl RecordData {
     }
 }
 
-/// A question to a store, for one request.
+/// A call to a store for a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct StoreCall {
-    /// The layer that asked: `api_key`, `rate_limit` or `cache`.
+    /// The layer that made the call: `api_key`, `rate_limit` or `cache`.
     pub layer: &'static str,
-    /// How long the answer took, if it was waited for.
+    /// The duration of the call, if the request waited for it.
     pub duration: Option<Duration>,
-    /// How the store failed, if it did.
+    /// The kind of failure, if the call failed.
     pub error: Option<StoreErrorKind>,
 }
 
 impl StoreCall {
-    /// Creates a question of this layer that was answered after so long, or failed so.
+    /// Creates a call of this layer, with its duration and its failure.
     pub fn new(
         layer: &'static str,
         duration: impl Into<Option<Duration>>,
@@ -106,7 +108,7 @@ impl StoreCall {
     }
 }
 
-/// The value of a handler's own field.
+/// The value of a custom field.
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
 pub enum FieldValue {
@@ -118,40 +120,6 @@ pub enum FieldValue {
     Float(f64),
     /// True or false.
     Bool(bool),
-}
-
-impl From<&'static str> for FieldValue {
-    fn from(value: &'static str) -> Self {
-        Self::Text(Cow::Borrowed(value))
-    }
-}
-
-impl From<String> for FieldValue {
-    fn from(value: String) -> Self {
-        Self::Text(Cow::Owned(value))
-    }
-}
-
-impl From<i64> for FieldValue {
-    fn from(value: i64) -> Self {
-        Self::Int(value)
-    }
-}
-
-impl From<u32> for FieldValue {
-    fn from(value: u32) -> Self {
-        Self::Int(i64::from(value))
-    }
-}
-
-impl From<f64> for FieldValue {
-    fn from(value: f64) -> Self {
-        Self::Float(value)
-    }
-}
-
-impl From<bool> for FieldValue {
-    fn from(value: bool) -> Self {
-        Self::Bool(value)
-    }
+    /// No value, from `None`. The field is left out of the record.
+    Null,
 }

@@ -1,10 +1,10 @@
-//! The runtime of a layer that is given none: Tokio.
+//! The default runtime of a layer: Tokio.
 
 use std::sync::Arc;
 
 use super::{runtime::Runtime, tokio_runtime::TokioRuntime};
 
-/// Returns the runtime that a layer uses unless it is told another.
+/// Returns the default runtime of the layers.
 pub(crate) fn ambient() -> Option<Arc<dyn Runtime>> {
     Some(Arc::new(TokioRuntime))
 }

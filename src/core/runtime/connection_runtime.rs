@@ -12,8 +12,8 @@ use super::{
     tokio_runtime::{TokioRuntime, spawn_apart},
 };
 
-/// Runs the connections of a store: on the Tokio runtime of the caller if it has an I/O driver,
-/// and on the thread of this crate otherwise.
+/// The runtime of a store's connections: the Tokio runtime of the caller if it has an I/O
+/// driver, and the thread of this crate otherwise.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct ConnectionRuntime;
 
@@ -30,10 +30,10 @@ impl Runtime for ConnectionRuntime {
     }
 }
 
-/// Returns whether a runtime, the one that polls, has an I/O driver.
+/// Returns `true` if the current runtime has an I/O driver.
 fn has_io(here: &Handle) -> bool {
     thread_local! {
-        /// Tokio reports a missing driver by a panic only: one is enough.
+        /// Tokio reports a missing driver by a panic only, so the result is remembered.
         static KNOWN: Cell<Option<(Id, bool)>> = const { Cell::new(None) };
     }
     match KNOWN.get() {

@@ -1,10 +1,10 @@
-//! The runtime of a layer that is given none, without Tokio.
+//! The default runtime of a layer without Tokio: none.
 
 use std::sync::Arc;
 
 use super::runtime::Runtime;
 
-/// Returns the runtime that a layer uses unless it is told another: none.
+/// Returns the default runtime of the layers: none.
 pub(crate) fn ambient() -> Option<Arc<dyn Runtime>> {
     None
 }

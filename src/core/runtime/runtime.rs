@@ -2,19 +2,20 @@
 
 use std::{fmt, future::Future, pin::Pin, time::Duration};
 
-/// A future that a [`Runtime`] runs.
+/// A boxed future that a [`Runtime`] runs.
 pub type Task = Pin<Box<dyn Future<Output = ()> + Send>>;
 
-/// Spawns tasks and sleeps for the layers that need either.
+/// Spawns tasks and creates timers for the layers.
 ///
-/// No layer needs it to respond from memory: it runs work in the background. `TokioRuntime` (feature
-/// `tokio`, on by default) is the one to use; this trait is for others.
+/// Layers use it for background work and timeouts; responses from memory do not need it.
+/// `TokioRuntime` (feature `tokio`, enabled by default) is the default implementation. Implement
+/// this trait for other runtimes.
 ///
 /// ```
 /// use std::time::Duration;
 /// use portcullis::{Runtime, Task};
 ///
-/// /// Runs on threads: for a service without an async runtime of its own.
+/// /// Runs each task on a thread, for a service without an async runtime.
 /// #[derive(Debug)]
 /// struct Threads;
 ///
@@ -30,22 +31,23 @@ pub type Task = Pin<Box<dyn Future<Output = ()> + Send>>;
 /// # fn futures_block_on(_task: Task) {}
 /// ```
 pub trait Runtime: fmt::Debug + Send + Sync + 'static {
-    /// Runs a task concurrently with the caller. The task ends by itself.
+    /// Runs a task concurrently with the caller, until it completes.
     fn spawn(&self, task: Task);
 
-    /// Returns whether a task that is spawned here runs on the runtime of the caller.
+    /// Returns `true` if a spawned task runs on the runtime of the caller.
     ///
-    /// Layers ask it before they spawn the user's own futures, such as a handler that refreshes a
-    /// cache entry, and where a value is dropped, which may be anywhere. Defaults to `true`.
+    /// Layers call it before they spawn futures of the application, such as a handler that
+    /// refreshes a cache entry, and before they spawn in a destructor, which can run on any thread.
+    /// Defaults to `true`.
     fn can_spawn(&self) -> bool {
         true
     }
 
-    /// Returns a future that is ready once this much time has passed.
+    /// Returns a future that completes after a duration.
     fn sleep(&self, duration: Duration) -> Task;
 
-    /// Returns the same, or `None` where nothing tells the time. Asked where a request can go on
-    /// without.
+    /// Like [`sleep`](Self::sleep), but returns `None` if there is no timer. Layers use it where a
+    /// timer is optional.
     fn try_sleep(&self, duration: Duration) -> Option<Task> {
         Some(self.sleep(duration))
     }

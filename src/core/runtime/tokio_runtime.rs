@@ -22,10 +22,10 @@ use super::{
 };
 use crate::core::notice;
 
-/// Sleeps on the Tokio runtime that polls, if there is one and it has a timer.
+/// Sleeps on the Tokio runtime that polls, if there is one with a timer.
 pub(crate) fn sleep_here(duration: Duration) -> Option<Task> {
     thread_local! {
-        /// Tokio tells of a missing timer by a panic alone: one is enough.
+        /// Tokio reports a missing timer by a panic only, so the result is remembered.
         static HAS_NO_TIMER: Cell<Option<Id>> = const { Cell::new(None) };
     }
     let here = Handle::try_current().ok()?.id();
@@ -42,13 +42,14 @@ pub(crate) fn sleep_here(duration: Duration) -> Option<Task> {
 /// Spawns and sleeps on the Tokio runtime of the caller.
 ///
 /// Outside of a Tokio runtime, [`spawn`](Runtime::spawn) and [`sleep`](Runtime::sleep) use a
-/// thread named `portcullis`, which the process starts on first use; it has one Tokio runtime with
-/// all drivers. So does `sleep` in a runtime without a time driver. Neither panics: if the system
-/// refuses the thread, a notice is reported, tasks are dropped, and sleeps end at once.
+/// thread named `portcullis`, which the process starts on first use. It runs one Tokio runtime
+/// with all drivers. In a runtime without a time driver, `sleep` uses that thread too. Neither
+/// panics: if the system cannot start the thread, a notice is reported, tasks are dropped, and
+/// sleeps complete immediately.
 ///
-/// [`try_sleep`](Runtime::try_sleep) returns `None` there, so a layer waits for its store without
-/// a deadline of its own, and [`can_spawn`](Runtime::can_spawn) returns `false`, so the cache
-/// refreshes no entry in the background.
+/// Outside of a Tokio runtime, [`try_sleep`](Runtime::try_sleep) returns `None`, so a layer has
+/// no timeout for its store, and [`can_spawn`](Runtime::can_spawn) returns `false`, so the
+/// cache refreshes no entry in the background.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct TokioRuntime;
 
@@ -73,14 +74,14 @@ impl Runtime for TokioRuntime {
     }
 }
 
-/// Runs a task on the thread of this crate.
+/// Spawns a task on the thread of this crate.
 pub(super) fn spawn_apart(task: Task) {
     if let Some(apart) = apart() {
         apart.spawn(task);
     }
 }
 
-/// Sleeps by the timer of this crate's thread.
+/// Sleeps with the timer of this crate's thread.
 fn sleep_apart(duration: Duration) -> Task {
     let Some(apart) = apart() else {
         return Box::pin(ready(()));
@@ -95,7 +96,7 @@ fn apart() -> Option<Handle> {
     let started = started();
     if let Err(error) = &started {
         notice::once(&REFUSED, || {
-            format!("the thread for work outside of a Tokio runtime cannot start: {error}")
+            format!("the thread for work outside of a Tokio runtime did not start: {error}")
         });
     }
     started.ok()

@@ -1,7 +1,7 @@
-//! The binary form of values in stores: fields one after another.
+//! The binary encoding of values in stores: a sequence of fields.
 //!
-//! Numbers are little-endian, and stored values name the version of their form in their first byte.
-//! A field of variable length follows its length, a `u32`.
+//! Numbers are little-endian. The first byte of a stored value is the version of its encoding. A
+//! field of variable length follows its length, a `u32`.
 
 use std::ops::Deref;
 
@@ -40,7 +40,7 @@ impl BinaryWriter {
         self.raw(&number.to_le_bytes());
     }
 
-    /// Writes a number in big-endian form, so that the bytes of two numbers compare as the numbers do.
+    /// Writes a number in big-endian order, so that encoded numbers sort in numeric order.
     pub(crate) fn sortable_u64(&mut self, number: u64) {
         self.raw(&number.to_be_bytes());
     }
@@ -56,13 +56,13 @@ impl BinaryWriter {
         self.u32(u32::try_from(len).unwrap_or(u32::MAX));
     }
 
-    /// Writes a length and that many bytes.
+    /// Writes the length of the bytes, then the bytes.
     pub(crate) fn bytes(&mut self, bytes: &[u8]) {
         self.len(bytes.len());
         self.raw(bytes);
     }
 
-    /// Writes 1 and a value, or 0.
+    /// Writes 1 and the value, or 0 for `None`.
     pub(crate) fn optional<T>(&mut self, value: Option<T>, write: impl FnOnce(&mut Self, T)) {
         self.u8(u8::from(value.is_some()));
         if let Some(value) = value {
@@ -70,7 +70,7 @@ impl BinaryWriter {
         }
     }
 
-    /// Writes a count and that many values.
+    /// Writes the number of values, then the values.
     pub(crate) fn list<T>(
         &mut self,
         values: impl ExactSizeIterator<Item = T>,
@@ -87,15 +87,15 @@ impl BinaryWriter {
     }
 }
 
-/// Reads fields from the front of bytes that may come from anyone.
+/// Reads fields from the front of untrusted bytes.
 ///
-/// Each method returns `None` if the bytes are not the field. The position is then unspecified, so the
-/// whole value is to be taken for corrupt.
+/// Each method returns `None` if the bytes do not encode the field. The position is then
+/// unspecified, and the whole value must be treated as corrupt.
 pub(crate) struct BinaryReader<B>(B);
 
-/// The bytes that a [`BinaryReader`] reads. Parts are split off without a copy.
+/// The input of a [`BinaryReader`]. It is split without copying.
 pub(crate) trait ByteSource: Buf + Deref<Target = [u8]> + Sized {
-    /// Removes this many bytes from the front, if there are as many.
+    /// Removes `len` bytes from the front and returns them, or `None` if there are fewer.
     fn split_front(&mut self, len: usize) -> Option<Self>;
 }
 
@@ -118,7 +118,7 @@ impl<B: ByteSource> BinaryReader<B> {
         Self(bytes)
     }
 
-    /// Returns the bytes that are not read yet.
+    /// Returns the unread bytes.
     pub(crate) fn rest(&self) -> &[u8] {
         &self.0
     }
@@ -127,7 +127,7 @@ impl<B: ByteSource> BinaryReader<B> {
         self.0
     }
 
-    /// Returns a value if no bytes follow it.
+    /// Returns `value` if all bytes have been read.
     pub(crate) fn finish<T>(&self, value: T) -> Option<T> {
         self.0.is_empty().then_some(value)
     }
@@ -158,7 +158,7 @@ impl<B: ByteSource> BinaryReader<B> {
         self.array().map(f64::from_le_bytes)
     }
 
-    /// Reads a length or a count of at most `max`, before memory is reserved for it.
+    /// Reads a length or a count of at most `max`, so that memory is reserved for no more.
     pub(crate) fn len(&mut self, max: usize) -> Option<usize> {
         let len = usize::try_from(self.u32()?).ok()?;
         (len <= max).then_some(len)
@@ -170,7 +170,7 @@ impl<B: ByteSource> BinaryReader<B> {
         self.0.split_front(len)
     }
 
-    /// Reads what [`BinaryWriter::optional`] writes.
+    /// Reads the field that [`BinaryWriter::optional`] writes.
     pub(crate) fn optional<T>(
         &mut self,
         read: impl FnOnce(&mut Self) -> Option<T>,
@@ -182,8 +182,8 @@ impl<B: ByteSource> BinaryReader<B> {
         }
     }
 
-    /// Reads a count of at most `max` and that many values. The collection grows as it is read, so a
-    /// false count takes no memory.
+    /// Reads a count of at most `max` and that many values. The collection grows while it is read,
+    /// so a false count allocates no memory.
     pub(crate) fn list<T, C: FromIterator<T>>(
         &mut self,
         max: usize,

@@ -1,8 +1,8 @@
-//! The types that the storage traits of all layers share.
+//! Shared types of the storage traits.
 
 #[cfg(any(feature = "cache", feature = "rate-limit"))]
 mod ready;
-// Each store and layer writes some of the fields.
+// Each store and layer uses only some of the methods.
 #[cfg_attr(
     not(all(
         feature = "api-key",

@@ -1,9 +1,9 @@
-//! Replies of a store that are there at once.
+//! Replies that a store returns without waiting.
 
 use super::store_monitor::StoreWatch;
 
 impl StoreWatch {
-    /// Notes an answer that was there at once.
+    /// Records a result that was available immediately.
     #[inline]
     pub(crate) fn answered_at_once(&self) {
         self.shared.answered();

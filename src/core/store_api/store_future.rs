@@ -1,4 +1,4 @@
-//! What a store answers: at once, or when its server has.
+//! The result of a store call, available immediately or pending.
 
 use std::{
     fmt,
@@ -9,11 +9,11 @@ use std::{
 
 use crate::core::error::StoreError;
 
-/// A store's answer: there at once, or pending on a server.
+/// The result of a store call, which is available immediately or pending.
 ///
-/// One concrete type, so that a store can stand behind `Arc<dyn ..>` and no type parameter reaches
-/// the user. A store in memory allocates nothing for it; a store on a server pays one box beside a
-/// round trip. Dropping it cancels the wait, not what the server has begun.
+/// It is one concrete type, so that stores can be trait objects and type parameters do not appear
+/// in the API. A store in memory allocates nothing for it; a store on a server needs one box per
+/// round trip. Dropping it cancels the wait, but not an operation that the server has started.
 ///
 /// ```
 /// use portcullis::StoreFuture;
@@ -24,37 +24,37 @@ use crate::core::error::StoreError;
 /// let later = StoreFuture::pending(async { Ok(7) });
 /// assert!(later.into_ready().is_err());
 /// ```
-#[must_use = "a store is asked in vain unless its answer is awaited"]
+#[must_use = "a store call has no effect unless its future is awaited"]
 pub enum StoreFuture<T> {
-    /// The answer is there. `None` once it has been taken.
+    /// The result is available. `None` once it was taken.
     Ready(Option<Result<T, StoreError>>),
-    /// The answer is on its way.
+    /// The result is pending.
     Pending(Pending<T>),
 }
 
-/// A store's answer that is on its way.
+/// A pending result of a store call.
 pub type Pending<T> = Pin<Box<dyn Future<Output = Result<T, StoreError>> + Send>>;
 
 impl<T> StoreFuture<T> {
-    /// Creates an answer that is there at once.
+    /// Creates an available result.
     pub fn ready(value: T) -> Self {
         Self::Ready(Some(Ok(value)))
     }
 
-    /// Creates a failure that is there at once.
+    /// Creates an available error.
     pub fn failed(error: impl Into<StoreError>) -> Self {
         Self::Ready(Some(Err(error.into())))
     }
 
-    /// Creates an answer that a future brings.
+    /// Creates a pending result.
     pub fn pending(answer: impl Future<Output = Result<T, StoreError>> + Send + 'static) -> Self {
         Self::Pending(Box::pin(answer))
     }
 
-    /// Returns the answer if it is there, or the future that will bring it.
+    /// Returns the result if it is available, or the pending future.
     pub fn into_ready(self) -> Result<Result<T, StoreError>, Pending<T>> {
         match self {
-            Self::Ready(answer) => Ok(answer.expect("an answer is taken once")),
+            Self::Ready(answer) => Ok(answer.expect("a result is taken once")),
             Self::Pending(pending) => Err(pending),
         }
     }

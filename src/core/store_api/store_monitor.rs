@@ -1,4 +1,4 @@
-//! Watches whether a layer's store is available, and how long its replies take.
+//! Monitors the availability and the latency of a layer's store.
 
 use std::{
     error::Error,
@@ -21,11 +21,11 @@ use crate::core::{
     time::{Clock, SystemClock, Timestamp},
 };
 
-/// Watches the calls of a layer to its store: the auditor receives an event when the store becomes
-/// unavailable, when it is available again, and when it is full; the request's record receives each
+/// Monitors the calls of a layer to its store. The auditor receives an event when the store becomes
+/// unavailable, when it is available again, and when it is full. The request's record receives each
 /// call.
 ///
-/// Clones watch the same store.
+/// Clones monitor the same store.
 #[derive(Clone)]
 pub(crate) struct StoreWatch {
     pub(super) shared: Arc<MonitorInner>,
@@ -40,7 +40,7 @@ pub(super) struct MonitorInner {
 }
 
 impl StoreWatch {
-    /// Watches over the store of this layer.
+    /// Creates the monitor of a layer's store.
     pub(crate) fn new(layer: &'static str, audit: Audit) -> Self {
         Self {
             shared: Arc::new(MonitorInner {
@@ -53,7 +53,7 @@ impl StoreWatch {
         }
     }
 
-    /// Watches over an answer. It costs next to nothing where it is there at once.
+    /// Monitors a result. The cost is negligible if it is available immediately.
     #[inline]
     pub(crate) fn over<T: 'static>(
         &self,
@@ -122,7 +122,7 @@ impl MonitorInner {
                 | StoreErrorKind::Misconfigured) => self.failed(kind),
                 // The store is available.
                 StoreErrorKind::Conflict | StoreErrorKind::NotFound => self.answered(),
-                // Only this entry is bad.
+                // Only this entry is invalid.
                 StoreErrorKind::Corrupt => {}
                 StoreErrorKind::Full => self.refused(error),
             },
@@ -131,7 +131,7 @@ impl MonitorInner {
 
     #[inline]
     pub(super) fn answered(&self) {
-        // A plain load first: requests on all cores would fight over the line that a swap takes.
+        // Load before swap, since a swap on each request would contend for the cache line.
         if self.is_down.load(Ordering::Relaxed) && self.is_down.swap(false, Ordering::Relaxed) {
             self.audit.tell(|| AuditEvent::StoreUp {
                 store: self.layer.into(),
@@ -139,7 +139,7 @@ impl MonitorInner {
         }
     }
 
-    /// Reports a store that is full. It may still serve reads, so it is neither down nor up.
+    /// Reports a store that is full. It may still serve reads, so its availability does not change.
     fn refused(&self, error: &StoreError) {
         if !self.full.begins(self.clock.now()) {
             return;
@@ -148,7 +148,7 @@ impl MonitorInner {
         let (layer, kind) = (self.layer, error.kind());
         notice::once(&AtomicBool::new(false), || {
             let colon = if cause.is_empty() { "" } else { ": " };
-            format!("the store of layer `{layer}` refuses writes: {kind}{colon}{cause}")
+            format!("the store of layer `{layer}` rejects writes: {kind}{colon}{cause}")
         });
         self.audit.tell(|| AuditEvent::StoreRejected {
             store: layer.into(),
@@ -167,7 +167,7 @@ impl MonitorInner {
     }
 }
 
-/// A pending reply. If it is dropped before it completes, nothing is noted.
+/// A pending result. If it is dropped before it completes, nothing is recorded.
 struct Watched<T> {
     pending: Pending<T>,
     pub(super) shared: Arc<MonitorInner>,

@@ -1,4 +1,4 @@
-//! How long a layer waits for its store.
+//! The timeout of a layer for its store.
 
 use std::{
     fmt,
@@ -15,19 +15,18 @@ use crate::core::{
     runtime::{self, Runtime, Task},
 };
 
-/// How long a layer waits for an answer of its store, whatever the store thinks of time itself: one
-/// that never answers holds no request for longer.
+/// The timeout of a layer for calls to its store, which applies to every store.
 #[derive(Clone, Default)]
 pub(crate) struct Deadline {
     after: Option<Duration>,
-    /// Whether nobody has said how long.
+    /// `true` unless the application has set the timeout.
     is_default: bool,
-    /// What sleeps; if nobody was named, what the layer happens to run on.
+    /// The runtime of the timer; by default that of the layer.
     runtime: Option<Arc<dyn Runtime>>,
 }
 
 impl Deadline {
-    /// Waits for so long, unless it is told otherwise.
+    /// Creates a default timeout.
     pub(crate) const fn after(duration: Duration) -> Self {
         Self {
             after: Some(duration),
@@ -36,14 +35,13 @@ impl Deadline {
         }
     }
 
-    /// Waits for so long from now on, or for ever.
+    /// Sets the timeout, or disables it.
     pub(crate) fn set(&mut self, after: Option<Duration>) {
         self.after = after;
         self.is_default = false;
     }
 
-    /// Returns the deadline for a store that may have one of its own: where nobody has asked for
-    /// another, that is enough.
+    /// Returns no timeout if it is the default and the store has its own.
     pub(crate) fn beside(self, has_timeout: bool) -> Self {
         match self.is_default && has_timeout {
             true => Self::default(),
@@ -51,20 +49,20 @@ impl Deadline {
         }
     }
 
-    /// Returns whether no answer would ever be in time.
+    /// Returns `true` if the timeout is zero.
     pub(crate) fn is_zero(&self) -> bool {
         self.after.is_some_and(|after| after.is_zero())
     }
 
-    /// Names what sleeps.
+    /// Sets the runtime of the timer.
     pub(crate) fn sleep_on(&mut self, runtime: Arc<dyn Runtime>) {
         self.runtime = Some(runtime);
     }
 
-    /// Makes an answer one that comes in time: a failure by [`StoreErrorKind::Timeout`], if need be.
+    /// Limits a result by the timeout, after which it fails with [`StoreErrorKind::Timeout`].
     ///
-    /// The time begins when somebody first waits. An answer that is there at once costs nothing;
-    /// where nothing can sleep, an answer is waited for as long as it takes.
+    /// The time starts at the first poll. A result that is available immediately costs nothing.
+    /// Without a timer there is no limit.
     #[inline]
     pub(crate) fn bound<T: 'static>(&self, answer: StoreFuture<T>) -> StoreFuture<T> {
         match (answer, self.after) {
@@ -79,13 +77,13 @@ impl Deadline {
     }
 }
 
-/// An answer, or none in time.
+/// A result with a timeout.
 struct InTime<T> {
     pending: Pending<T>,
     alarm: Alarm,
 }
 
-/// The timer of a reply that is waited for.
+/// The timer of a pending result.
 ///
 /// ```text
 /// NotSet ─first poll─> Set ─timeout passed─> Last ─next turn─> timed out
@@ -94,14 +92,15 @@ struct InTime<T> {
 enum Alarm {
     NotSet(Duration, Option<Arc<dyn Runtime>>),
     Set(Task),
-    /// In a busy process the reply may have arrived, and its task have yet to run: it gets one turn.
+    // In a busy process the reply may have arrived without its task having run: it has one more
+    // turn.
     Last,
-    /// Nothing here has a timer.
+    /// There is no timer.
     Broken,
 }
 
 impl Alarm {
-    /// Returns whether the time is over.
+    /// Completes when the time has elapsed.
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         loop {
             *self = match self {
@@ -134,7 +133,7 @@ impl<T> Future for InTime<T> {
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = &mut *self;
-        // An answer that comes with the alarm is still an answer.
+        // A result that arrives together with the timeout is used.
         if let Poll::Ready(answer) = this.pending.as_mut().poll(cx) {
             return Poll::Ready(answer);
         }
@@ -162,7 +161,7 @@ mod tests {
 
     use super::*;
 
-    /// Rings when it is told to, and remembers for how long it was set.
+    /// Fires when set, and records the duration.
     #[derive(Clone, Debug, Default)]
     struct Bell {
         rings: Arc<AtomicBool>,

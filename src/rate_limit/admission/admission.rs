@@ -1,4 +1,4 @@
-//! The admission of a request: from the choice of its policies to the call of the inner service.
+//! The admission of a request, from the choice of its policies to the call of the inner service.
 
 use std::{
     future::Future,
@@ -22,7 +22,7 @@ use crate::rate_limit::{
     request_head::RequestHead,
 };
 
-/// Begins the admission of a request.
+/// Starts the admission of a request.
 #[inline]
 pub(crate) fn begin<B>(config: &Arc<RateLimitConfig>, request: &mut Request<B>) -> Progress {
     let head = RequestHead::from(&*request);
@@ -43,7 +43,7 @@ pub(crate) fn begin<B>(config: &Arc<RateLimitConfig>, request: &mut Request<B>) 
 }
 
 impl PendingAdmission {
-    /// Takes the next step once the event has come that the admission waits for.
+    /// Takes the next step when the event of the current state occurs.
     pub(crate) fn poll<S, B>(
         &mut self,
         cx: &mut Context<'_>,
@@ -86,7 +86,7 @@ impl PendingAdmission {
     }
 }
 
-/// Checks a request for which a function has looked up policies.
+/// Checks a request after the lookup of its policies by a function.
 fn check_chosen<B>(
     config: &Arc<RateLimitConfig>,
     request: &mut Request<B>,

@@ -1,4 +1,4 @@
-//! What a request was charged, for as long as it may still be given back.
+//! The charges of a request while they can still be refunded or settled.
 
 use std::{fmt, sync::Arc};
 
@@ -19,10 +19,10 @@ use crate::{
     },
 };
 
-/// What a request costs each policy of its set, in their order.
+/// The cost of a request for each policy of its set, in the order of the policies.
 pub(super) type Costs = SmallVec<[u64; 4]>;
 
-/// What a request was charged, and where.
+/// The charges of a request, and the store that holds them.
 pub(crate) struct Paid {
     store: Arc<dyn RateLimitStore>,
     runtime: Option<Arc<dyn Runtime>>,
@@ -43,9 +43,9 @@ impl Paid {
         let receipts = decisions
             .each()
             .iter()
-            .map(|said| match said.is_admitted() {
-                true => said.receipt(),
-                // A policy that only watches has denied: there is nothing to give back.
+            .map(|decision| match decision.is_admitted() {
+                true => decision.receipt(),
+                // A policy in shadow mode denied: there is nothing to refund.
                 false => Receipt::default(),
             });
         Self {
@@ -65,8 +65,8 @@ impl Paid {
         &self.partition
     }
 
-    /// Returns whether the other paid the same to the same policies, for a turn that is not
-    /// before this one's.
+    /// Returns `true` if `other` has the same costs for the same policies, and its turn is not
+    /// earlier.
     pub(super) fn is_before(&self, other: &Self) -> bool {
         let same_or_later = |((cost, paid), (other_cost, later)): (&(u64, _), &(u64, _))| {
             cost == other_cost && paid <= later
@@ -76,12 +76,12 @@ impl Paid {
             && self.each.iter().zip(&other.each).all(same_or_later)
     }
 
-    /// Gives all of it back.
+    /// Refunds all charges in the background.
     pub(crate) fn give_back(&self) {
         self.send(self.refund(u64::MAX));
     }
 
-    /// Gives so much of it back to each policy, and no more than that was charged.
+    /// Refunds this amount to each policy, at most the amount that was charged.
     pub(crate) fn refund(&self, amount: u64) -> StoreFuture<()> {
         let policies = self.set.policies().iter();
         let refunds: SmallVec<[Refund<'_>; 4]> = policies
@@ -95,12 +95,12 @@ impl Paid {
         }
     }
 
-    /// Charges or gives back the difference to what each policy was truly used; nothing where that
-    /// is not known.
+    /// Charges or refunds the difference to the actual cost for each policy. `None` leaves the
+    /// charge unchanged.
     pub(crate) fn settle(&self, used: impl Iterator<Item = Option<u64>>) {
         let each = self.set.policies().iter().zip(&self.each).zip(used);
         let known = each.filter_map(|((policy, (cost, receipt)), used)| {
-            // What only watched and denied was charged nothing.
+            // A policy in shadow mode that denied was not charged.
             let charged = *cost == 0 || *receipt != Receipt::default();
             Some((policy, *cost, *receipt, used.filter(|_| charged)?))
         });
@@ -120,17 +120,17 @@ impl Paid {
         }
     }
 
-    /// Waits for the store in the background. An amount that is lost is never sent again.
-    fn send(&self, asked: StoreFuture<()>) {
-        if let (Err(answer), Some(runtime)) = (asked.into_ready(), &self.runtime) {
+    /// Waits for the store in the background. A failed call is not retried.
+    fn send(&self, call: StoreFuture<()>) {
+        if let (Err(reply), Some(runtime)) = (call.into_ready(), &self.runtime) {
             runtime.spawn(Box::pin(async move {
-                let _ = answer.await;
+                let _ = reply.await;
             }));
         }
     }
 }
 
-/// Gives back what was paid if it is dropped before it is kept.
+/// Charges that are refunded when the deposit is dropped, unless [`keep`](Self::keep) was called.
 #[derive(Debug)]
 pub(crate) struct Deposit(Option<Paid>);
 
@@ -139,7 +139,7 @@ impl Deposit {
         Self(Some(paid))
     }
 
-    /// The request goes on: what was paid stays paid.
+    /// Makes the charges final, because the request is admitted.
     pub(crate) fn keep(&mut self) -> Option<Paid> {
         self.0.take()
     }

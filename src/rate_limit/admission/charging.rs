@@ -33,15 +33,15 @@ pub(crate) struct ChargingOptions {
     pub(crate) tier_with: Option<Arc<TierFn>>,
     pub(crate) policies_with: Option<Arc<PoliciesFn>>,
     pub(crate) cost: Option<Arc<CostFn>>,
-    /// Whether the cost is an estimate, to be settled later.
+    /// `true` if the cost is an estimate that is settled later.
     pub(crate) settles: bool,
 }
 
 /// The charges of a limiter.
 pub(crate) struct Charging {
     pub(crate) partition: StoredPartition,
-    /// The component that requests are counted by on the
-    /// [fast path](super::admission::FastAdmission), if they can take it.
+    /// The component of the partition on the [fast path](super::fast_path), if requests can take
+    /// it.
     pub(crate) fast: Option<SingleComponent>,
     pub(crate) sets: LiveSets,
     pub(crate) own: Option<OwnSets>,
@@ -59,7 +59,7 @@ impl ChargingOptions {
         }
     }
 
-    /// Returns the cost of a request for each policy. Calls the function once for each.
+    /// Returns the cost of a request for each policy. Calls the cost function once per policy.
     #[inline]
     pub(crate) fn costs(&self, set: &PolicySet, head: &RequestHead<'_>) -> Costs {
         let mut costs = Costs::new();
@@ -69,14 +69,14 @@ impl ChargingOptions {
         costs
     }
 
-    /// Returns whether a function of the application takes part.
+    /// Returns `true` if the application provides a function.
     pub(crate) fn has_functions(&self) -> bool {
         self.tier_with.is_some() || self.policies_with.is_some() || self.cost.is_some()
     }
 }
 
 impl Charging {
-    /// Returns the policies of a request that no function chooses.
+    /// Returns the policies of a request, without those of `policies_with`.
     #[inline]
     pub(crate) fn policies(&self, head: &RequestHead<'_>) -> Chosen<'_> {
         let set = self.sets.choose(|| self.options.tier(head));
@@ -86,7 +86,7 @@ impl Charging {
         }
     }
 
-    /// Returns the partition of a request and its policies, for calls that no request waits for.
+    /// Returns the partition and the policies of a request, for the calls of a handle.
     pub(crate) fn find(&self, head: &RequestHead<'_>) -> Option<(StoreKey, Arc<PolicySet>)> {
         let set = self.policies(head);
         if set.policies().is_empty() {

@@ -1,4 +1,4 @@
-//! The fast path: one policy that a store in memory decides, and nothing that follows.
+//! The fast path: one policy, an in-memory store, and no work after the response.
 
 use std::slice;
 
@@ -20,12 +20,12 @@ use crate::{
 
 /// The result of the fast path.
 pub(in crate::rate_limit) enum FastAdmission {
-    /// Admitted, and nothing is left to do.
+    /// Admitted, with no further work.
     Plain,
     /// Admitted; the note is applied to the response.
     Noted(Note),
-    /// The request takes the long way. It was charged nothing, and no function of the application
-    /// was called, so that none is called twice.
+    /// The request takes the slow path. It was not charged, and no function of the application was
+    /// called, so that none is called twice.
     NotTaken,
 }
 
@@ -38,7 +38,7 @@ struct Candidate<'a> {
 
 impl FastAdmission {
     /// Decides a request on the fast path.
-    // The same for all inner services, and not in the frame of any.
+    // Not generic over the inner service, and kept out of the stack frame of `call`.
     #[inline(never)]
     pub(in crate::rate_limit) fn decide(config: &RateLimitConfig, head: &RequestHead<'_>) -> Self {
         let Some(candidate) = Candidate::of(config, head) else {

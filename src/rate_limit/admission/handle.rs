@@ -21,7 +21,7 @@ use crate::{
     },
 };
 
-/// Reads and changes the limits of a layer in use. Created by
+/// A handle that reads and changes the limits of a layer in use. Created by
 /// [`RateLimitLayer::handle`](crate::rate_limit::RateLimitLayer::handle).
 #[derive(Clone, Debug)]
 pub struct RateLimitHandle {
@@ -30,7 +30,7 @@ pub struct RateLimitHandle {
 
 /// The result of [`RateLimitHandle::take`].
 #[derive(Debug)]
-#[must_use = "it says whether it was admitted"]
+#[must_use = "the charge may have been denied"]
 pub struct Reservation {
     outcome: RateLimitOutcome,
     paid: Option<Paid>,
@@ -43,14 +43,16 @@ impl RateLimitHandle {
 
     /// Replaces the active policies and tiers of all services that the layer has created.
     ///
-    /// A policy that keeps its name, its [scope](Policy::scope) and its algorithm is not refilled. A
-    /// window keeps its count: 10 used of 10 become 10 used of 1000. A bucket keeps the share that is
-    /// left: an empty one stays empty, and a half-full one stays half full. If the window changes, other
-    /// layers and instances that use the previous policy are not affected; see [`Policy::replacing`].
+    /// A policy with an unchanged name, [scope](Policy::scope) and algorithm is not refilled. A
+    /// window retains its count: 10 used of 10 become 10 used of 1000. A bucket retains its
+    /// remaining share: an empty one stays empty, and a half-full one stays half full. If the
+    /// window changes, other layers and instances that use the previous policy are not affected;
+    /// see [`Policy::replacing`].
     ///
     /// # Errors
     ///
-    /// If [`build`](crate::rate_limit::RateLimitLayerBuilder::build) would reject them. Then nothing changes.
+    /// Returns an error if [`build`](crate::rate_limit::RateLimitLayerBuilder::build) would reject
+    /// the policies or tiers. The active ones then remain in effect.
     pub fn replace_policies(
         &self,
         policies: impl IntoIterator<Item = Policy>,
@@ -74,14 +76,14 @@ impl RateLimitHandle {
         Ok(())
     }
 
-    /// Returns the remaining quota of a request with this head; `None` if no policy applies to it.
+    /// Returns the remaining quota for a request with this head; `None` if no policy applies to it.
     ///
-    /// Lists of callers and [`policies_with`](crate::rate_limit::RateLimitLayerBuilder::policies_with) are not
-    /// consulted, here and in the other methods.
+    /// No method of the handle consults caller lists or
+    /// [`policies_with`](crate::rate_limit::RateLimitLayerBuilder::policies_with).
     ///
     /// # Errors
     ///
-    /// If the store fails.
+    /// Returns an error if the store fails.
     pub async fn peek(
         &self,
         head: &RequestHead<'_>,
@@ -91,16 +93,17 @@ impl RateLimitHandle {
         };
         let store = &self.config.stores.background;
         let peeked = store.peek(&partition, &equal_charges(&set, 0)).await?;
-        let ruling = Ruling::of_store(&peeked, &set);
+        let ruling = Ruling::from_decisions(&peeked, &set);
         Ok(Some(ruling.outcome(Duration::ZERO)))
     }
 
-    /// Charges what a request with this head would be charged at this cost; `None` if no policy
-    /// applies to it. For background jobs, and for messages on a connection that stays open.
+    /// Charges each policy of a request with this head the cost; returns `None` if no policy
+    /// applies to it. For background jobs, and for messages on a long-lived connection.
     ///
-    /// If one policy denies, none is charged. The caller waits for its turn in a
-    /// [queue](Policy::leaky_queue) itself: [`delayed`](RateLimitOutcome::delayed) is the time. A denial
-    /// does not count toward a [ban](crate::rate_limit::Penalty), and bans do not apply.
+    /// If one policy denies, none is charged. This method does not wait for the turn in a
+    /// [queue](Policy::leaky_queue): sleep for [`delayed`](RateLimitOutcome::delayed) before the
+    /// work. A denial does not count toward a [ban](crate::rate_limit::Penalty), and bans do not
+    /// apply.
     ///
     /// ```
     /// use portcullis::{
@@ -121,14 +124,14 @@ impl RateLimitHandle {
     /// assert!(taken.is_admitted());
     /// // Three of the four messages failed.
     /// limits.refund(taken, 3).await?;
-    /// assert_eq!(limits.peek(&head).await?.unwrap().policies[0].remaining, 9);
+    /// assert_eq!(limits.peek(&head).await?.unwrap().policies()[0].remaining, 9);
     /// # Ok(())
     /// # }
     /// ```
     ///
     /// # Errors
     ///
-    /// If the store fails. The local store is not used.
+    /// Returns an error if the store fails. The local store is not used.
     pub async fn take(
         &self,
         head: &RequestHead<'_>,
@@ -142,7 +145,7 @@ impl RateLimitHandle {
             .background
             .take(&partition, &equal_charges(&set, cost));
         let reply = reply.await?;
-        let ruling = Ruling::of_store(&reply, &set);
+        let ruling = Ruling::from_decisions(&reply, &set);
         let costs: Costs = set.policies().iter().map(|_| cost).collect();
         let charged = ruling.charged().map(|decisions| {
             stores.charged(&DecidingStore::Main, partition, &set, &costs, decisions)
@@ -153,12 +156,12 @@ impl RateLimitHandle {
         }))
     }
 
-    /// Refunds an amount, at most the one that was charged. The refund applies to the window of the
-    /// charge, and to no later one.
+    /// Refunds an amount to each policy, at most the amount that was charged. The refund applies to
+    /// the window of the charge, and to no later one.
     ///
     /// # Errors
     ///
-    /// If the store fails.
+    /// Returns an error if the store fails.
     pub async fn refund(&self, taken: Reservation, amount: u64) -> Result<(), StoreError> {
         match &taken.paid {
             Some(paid) => paid.refund(amount).await,
@@ -166,12 +169,13 @@ impl RateLimitHandle {
         }
     }
 
-    /// Charges each policy of a request with this head an amount that was used already, even if the
-    /// quota is exceeded.
+    /// Charges each policy of a request with this head an amount that is already used, even if it
+    /// exceeds the quota.
     ///
     /// # Errors
     ///
-    /// If the store fails, or cannot [charge](crate::rate_limit::RateLimitStore::charge).
+    /// Returns an error if the store fails or does not support
+    /// [`charge`](crate::rate_limit::RateLimitStore::charge).
     pub async fn charge(&self, head: &RequestHead<'_>, cost: u64) -> Result<(), StoreError> {
         let Some((partition, set)) = self.config.charging.find(head) else {
             return Ok(());
@@ -180,11 +184,11 @@ impl RateLimitHandle {
         store.charge(&partition, &equal_charges(&set, cost)).await
     }
 
-    /// Resets the counts of a request with this head, and lifts a ban of its partition.
+    /// Resets the counts of a request with this head, and lifts the ban of its partition.
     ///
     /// # Errors
     ///
-    /// If the store fails.
+    /// Returns an error if the store fails.
     pub async fn reset(&self, head: &RequestHead<'_>) -> Result<(), StoreError> {
         let Some((partition, set)) = self.config.charging.find(head) else {
             return Ok(());
@@ -197,7 +201,7 @@ impl RateLimitHandle {
 }
 
 impl Reservation {
-    /// Returns whether the request was admitted and charged.
+    /// Returns `true` if the request was admitted and charged.
     pub fn is_admitted(&self) -> bool {
         self.paid.is_some()
     }

@@ -30,7 +30,7 @@ use crate::{
     },
 };
 
-/// The request would have to wait in a queue that is full.
+/// The error of a request whose queue is full.
 struct QueueFull;
 
 impl<'a> LimitCheck<'a> {
@@ -58,7 +58,7 @@ impl<'a> LimitCheck<'a> {
 
     #[inline]
     fn charge(&self, config: &RateLimitConfig, extensions: &Extensions) -> StoreFuture<Decisions> {
-        // The same call tells whether the partition is banned, at no cost.
+        // The same call reads the ban of the partition: its charge is 0.
         let ban = match self.store {
             DecidingStore::Main => config.bans.as_ref().map(|bans| bans.policy()),
             DecidingStore::Local(..) => None,
@@ -109,7 +109,7 @@ impl<'a> LimitCheck<'a> {
         }
     }
 
-    /// Returns the check by the local store that follows a failure of the main one.
+    /// Returns the check by the local store after a failure of the main store.
     fn fallback<B>(
         &self,
         config: &RateLimitConfig,
@@ -126,7 +126,7 @@ impl<'a> LimitCheck<'a> {
         })
     }
 
-    /// Rejects the request if its partition is banned. It is charged nothing.
+    /// Rejects the request if its partition is banned. Its charges are refunded.
     fn reject_banned<B>(
         &self,
         config: &RateLimitConfig,
@@ -143,7 +143,7 @@ impl<'a> LimitCheck<'a> {
         Some(Progress::reject(config, request, rejection, note))
     }
 
-    /// Rejects a request that a policy, or the failure of the store, denies.
+    /// Rejects a request that is denied by a policy or because the store failed.
     fn reject_denied<B>(
         &self,
         config: &RateLimitConfig,
@@ -214,7 +214,7 @@ impl<'a> LimitCheck<'a> {
         note
     }
 
-    /// Joins the queue if the request has to wait for its turn.
+    /// Joins the queue if the request must wait for its turn.
     #[inline]
     fn enqueue(
         &self,
@@ -231,7 +231,7 @@ impl<'a> LimitCheck<'a> {
         }
     }
 
-    /// Returns the charges, if a store has admitted the request.
+    /// Returns the charges if a store admitted the request.
     fn paid(&self, config: &RateLimitConfig, ruling: &Ruling<'_>) -> Option<Paid> {
         let admitted = ruling.charged()?;
         let (partition, set) = (self.partition, self.set.shared());

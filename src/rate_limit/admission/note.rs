@@ -8,9 +8,8 @@ use super::{charged::Paid, settlement::Bill};
 use crate::{
     core::{
         http::{
-            body::ResponseBody,
-            meant_status::meant_status,
-            rejection::{Dialect, Rejection, Responder},
+            body::ResponseBody, meant_status::meant_status, rejection::Rejection,
+            responder::RejectionTarget,
         },
         record::{RateLimitOutcome, RecordHandle, RecordedRateLimit},
         store_api::store_key::StoreKey,
@@ -22,23 +21,23 @@ use crate::{
 #[derive(Debug, Default)]
 pub(in crate::rate_limit) struct Note {
     lines: LimitLines,
-    /// The outcome in the request's record. The response has a copy of it, unless it has that of a
-    /// limiter further inside.
+    /// The outcome in the request's record. It is copied to the response, unless an inner limiter
+    /// inserted its own.
     recorded: Option<RecordedRateLimit>,
     extra: Option<Box<NoteExtra>>,
 }
 
-/// The part of a note that most responses do not need.
+/// The optional part of a note. Most responses do not need it.
 #[derive(Debug, Default)]
 struct NoteExtra {
     /// The outcome of a request without a record.
     outcome: Option<RateLimitOutcome>,
-    // Settles when it is dropped.
+    /// Settled when it is dropped.
     bill: Option<Bill>,
     auth: Option<AuthJudgment>,
 }
 
-/// The partition that is charged with a denial if the response tells that authentication failed.
+/// The partition that is charged a denial if the response reports failed authentication.
 struct AuthJudgment {
     config: Arc<RateLimitConfig>,
     partition: StoreKey,
@@ -46,11 +45,10 @@ struct AuthJudgment {
     version: Version,
 }
 
-/// A request that is rejected.
+/// A rejected request.
 pub(in crate::rate_limit) struct RejectedRequest {
     rejection: Rejection,
-    dialect: Dialect,
-    responder: Responder,
+    target: RejectionTarget,
     note: Note,
 }
 
@@ -70,7 +68,8 @@ impl Note {
         }
     }
 
-    /// The same, with the outcome in the extensions of the request and of the response.
+    /// Creates the note of an admitted request, with the outcome in the extensions of the request
+    /// and of the response.
     pub(super) fn exposed(
         extensions: &mut Extensions,
         lines: LimitLines,
@@ -99,13 +98,21 @@ impl Note {
         }
     }
 
-    /// Settles the charges once the response has ended.
+    /// Returns the decisions of the policies.
+    fn outcome(&self) -> Option<RateLimitOutcome> {
+        match &self.recorded {
+            Some(recorded) => recorded.outcome(),
+            None => self.extra.as_ref()?.outcome.clone(),
+        }
+    }
+
+    /// Settles the charges when the response ends.
     pub(crate) fn settle(&mut self, paid: Paid, extensions: &mut Extensions) {
         let bill = Bill::open(paid, extensions);
         self.extra.get_or_insert_default().bill = Some(bill);
     }
 
-    /// Counts a denial of the partition if the response tells that authentication failed.
+    /// Counts a denial of the partition if the response reports failed authentication.
     pub(super) fn judge_auth(
         &mut self,
         config: &Arc<RateLimitConfig>,
@@ -147,7 +154,7 @@ impl NoteExtra {
     }
 }
 
-/// Inserts the outcome that the record has, unless that of a limiter further inside is there.
+/// Inserts the outcome of the record, unless an inner limiter inserted its own.
 #[inline(never)]
 fn insert_recorded(recorded: &RecordedRateLimit, extensions: &mut Extensions) {
     if extensions.get::<RateLimitOutcome>().is_none()
@@ -157,7 +164,7 @@ fn insert_recorded(recorded: &RecordedRateLimit, extensions: &mut Extensions) {
     }
 }
 
-/// Inserts the outcome, unless that of a limiter further inside is there.
+/// Inserts the outcome, unless an inner limiter inserted its own.
 fn insert_outcome(outcome: Option<RateLimitOutcome>, extensions: &mut Extensions) {
     if let Some(outcome) = outcome {
         extensions.get_or_insert_with(|| outcome);
@@ -181,22 +188,21 @@ impl fmt::Debug for AuthJudgment {
 }
 
 impl RejectedRequest {
-    pub(crate) fn new(
-        rejection: Rejection,
-        dialect: Dialect,
-        responder: Responder,
-        note: Note,
-    ) -> Self {
+    pub(crate) fn new(rejection: Rejection, target: RejectionTarget, note: Note) -> Self {
         Self {
             rejection,
-            dialect,
-            responder,
+            target,
             note,
         }
     }
 
     pub(in crate::rate_limit) fn into_response<B>(self) -> Response<ResponseBody<B>> {
-        let mut response = self.rejection.into_response(self.dialect, &self.responder);
+        let outcome = self
+            .target
+            .is_custom()
+            .then(|| self.note.outcome())
+            .flatten();
+        let mut response = self.target.respond(&self.rejection, outcome.as_ref());
         let Note {
             lines,
             recorded,

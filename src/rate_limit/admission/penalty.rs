@@ -8,7 +8,7 @@ use crate::{
     core::{
         audit::{Audit, AuditEvent},
         error::ConfigError,
-        http::rejection::Rejection,
+        http::rejection::{Rejection, RejectionKind},
         record::PolicyOutcome,
         store_api::store_key::StoreKey,
     },
@@ -20,12 +20,12 @@ use crate::{
     },
 };
 
-/// Bans partitions that are denied too often.
+/// The configuration of bans for partitions that are denied too often.
 ///
-/// Denials and bans are counted in the limiter's store, by the partition of its policies, so all
-/// instances on one store share them. Partitions that were never denied take no memory. A ban ends
-/// after its duration, whatever the partition does meanwhile, and the count of denials restarts at
-/// zero. While the store fails, no partition is banned.
+/// Denials and bans are counted in the limiter's store, in the same partitions as the policies, so
+/// all instances on one store share them. Partitions without denials take no memory. A ban ends
+/// after its duration: requests during the ban do not extend it. The count of denials then restarts
+/// at zero. While the store fails, no partition is banned.
 ///
 /// ```
 /// use std::time::Duration;
@@ -50,7 +50,9 @@ pub struct Penalty {
 }
 
 impl Penalty {
-    /// Bans after this many denials, at least 1. By default within 1 minute, and for 10 minutes.
+    /// Creates a penalty that bans a partition after this many denials, which must be at least 1.
+    ///
+    /// Defaults to denials within 1 minute and bans for 10 minutes.
     pub fn after(denials: u64) -> Self {
         Self {
             name: "penalty".to_owned(),
@@ -62,7 +64,7 @@ impl Penalty {
         }
     }
 
-    /// Sets the window that counts denials. Defaults to 1 minute.
+    /// Sets the window in which denials are counted. Defaults to 1 minute.
     pub fn denials_within(mut self, window: Duration) -> Self {
         self.within = window;
         self
@@ -74,29 +76,29 @@ impl Penalty {
         self
     }
 
-    /// Counts responses of `401` and `403` as denials too. The limiter must be outside of the layer
-    /// that authenticates. Off by default.
+    /// Counts `401` and `403` responses as denials. The limiter must be outside of the layer that
+    /// authenticates. Off by default.
     ///
-    /// Rejections by a layer of this crate count by their HTTP status, even if the client receives a
-    /// gRPC status instead. Over HTTP/2, the gRPC statuses `UNAUTHENTICATED` and `PERMISSION_DENIED` in
-    /// the head of a response count as well.
+    /// Rejections by a layer of this crate count by their HTTP status, even if the client receives
+    /// a gRPC status instead. Over HTTP/2, the gRPC statuses `UNAUTHENTICATED` and
+    /// `PERMISSION_DENIED` in the head of a response count as well.
     pub fn failed_auth(mut self) -> Self {
         self.failed_auth = true;
         self
     }
 
-    /// Rejects banned requests with `403`. Defaults to `429`. Both have `Retry-After`.
+    /// Rejects banned requests with `403`. Defaults to `429`. Both contain `Retry-After`.
     pub fn forbid(mut self) -> Self {
         self.forbids = true;
         self
     }
 
-    /// Sets the name under which the ban appears in audit events, records and responses. Defaults to
-    /// `penalty`.
+    /// Sets the name of the ban in audit events, records and responses: at most 48 bytes. Defaults
+    /// to `penalty`.
     ///
-    /// Limiters on one store whose penalties have the same name and the same [`ban_for`](Self::ban_for)
-    /// share the bans of a partition. Penalties whose bans last for different times never affect one
-    /// another.
+    /// Limiters on one store share the bans of a partition if their penalties have the same name
+    /// and the same [`ban_for`](Self::ban_for). Penalties with different ban durations never affect
+    /// one another.
     pub fn name(mut self, name: impl Into<String>) -> Self {
         self.name = name.into();
         self
@@ -107,15 +109,15 @@ impl Penalty {
             return Err(ConfigError::new(
                 "penalty",
                 &self.name,
-                "a penalty is named by at most 48 characters",
+                "the name of a penalty has at most 48 bytes",
             )
-            .fix("give a shorter name"));
+            .fix("use a shorter name"));
         }
         let denials = Quota::new(self.denials, self.within);
         let ban = Quota::new(1, self.ban_for);
         let denials = Policy::fixed_window(&format!("{} denials", self.name), denials)?;
         Ok(Bans {
-            // A ban resets them: they belong to it.
+            // A ban resets the denials, so the scope contains the ban's duration.
             denials: denials.scope(&format!("ban of {:?}", self.ban_for)),
             ban: Policy::fixed_window(&self.name, ban)?.scope("ban"),
             failed_auth: self.failed_auth,
@@ -128,14 +130,14 @@ impl Penalty {
 #[derive(Clone, Debug)]
 pub(crate) struct Bans {
     denials: Policy,
-    // One window of it is a ban.
+    /// One window of this policy is one ban.
     ban: Policy,
     failed_auth: bool,
     forbids: bool,
 }
 
 impl Bans {
-    /// Returns the policy whose decision at cost 0 tells whether there is a ban.
+    /// Returns the policy whose decision at cost 0 shows an active ban.
     pub(crate) fn policy(&self) -> &Policy {
         &self.ban
     }
@@ -145,19 +147,19 @@ impl Bans {
         [&self.denials, &self.ban]
     }
 
-    /// Returns whether responses may count as denials.
+    /// Returns `true` if responses can count as denials.
     pub(crate) fn counts_auth(&self) -> bool {
         self.failed_auth
     }
 
-    /// Returns whether a response of this status counts as a denial.
+    /// Returns `true` if a response with this status counts as a denial.
     pub(crate) fn count(&self, status: StatusCode) -> bool {
         self.failed_auth && matches!(status, StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN)
     }
 
-    /// Returns the rejection of a banned request, if the decision tells of a ban.
-    pub(crate) fn rejection(&self, said: &Decision) -> Option<(Rejection, PolicyOutcome)> {
-        if said.remaining() > 0 {
+    /// Returns the rejection of a banned request, if the decision shows an active ban.
+    pub(crate) fn rejection(&self, ban: &Decision) -> Option<(Rejection, PolicyOutcome)> {
+        if ban.remaining() > 0 {
             return None;
         }
         let status = match self.forbids {
@@ -171,9 +173,10 @@ impl Bans {
             ),
             "Request not satisfied due to detection of abnormal request pattern",
         )
-        .retry_after(said.reset_after())
+        .with_kind(RejectionKind::Banned)
+        .retry_after(ban.reset_after())
         .extension_member("violated-policies", [self.ban.name()]);
-        let wait = said.reset_after();
+        let wait = ban.reset_after();
         let name = Arc::clone(self.ban.shared_name());
         let outcome = PolicyOutcome::denied(name, 1, 0, Some(wait), wait);
         Some((rejection, outcome))
@@ -191,7 +194,7 @@ impl Bans {
         stores.run(Box::pin(bans.denied(store, partition, subject, audit)));
     }
 
-    /// Counts a denial, and raises a ban if there are too many. A call that fails is not repeated.
+    /// Counts a denial, and raises a ban if there are too many. A failed store call is not retried.
     async fn denied(
         self: Arc<Self>,
         store: Arc<dyn RateLimitStore>,

@@ -1,4 +1,4 @@
-//! The queue of requests that wait for their turns.
+//! The queue of requests that wait for their turn.
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -17,13 +17,12 @@ use crate::core::{
     store_api::store_key::StoreKey,
 };
 
-/// The requests of a limiter that wait for their turns, in the order of their turns for each
-/// partition.
+/// The waiting requests of a limiter, ordered by turn within each partition.
 ///
-/// The store has assigned each request its turn. A request that leaves before its turn passes it to
-/// the next one, which passes on its own, so that all requests behind move up. The last turn is
-/// refunded. (A store that other processes share accepts the refund only if none of their requests
-/// is behind.)
+/// The store assigns the turns. A request that leaves before its turn passes the turn to the next
+/// request, which passes its own turn on, so that all requests behind it move up. The last turn is
+/// refunded. (A shared store accepts the refund only if no request of another process is behind
+/// it.)
 pub(crate) struct TurnQueue {
     runtime: Arc<dyn Runtime>,
     max_waiters: usize,
@@ -40,30 +39,30 @@ struct Waiters {
 type QueueEntry = Mutex<QueueEntryState>;
 
 struct QueueEntryState {
-    /// Absent once the turn has come.
+    /// `None` after the turn arrived.
     turn: Option<QueueTurn>,
     waker: Option<Waker>,
 }
 
-/// A turn: its charges, and the time until it comes.
+/// A turn: its charges, and the sleep until it arrives.
 struct QueueTurn {
     paid: Paid,
     sleep: Task,
 }
 
-/// A request in the queue. Leaves the queue if it is dropped before its turn comes.
+/// A request in the queue. Leaves the queue if it is dropped before its turn.
 pub(crate) struct Waiter {
     queue: Arc<TurnQueue>,
     partition: StoreKey,
     entry: Arc<QueueEntry>,
 }
 
-/// The turns and wakers that change when a request leaves.
+/// The unused turn and the affected wakers after a request left.
 #[derive(Default)]
 struct QueueDeparture {
-    /// The turn that no request needs any more.
+    /// The turn that no request uses.
     unused: Option<QueueTurn>,
-    /// Requests whose turns have changed.
+    /// The wakers of requests with an earlier turn than before.
     moved: Vec<Waker>,
 }
 
@@ -76,7 +75,7 @@ impl TurnQueue {
         }
     }
 
-    /// Adds a request whose turn comes after this delay. If the queue is full, returns `None` and
+    /// Adds a request whose turn is after this delay. If the queue is full, returns `None` and
     /// refunds the charges.
     pub(crate) fn join(self: &Arc<Self>, paid: Paid, delay: Duration) -> Option<Waiter> {
         let mut waiters = self.lock();
@@ -96,7 +95,7 @@ impl TurnQueue {
     }
 
     fn lock(&self) -> MutexGuard<'_, Waiters> {
-        // Each change is one step, so a panic leaves no change half done.
+        // Each change is atomic, so a panic leaves the state consistent.
         self.waiters.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -104,7 +103,7 @@ impl TurnQueue {
 impl Waiters {
     fn insert(&mut self, turn: QueueTurn) -> Arc<QueueEntry> {
         let entries = self.partitions.entry(*turn.paid.partition()).or_default();
-        // Requests may arrive here in another order than that of their turns.
+        // Requests can arrive in a different order than their turns.
         let is_after = |entry: &&Arc<QueueEntry>| {
             let other = lock(entry);
             let other = other.turn.as_ref();
@@ -120,7 +119,7 @@ impl Waiters {
         entry
     }
 
-    /// Removes a request. If its turn has not come, the requests behind move up.
+    /// Removes a request. If it left before its turn, the requests behind it move up.
     fn remove(&mut self, partition: &StoreKey, entry: &Arc<QueueEntry>) -> QueueDeparture {
         let Some(entries) = self.partitions.get_mut(partition) else {
             return QueueDeparture::default();
@@ -141,7 +140,7 @@ impl Waiters {
     }
 }
 
-/// Passes a turn to the first of these requests, whose own turn is passed on in the same way.
+/// Passes a turn to the first of these requests, and that request's turn to the next.
 fn pass_on<'a>(
     mut turn: QueueTurn,
     behind: impl Iterator<Item = &'a Arc<QueueEntry>>,
@@ -172,7 +171,7 @@ impl Waiter {
 }
 
 impl Future for Waiter {
-    /// The charges, which are refunded unless the request is admitted.
+    /// The charges. They are refunded unless the request is admitted.
     type Output = Deposit;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Deposit> {

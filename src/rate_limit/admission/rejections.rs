@@ -5,36 +5,40 @@ use std::{borrow::Cow, sync::atomic::AtomicBool, time::Duration};
 use http::StatusCode;
 
 use crate::{
-    core::{http::rejection::Rejection, notice},
+    core::{
+        http::rejection::{Rejection, RejectionKind},
+        notice,
+    },
     rate_limit::{
         decision::decision::{Decision, Decisions},
         policy::{policy::Policy, policy_set::PolicySet},
     },
 };
 
-/// The time after which a request may be repeated that a failure of the store has rejected.
+/// The `Retry-After` of a request that is rejected because the store failed.
 const STORE_RETRY_AFTER: Duration = Duration::from_secs(1);
 
-/// Reported once, because a list that a function chooses is not known when the limiter is built.
-const RUNTIME_MISSING: &str = "a function chose a rate limit with a queue, and there is nothing \
-    to wait by: give the limiter a `runtime`, or turn on the feature `tokio`";
+/// Reported at runtime, because the policies that a function chooses are unknown at build time.
+const RUNTIME_MISSING: &str = "`policies_with` returned a policy with a queue, and the limiter \
+    has no runtime: set `runtime`, or enable the feature `tokio`";
 
-/// Returns the rejection of a request that the limiter's own store denies.
+/// Returns the rejection of a request that the limiter's main store denies.
 pub(super) fn quota_exceeded(
     set: &PolicySet,
     decisions: &Decisions,
     jitter: Duration,
 ) -> Rejection {
     if denying(set, decisions).any(|(_, decision)| decision.is_unsatisfiable()) {
-        return exceeded(set, decisions).detail("The request costs more than the quota ever holds");
+        return exceeded(set, decisions)
+            .detail("The cost of the request exceeds the capacity of the quota");
     }
     exceeded(set, decisions).retry_after(longest_wait(set, decisions).saturating_add(jitter))
 }
 
 /// Returns the rejection of a request that the local store denies.
 ///
-/// A request that costs more than the share of an instance is admitted once the store is available
-/// again, so there is always a time to retry.
+/// It always has a `Retry-After`: a request that costs more than the share of an instance can be
+/// admitted when the store is available again.
 pub(super) fn local_quota_exceeded(
     set: &PolicySet,
     decisions: &Decisions,
@@ -50,6 +54,7 @@ fn exceeded(set: &PolicySet, decisions: &Decisions) -> Rejection {
         Cow::Borrowed("https://iana.org/assignments/http-problem-types#quota-exceeded"),
         "Request cannot be satisfied as assigned quota has been exceeded",
     )
+    .with_kind(RejectionKind::QuotaExceeded)
     .extension_member(
         "violated-policies",
         denying(set, decisions).map(|(policy, _)| policy.name()),
@@ -77,16 +82,18 @@ pub(crate) fn store_failed() -> Rejection {
         "rate-limit-unavailable",
         "Rate limits cannot be checked at the moment",
     )
+    .with_kind(RejectionKind::StoreUnavailable)
     .retry_after(STORE_RETRY_AFTER)
 }
 
-/// Returns the rejection of a request that would have to wait this long among too many others.
+/// Returns the rejection of a request whose turn is after this delay, if the queue is full.
 pub(crate) fn queue_full(delay: Duration) -> Rejection {
     Rejection::new(
         StatusCode::SERVICE_UNAVAILABLE,
         Cow::Borrowed("https://iana.org/assignments/http-problem-types#temporary-reduced-capacity"),
-        "Too many requests wait for their turn",
+        "Too many requests are waiting in the queue",
     )
+    .with_kind(RejectionKind::QueueFull)
     .retry_after(delay)
 }
 
@@ -94,25 +101,28 @@ pub(super) fn caller_denied() -> Rejection {
     Rejection::new(
         StatusCode::FORBIDDEN,
         "caller-denied",
-        "This caller is not let in",
+        "This caller is denied access",
     )
+    .with_kind(RejectionKind::CallerDenied)
 }
 
-/// Returns the rejection of a request for which a function chose a queue, and nothing can wait.
+/// Returns the rejection of a request for which a function chose a queue without a runtime.
 pub(super) fn runtime_missing() -> Rejection {
     static IS_REPORTED: AtomicBool = AtomicBool::new(false);
     notice::once(&IS_REPORTED, || RUNTIME_MISSING.to_owned());
     Rejection::new(
         StatusCode::INTERNAL_SERVER_ERROR,
         "rate-limit-misconfigured",
-        "The server cannot let requests wait for their turn",
+        "The server cannot queue requests",
     )
+    .with_kind(RejectionKind::Internal)
 }
 
 pub(super) fn address_unknown() -> Rejection {
     Rejection::new(
         StatusCode::INTERNAL_SERVER_ERROR,
         "client-address-unknown",
-        "The server does not know who is connected",
+        "The server cannot determine the client address",
     )
+    .with_kind(RejectionKind::Internal)
 }

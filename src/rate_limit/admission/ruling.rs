@@ -1,4 +1,4 @@
-//! The ruling on a request: the decisions of a store, or the rule for its failure.
+//! The ruling on a request: the decisions of a store, or the configured handling of its failure.
 
 use std::{sync::Arc, time::Duration};
 
@@ -25,12 +25,13 @@ use crate::{
 pub(in crate::rate_limit) struct Ruling<'a> {
     decision: RateLimitDecision,
     set: &'a PolicySet,
-    /// Absent if no store has decided.
+    /// `None` if no store decided.
     decisions: Option<&'a Decisions>,
 }
 
 impl<'a> Ruling<'a> {
-    /// `admit_undecided` returns whether the request passes if no store has decided.
+    /// Creates the ruling from the reply of a store. `admit_undecided` returns `true` if the
+    /// request is admitted when no store decided.
     #[inline]
     pub(crate) fn new(
         reply: &'a Result<Decisions, StoreError>,
@@ -43,7 +44,7 @@ impl<'a> Ruling<'a> {
             false => RateLimitDecision::FailedClosed(failure),
         };
         let (decision, decisions) = match (reply, store) {
-            (Ok(decisions), DecidingStore::Main) => return Self::of_store(decisions, set),
+            (Ok(decisions), DecidingStore::Main) => return Self::from_decisions(decisions, set),
             (Ok(decisions), DecidingStore::Local(_, failure)) => {
                 let decision = match decisions.is_admitted() {
                     true => RateLimitDecision::LocallyAllowed,
@@ -61,9 +62,12 @@ impl<'a> Ruling<'a> {
         }
     }
 
-    /// Returns the ruling by the decisions of the limiter's own store.
+    /// Creates the ruling from the decisions of the limiter's main store.
     #[inline]
-    pub(in crate::rate_limit) fn of_store(decisions: &'a Decisions, set: &'a PolicySet) -> Self {
+    pub(in crate::rate_limit) fn from_decisions(
+        decisions: &'a Decisions,
+        set: &'a PolicySet,
+    ) -> Self {
         let decision = match decisions.is_admitted() {
             true => RateLimitDecision::Allowed,
             false => RateLimitDecision::Denied,
@@ -85,7 +89,7 @@ impl<'a> Ruling<'a> {
         self.decisions.filter(|decisions| decisions.is_admitted())
     }
 
-    /// Returns the decision on the ban, which the limiter's own store makes after those of the
+    /// Returns the decision on the ban. In the reply of the main store, it follows those of the
     /// policies.
     pub(super) fn ban_decision(&self) -> Option<&'a Decision> {
         match self.decision {
@@ -100,7 +104,7 @@ impl<'a> Ruling<'a> {
         }
     }
 
-    /// Returns the time that an admitted request of these costs waits for its turn.
+    /// Returns the delay of an admitted request with these costs until its turn.
     #[inline]
     pub(in crate::rate_limit) fn delay(&self, costs: &[u64]) -> Duration {
         match self.charged() {
@@ -143,7 +147,7 @@ impl<'a> Ruling<'a> {
         }
     }
 
-    /// Returns the outcome for the record of a request that waits this long for its turn.
+    /// Returns the outcome for the record of a request with this delay.
     pub(in crate::rate_limit) fn outcome(&self, delayed: Duration) -> RateLimitOutcome {
         let each = self.decisions.map_or(&[][..], Decisions::each);
         let policies = self.set.policies().iter().zip(each);
@@ -154,8 +158,8 @@ impl<'a> Ruling<'a> {
         }
     }
 
-    /// Returns the outcome of a request that is denied although the store decided otherwise, with
-    /// more policies that deny.
+    /// Returns the outcome of a request that is denied after the store admitted it, with additional
+    /// denying policies.
     pub(super) fn denied_outcome(
         &self,
         more: impl IntoIterator<Item = PolicyOutcome>,
@@ -180,7 +184,7 @@ impl<'a> Ruling<'a> {
 
 fn audit_denials(set: &PolicySet, decisions: &Decisions, audit: &Audit, extensions: &Extensions) {
     let each = set.policies().iter().zip(decisions.each());
-    let denials = each.filter(|(policy, said)| policy.is_shadow() && !said.is_admitted());
+    let denials = each.filter(|(policy, decision)| policy.is_shadow() && !decision.is_admitted());
     for (policy, _) in denials {
         let caller: Option<&Identity> = extensions.get();
         audit.tell(|| AuditEvent::LimitExceededInShadow {
@@ -190,7 +194,7 @@ fn audit_denials(set: &PolicySet, decisions: &Decisions, audit: &Audit, extensio
     }
 }
 
-/// Returns the part of the outcome that one policy decides.
+/// Returns the outcome of one policy.
 pub(super) fn policy_outcome(policy: &Policy, decision: &Decision) -> PolicyOutcome {
     let name = Arc::clone(policy.shared_name());
     let (limit, remaining) = (policy.capacity(), decision.remaining());

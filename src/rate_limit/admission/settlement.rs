@@ -1,4 +1,4 @@
-//! What a request truly cost, once that is known.
+//! The settlement of a request's cost after its response.
 
 use std::{
     fmt,
@@ -14,21 +14,22 @@ use smallvec::SmallVec;
 use super::charged::Paid;
 use crate::rate_limit::policy::policy_set::PolicySet;
 
-/// Says what a request truly cost; in the extensions of each request that a limiter admits which
-/// [settles](crate::rate_limit::RateLimitLayerBuilder::settle).
+/// A handle that sets the actual cost of a request, in the extensions of each admitted request of a
+/// limiter that [settles](crate::rate_limit::RateLimitLayerBuilder::settle).
 ///
-/// A request is charged an estimate before it goes on. Once the response's body has ended, or the
-/// client has gone away, or the handler has panicked, the difference to what was said here last is
-/// charged or given back; if nothing was said, the estimate stands. What is given back reaches the
-/// estimate's own window, and no later one. What is charged beyond what is left is owed: see
+/// A request is charged an estimate before it reaches the inner service. When the response body
+/// ends, the client disconnects or the handler panics, the difference to the latest cost that was
+/// set is charged or refunded. If no cost was set, the estimate remains charged. A refund applies
+/// to the window of the estimate, and to no later one. A charge can exceed the remaining quota: see
 /// [`Policy::charge`](crate::rate_limit::Policy::charge).
 ///
-/// A clone speaks of the same request. Where several limiters settle, it speaks to all of them.
+/// Clones refer to the same request. If several limiters settle, one settlement sets the cost in
+/// all of them.
 ///
 /// ```
 /// use portcullis::rate_limit::Settlement;
 ///
-/// // In a handler, or in what makes the response's body.
+/// // In a handler, or in the stream that produces the response body.
 /// fn answered(extensions: &http::Extensions, tokens_in: u64, tokens_out: u64) {
 ///     if let Some(settlement) = Settlement::from_extensions(extensions) {
 ///         settlement.set_for("tokens", tokens_in + tokens_out);
@@ -41,60 +42,62 @@ pub struct Settlement {
     tabs: SmallVec<[Arc<Tab>; 1]>,
 }
 
-/// What one limiter was told.
+/// The actual costs of a request in one limiter.
 struct Tab {
     set: Arc<PolicySet>,
     costs: Box<[AtomicU64]>,
 }
 
-/// Nothing was said yet.
+/// The value of a cost that is not set.
 const UNKNOWN: u64 = u64::MAX;
 
 impl Settlement {
-    /// Returns the one in a request's extensions, if a limiter put one there.
+    /// Returns the settlement in the extensions of a request, if a limiter inserted one.
     pub fn from_extensions(extensions: &Extensions) -> Option<&Self> {
         extensions.get()
     }
 
-    /// Says what the request truly cost each policy, in the place of what was said before.
+    /// Sets the actual cost of the request for every policy. Replaces the previous value.
     pub fn set(&self, cost: u64) {
         self.each(
             |_| true,
-            |place| place.store(cost.min(UNKNOWN - 1), Ordering::Relaxed),
+            |known| known.store(cost.min(UNKNOWN - 1), Ordering::Relaxed),
         );
     }
 
-    /// Says what the request truly cost the policy of this name.
+    /// Sets the actual cost of the request for the policy with this name. Replaces the previous
+    /// value.
     pub fn set_for(&self, policy: &str, cost: u64) {
         let named = |name: &str| name == policy;
-        self.each(named, |place| {
-            place.store(cost.min(UNKNOWN - 1), Ordering::Relaxed)
+        self.each(named, |known| {
+            known.store(cost.min(UNKNOWN - 1), Ordering::Relaxed)
         });
     }
 
-    /// Adds to what the request truly cost the policy of this name: for who counts as it goes.
+    /// Adds to the actual cost of the request for the policy with this name. The first call starts
+    /// at zero.
     pub fn add_for(&self, policy: &str, cost: u64) {
-        let more = |said: u64| {
-            let said = if said == UNKNOWN { 0 } else { said };
-            Some(said.saturating_add(cost).min(UNKNOWN - 1))
+        let more = |known: u64| {
+            let known = if known == UNKNOWN { 0 } else { known };
+            Some(known.saturating_add(cost).min(UNKNOWN - 1))
         };
         let named = |name: &str| name == policy;
-        self.each(named, |place| {
-            let _ = place.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more);
+        self.each(named, |known| {
+            let _ = known.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more);
         });
     }
 
-    fn each(&self, which: impl Fn(&str) -> bool, tell: impl Fn(&AtomicU64)) {
+    fn each(&self, is_meant: impl Fn(&str) -> bool, update: impl Fn(&AtomicU64)) {
         for tab in &self.tabs {
             let policies = tab.set.policies().iter().zip(&tab.costs);
             policies
-                .filter(|(policy, _)| which(policy.name()))
-                .for_each(|(_, place)| tell(place));
+                .filter(|(policy, _)| is_meant(policy.name()))
+                .for_each(|(_, cost)| update(cost));
         }
     }
 }
 
-/// Settles when it is dropped.
+/// A charge that is settled when the bill is dropped.
 #[derive(Debug)]
 pub(super) struct Bill {
     paid: Paid,
@@ -102,7 +105,7 @@ pub(super) struct Bill {
 }
 
 impl Bill {
-    /// Opens a bill, and puts what may be said of it into the request's extensions.
+    /// Creates a bill, and inserts its [`Settlement`] into the extensions of the request.
     pub(crate) fn open(paid: Paid, extensions: &mut Extensions) -> Self {
         let unknown = |_: &_| AtomicU64::new(UNKNOWN);
         let tab = Arc::new(Tab {
@@ -119,13 +122,13 @@ impl Bill {
 
 impl Drop for Bill {
     fn drop(&mut self) {
-        let said = self
+        let costs = self
             .tab
             .costs
             .iter()
             .map(|cost| cost.load(Ordering::Relaxed));
         self.paid
-            .settle(said.map(|cost| (cost != UNKNOWN).then_some(cost)));
+            .settle(costs.map(|cost| (cost != UNKNOWN).then_some(cost)));
     }
 }
 

@@ -10,7 +10,7 @@ use super::{
 };
 use crate::{
     core::{
-        http::rejection::{Dialect, Rejection},
+        http::{rejection::Rejection, responder::RejectionTarget},
         record::{RateLimitDecision, RateLimitOutcome, RecordHandle},
         store_api::{store_future::Pending, store_key::StoreKey},
     },
@@ -20,30 +20,30 @@ use crate::{
     },
 };
 
-/// An admission that waits.
+/// A pending admission.
 ///
 /// ```text
 /// (begin)  => Choosing | Deciding | Queued | end
-/// Choosing => Deciding | Queued | end              the policies are found
-/// Deciding => Deciding | Queued | end              the store has replied
-/// Queued   => Called                                      the turn has come
-/// Called   => end                                  the inner service is ready
+/// Choosing => Deciding | Queued | end     the lookup of the policies completed
+/// Deciding => Deciding | Queued | end     the store replied
+/// Queued   => Called                      the turn of the request arrived
+/// Called   => end                         the inner service is ready
 /// ```
 ///
 /// `Deciding` follows itself at most once: if the store fails, the local store decides. A reply
-/// that is available at once is decided at once, without a state between.
+/// that is available immediately needs no pending state.
 pub(crate) enum PendingAdmission {
-    /// Waits for the policies that a function looks up.
+    /// Waits for the lookup of the policies by a function.
     Choosing(PolicyLookup),
     /// Waits for the reply of a store.
     Deciding(Pending<Decisions>, LimitCheck<'static>),
     /// Waits for its turn in a queue.
     Queued(Waiter, Note),
-    /// Its turn has come. Waits for the inner service to be ready.
+    /// The turn arrived. Waits until the inner service is ready.
     Called(Deposit, Note),
 }
 
-/// A request that a store decides.
+/// A request that is checked by a store.
 pub(crate) struct LimitCheck<'a> {
     pub(super) partition: StoreKey,
     pub(super) set: Chosen<'a>,
@@ -59,9 +59,9 @@ pub(crate) enum Progress {
 
 /// The end of an admission.
 pub(crate) enum AdmissionEnd {
-    /// Calls the inner service, and applies the note to its response.
+    /// Calls the inner service and applies the note to its response.
     Admit(Note),
-    /// Responds in place of the inner service.
+    /// Returns a rejection without calling the inner service.
     Reject(Box<RejectedRequest>),
 }
 
@@ -86,12 +86,12 @@ impl Progress {
         rejection: Rejection,
         note: Note,
     ) -> Self {
-        let responder = config.responses.responder.clone();
-        let rejected = RejectedRequest::new(rejection, Dialect::from(request), responder, note);
+        let target = RejectionTarget::new(request, config.responses.responder.get());
+        let rejected = RejectedRequest::new(rejection, target, note);
         Self::End(AdmissionEnd::Reject(Box::new(rejected)))
     }
 
-    /// Rejects a request that no store has decided.
+    /// Rejects a request that no store decided.
     pub(super) fn reject_undecided<B>(
         config: &RateLimitConfig,
         request: &Request<B>,

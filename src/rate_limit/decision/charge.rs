@@ -1,4 +1,4 @@
-//! Several policies on one request: denied by one, charged to none.
+//! Joint decisions of several policies on one request.
 
 use smallvec::SmallVec;
 
@@ -8,34 +8,34 @@ use super::{
 };
 use crate::{core::time::Timestamp, rate_limit::policy::policy::Policy};
 
-/// What a request asks of one policy.
+/// The charge of one request to one policy.
 #[derive(Clone, Copy, Debug)]
 pub struct Charge<'a> {
     /// The policy.
     pub policy: &'a Policy,
-    /// How much the request costs; with zero nothing is charged.
+    /// The cost of the request. With a cost of zero, nothing is charged.
     pub cost: u64,
 }
 
 impl<'a> Charge<'a> {
-    /// Creates a charge of this much.
+    /// Creates a charge with this cost.
     pub fn new(policy: &'a Policy, cost: u64) -> Self {
         Self { policy, cost }
     }
 
-    /// Returns whether this decision lets the request pass.
+    /// Returns `true` if the request passes the policy by this decision.
     fn passes(&self, decision: &Decision) -> bool {
         decision.is_admitted() || self.policy.is_shadow()
     }
 }
 
-/// Decides a request by all its policies at once, and writes what to remember into the states.
+/// Decides a request by all its policies together, and updates the states.
 ///
-/// The states stand in the order of the charges. If one policy denies, none is charged; what the
-/// others say is then what they had left before. A policy that only watches denies nothing, and is
-/// charged if the others admit and it would.
+/// The states are in the order of the charges. If one policy denies, none is charged, and the
+/// decisions of the others contain their previous remaining quota. A policy in shadow mode denies
+/// no request, and is charged if the other policies and its own decision admit the request.
 ///
-/// A store reads all states, asks this, and writes them all back, as one step.
+/// A store reads all states, calls this function, and writes all states back, in one atomic step.
 ///
 /// ```
 /// use portcullis::{
@@ -58,7 +58,7 @@ impl<'a> Charge<'a> {
 ///
 /// # Panics
 ///
-/// If there are fewer states than charges.
+/// Panics if there are fewer states than charges.
 #[inline]
 pub fn decide_all(charges: &[Charge<'_>], states: &mut [State], now: Timestamp) -> Decisions {
     if let ([charge], [state, ..]) = (charges, &mut *states) {
@@ -69,61 +69,61 @@ pub fn decide_all(charges: &[Charge<'_>], states: &mut [State], now: Timestamp) 
     settle(charges, states, now)
 }
 
-/// What a store remembers of one partition under one policy.
+/// The stored usage of one partition under one policy.
 #[derive(Debug)]
 pub enum StateRef<'a> {
-    /// Three words: any policy can be decided on them.
+    /// A state of three words. Every policy can decide on it.
     State(&'a mut State),
-    /// A log, for a policy that [keeps one](Policy::requires_log).
+    /// A log, for a policy that [requires one](Policy::requires_log).
     Log(&'a mut Log),
 }
 
-/// Decides as [`decide_all`] does, for a store that also keeps logs.
+/// Decides like [`decide_all`], for a store that also stores logs.
 ///
 /// # Panics
 ///
-/// If there are fewer memories than charges, or a log for a policy that keeps none.
+/// Panics if there are fewer states than charges, or a log for a policy that does not use one.
 pub fn decide_all_with_logs(
     charges: &[Charge<'_>],
-    memories: &mut [StateRef<'_>],
+    states: &mut [StateRef<'_>],
     now: Timestamp,
 ) -> Decisions {
-    settle(charges, memories, now)
+    settle(charges, states, now)
 }
 
-/// What is decided on and written, in whatever form.
+/// A stored state of any form.
 trait Recall {
-    /// What would be remembered after the charge.
+    /// The change that the charge would make.
     type Next;
 
-    /// Decides a charge, and does not yet remember it.
+    /// Decides a charge without storing it.
     fn decide(&mut self, charge: &Charge<'_>, now: Timestamp) -> (Decision, Self::Next);
 
-    /// Remembers the charge.
-    fn keep(&mut self, charge: &Charge<'_>, now: Timestamp, next: Self::Next);
+    /// Stores the charge.
+    fn store(&mut self, charge: &Charge<'_>, now: Timestamp, next: Self::Next);
 }
 
-fn settle<R: Recall>(charges: &[Charge<'_>], memories: &mut [R], now: Timestamp) -> Decisions {
-    assert!(charges.len() <= memories.len(), "each charge has a memory");
+fn settle<R: Recall>(charges: &[Charge<'_>], states: &mut [R], now: Timestamp) -> Decisions {
+    assert!(charges.len() <= states.len(), "each charge has a state");
     let decided: SmallVec<[(Decision, R::Next); 4]> = charges
         .iter()
-        .zip(&mut *memories)
-        .map(|(charge, memory)| memory.decide(charge, now))
+        .zip(&mut *states)
+        .map(|(charge, state)| state.decide(charge, now))
         .collect();
     let admitted = charges
         .iter()
         .zip(&decided)
         .all(|(charge, (decision, _))| charge.passes(decision));
-    let settled = charges.iter().zip(memories).zip(decided);
-    let each = settled.map(|((charge, memory), (decision, next))| {
+    let settled = charges.iter().zip(states).zip(decided);
+    let each = settled.map(|((charge, state), (decision, next))| {
         if admitted || !decision.is_admitted() {
-            memory.keep(charge, now, next);
+            state.store(charge, now, next);
             return decision;
         }
-        // Not charged after all: what the policy has left is what it had before.
+        // Another policy denied, so the remaining quota is the previous one.
         let peek = Charge { cost: 0, ..*charge };
-        let (decision, kept) = memory.decide(&peek, now);
-        memory.keep(&peek, now, kept);
+        let (decision, unchanged) = state.decide(&peek, now);
+        state.store(&peek, now, unchanged);
         decision
     });
     Decisions::new(admitted, now, each)
@@ -136,13 +136,13 @@ impl Recall for State {
         charge.policy.decide(*self, now, charge.cost)
     }
 
-    fn keep(&mut self, _: &Charge<'_>, _: Timestamp, next: State) {
+    fn store(&mut self, _: &Charge<'_>, _: Timestamp, next: State) {
         *self = next;
     }
 }
 
 impl Recall for StateRef<'_> {
-    /// A state; for a log, whether to record the charge.
+    /// The next state; for a log, `true` if the charge is to be recorded.
     type Next = Result<State, bool>;
 
     fn decide(&mut self, charge: &Charge<'_>, now: Timestamp) -> (Decision, Self::Next) {
@@ -155,13 +155,13 @@ impl Recall for StateRef<'_> {
                 let algorithm = charge.policy.algorithm();
                 let decision = algorithm
                     .decide_log(log, now, charge.cost)
-                    .expect("a log is only given to a policy that keeps one");
+                    .expect("a log is only passed to a policy that uses one");
                 (decision, Err(decision.is_admitted()))
             }
         }
     }
 
-    fn keep(&mut self, charge: &Charge<'_>, now: Timestamp, next: Self::Next) {
+    fn store(&mut self, charge: &Charge<'_>, now: Timestamp, next: Self::Next) {
         match (self, next) {
             (Self::State(state), Ok(next)) => **state = next,
             (Self::Log(log), Err(true)) => {

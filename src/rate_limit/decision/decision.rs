@@ -1,21 +1,21 @@
-//! What a limiter answers.
+//! The decisions of a limiter.
 
 use std::{fmt, time::Duration};
 
 use crate::core::time::Timestamp;
 
-/// What one policy says of one request.
+/// The decision of one policy on one request.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub struct Decision {
-    // Three words, because each request moves some of these: what remains is below 2^53, and so
-    // leaves room for the verdict.
+    // Three words, because each request copies several decisions. The remaining quota is below
+    // 2^53, so the upper bits can store the verdict.
     remaining_and_verdict: u64,
     reset_after_micros: u64,
-    /// Of a charge, the moment from which it is forgotten; of a denial, how long to wait.
+    /// For an admission, the time at which the charge expires; for a denial, the time to wait.
     detail_micros: u64,
 }
 
-/// The bits of the word in which the verdict stands.
+/// The position of the verdict's bits in the first word.
 const VERDICT_SHIFT: u32 = 62;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -25,33 +25,36 @@ enum DecisionKind {
     Never,
 }
 
-/// Says which charge a refund is for, so that it never lands in a later window.
+/// The receipt of a charge. A refund with it applies to that charge, and never to a later window.
 ///
-/// To a store it is one number: the moment from which the charge is forgotten anyway.
+/// For a store, it is one number: the time at which the charge expires.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Receipt(Timestamp);
 
 impl Receipt {
-    /// Creates the receipt of a charge that is forgotten from this moment on.
+    /// Creates the receipt of a charge that expires at this time.
     pub const fn new(expires_at: Timestamp) -> Self {
         Self(expires_at)
     }
 
-    /// Returns the moment from which the charge is forgotten.
+    /// Returns the time at which the charge expires.
     pub const fn expires_at(self) -> Timestamp {
         self.0
     }
 }
 
 impl Decision {
-    /// Creates the decision of a policy that admits.
+    /// Creates the decision of a policy that admits the request.
     ///
-    /// What remains, and how long until the quota is whole again, are meant after the charge.
+    /// `remaining` is the quota after the charge, and `reset_after` the time until the full quota
+    /// is available again.
     pub fn admitted(remaining: u64, reset_after: Duration, receipt: Receipt) -> Self {
         Self::admitted_micros(remaining, micros(reset_after), receipt.0)
     }
 
-    /// Creates the decision of a policy that denies. `None` for a request that it never admits.
+    /// Creates the decision of a policy that denies the request.
+    ///
+    /// `retry_after` is `None` for a request that the policy never admits.
     pub fn denied(remaining: u64, reset_after: Duration, retry_after: Option<Duration>) -> Self {
         let reset_after = micros(reset_after);
         match retry_after {
@@ -99,29 +102,30 @@ impl Decision {
         }
     }
 
-    /// Returns whether the policy admits the request.
+    /// Returns `true` if the policy admits the request.
     #[inline]
     pub fn is_admitted(&self) -> bool {
         self.verdict() == DecisionKind::Admitted
     }
 
-    /// Returns how much is left, rounded down.
+    /// Returns the remaining quota, rounded down.
     #[inline]
     pub fn remaining(&self) -> u64 {
         self.remaining_and_verdict & ((1 << VERDICT_SHIFT) - 1)
     }
 
-    /// Returns how long until the quota is whole again, if nothing more is spent.
+    /// Returns the time until the full quota is available again, if nothing more is charged.
     pub fn reset_after(&self) -> Duration {
         Duration::from_micros(self.reset_after_micros)
     }
 
-    /// The same, in microseconds.
+    /// Returns [`reset_after`](Self::reset_after) in microseconds.
     pub(super) fn reset_after_micros(&self) -> u64 {
         self.reset_after_micros
     }
 
-    /// Returns for how many seconds no more than what remains can be spent, rounded up.
+    /// Returns the number of seconds, rounded up, for which no more than the remaining quota is
+    /// available.
     #[inline]
     pub(crate) fn effective_secs(&self) -> u64 {
         let micros = match self.verdict() {
@@ -131,9 +135,9 @@ impl Decision {
         micros.div_ceil(1_000_000)
     }
 
-    /// Returns how long until the same request would be admitted, if nothing more is spent.
+    /// Returns the time until the same request would be admitted, if nothing more is charged.
     ///
-    /// `None` if it was admitted, and if it asks for more than the quota ever holds.
+    /// `None` if the request was admitted, or if its cost exceeds the capacity of the policy.
     pub fn retry_after(&self) -> Option<Duration> {
         match self.verdict() {
             DecisionKind::Denied => Some(Duration::from_micros(self.detail_micros)),
@@ -141,12 +145,12 @@ impl Decision {
         }
     }
 
-    /// Returns whether the request asks for more than the quota ever holds.
+    /// Returns `true` if the cost of the request exceeds the capacity of the policy.
     pub fn is_unsatisfiable(&self) -> bool {
         self.verdict() == DecisionKind::Never
     }
 
-    /// Returns the receipt of the charge; that of nothing, if there was none.
+    /// Returns the receipt of the charge, or the default receipt if nothing was charged.
     pub fn receipt(&self) -> Receipt {
         match self.verdict() {
             DecisionKind::Admitted => Receipt(Timestamp::from_micros(self.detail_micros)),
@@ -166,7 +170,7 @@ impl fmt::Debug for Decision {
     }
 }
 
-/// What all policies say of one request: denied by one, charged to none.
+/// The decisions of all policies on one request. If one policy denies, none is charged.
 #[derive(Clone)]
 pub struct Decisions {
     admitted: bool,
@@ -174,7 +178,8 @@ pub struct Decisions {
     each: Each,
 }
 
-/// One for itself, and no room for more: nearly all requests are told one, and it is moved often.
+/// The decisions. Nearly all requests have one, which is stored inline without spare capacity,
+/// because it is moved often.
 #[derive(Clone)]
 enum Each {
     One(Decision),
@@ -182,8 +187,9 @@ enum Each {
 }
 
 impl Decisions {
-    /// Creates the answer to a list of charges, in their order, and says when it was given by the
-    /// store's clock.
+    /// Creates the decisions on a list of charges, in the order of the charges.
+    ///
+    /// `at` is the time of the decision by the store's clock.
     pub fn new(admitted: bool, at: Timestamp, each: impl IntoIterator<Item = Decision>) -> Self {
         let mut each = each.into_iter().fuse();
         let each = match (each.next(), each.next()) {
@@ -199,17 +205,17 @@ impl Decisions {
         Self { admitted, at, each }
     }
 
-    /// Returns whether the request is admitted, and so charged.
+    /// Returns `true` if the request is admitted and charged.
     pub fn is_admitted(&self) -> bool {
         self.admitted
     }
 
-    /// Returns when it was decided, by the store's clock.
+    /// Returns the time of the decision, by the store's clock.
     pub fn at(&self) -> Timestamp {
         self.at
     }
 
-    /// Returns what each policy says, in the order of the charges.
+    /// Returns the decision of each policy, in the order of the charges.
     pub fn each(&self) -> &[Decision] {
         match &self.each {
             Each::One(one) => std::slice::from_ref(one),

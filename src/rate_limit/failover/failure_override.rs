@@ -2,8 +2,8 @@
 
 /// The rule of one policy for requests that its limiter's store fails to decide.
 ///
-/// Made from an [`OnStoreError`](crate::rate_limit::OnStoreError). A policy cannot hold one, because the store in
-/// it is called with policies.
+/// Created from an [`OnStoreError`](crate::rate_limit::OnStoreError). A policy cannot hold one,
+/// because the store in it is called with policies.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum FailureOverride {
     /// The limiter's local store decides, which must be this one.

@@ -22,19 +22,19 @@ use crate::{
     },
 };
 
-/// A local store that knows which amounts the limiter's store has yet to be charged.
+/// A local store that tracks the amounts that the limiter's store has not been charged yet.
 ///
-/// It has two counts of each partition. The first decides. It is lowered only by amounts that the
-/// limiter's store acknowledged while it had something left. Over any number of outages a window
-/// thus admits at most the limit and one share, even if charges are lost. The second count, under a
-/// key of its own, has the amounts that are not yet sent. Both last as long as they count, within
-/// the bounds of the local store.
+/// It has two counts per partition. The first decides. It is lowered only by amounts that the
+/// limiter's store acknowledged while it had quota left. Over any number of outages a window thus
+/// admits at most the limit and one share, even if charges are lost. The second count, under a
+/// separate key, contains the unsent amounts. Both expire with their windows, within the bounds of
+/// the local store.
 ///
-/// A local store that does not answer at once has the first count alone, which is never lowered.
+/// A local store that does not reply immediately has only the first count, which is never lowered.
 #[derive(Debug)]
 pub(crate) struct LocalStore {
     store: Arc<dyn RateLimitStore>,
-    /// The time of the local store's clock, in microseconds, until which an amount may be unsent;
+    /// The time of the local store's clock, in microseconds, until which an amount can be unsent;
     /// zero if there is none.
     unsent_until: AtomicU64,
     // Both counts change together.
@@ -50,7 +50,7 @@ pub(crate) struct Payment {
     local_set: Arc<PolicySet>,
     partition: StoreKey,
     amounts: Amounts,
-    /// The time of the local store's clock at which none of the amounts counts any more.
+    /// The time of the local store's clock at which all amounts have expired.
     counts_until: Timestamp,
 }
 
@@ -63,7 +63,7 @@ impl LocalStore {
         }
     }
 
-    /// Returns whether there may be amounts that are not yet sent.
+    /// Returns `true` if there can be amounts that are not yet sent.
     #[inline]
     pub(crate) fn has_unsent(&self) -> bool {
         self.unsent_until.load(Ordering::Relaxed) > 0
@@ -88,7 +88,7 @@ impl LocalStore {
             return None;
         }
         let (_, unsent) = self.used(&unsent_key(partition), policies)?;
-        // Amounts of a window that is over are charged to nobody.
+        // Amounts of an ended window are not charged.
         let amounts: Amounts = used.iter().zip(unsent).map(|(a, b)| b.min(*a)).collect();
         if amounts.iter().all(|amount| *amount == 0) {
             return None;
@@ -103,7 +103,7 @@ impl LocalStore {
         })
     }
 
-    /// Returns the amounts that still count for a key, if the store answers at once.
+    /// Returns the amounts that still count for a key, if the store replies immediately.
     fn used(&self, key: &StoreKey, policies: &[Policy]) -> Option<(Decisions, Amounts)> {
         let counted = self.store.peek(key, &charges(policies, None));
         let counted = counted.into_ready().ok()?.ok()?;
@@ -149,8 +149,8 @@ impl LocalStore {
 }
 
 impl Payment {
-    /// Charges the store once. Afterwards the local count is lowered by the amounts that the store
-    /// acknowledged, where it has something left.
+    /// Charges the store once, and then lowers the local count by the amounts that the store
+    /// acknowledged with quota left.
     pub(crate) async fn send(self, store: Arc<dyn RateLimitStore>, set: Arc<PolicySet>) {
         let charges = self.charges_to(&set);
         let charged = store.charge(&self.partition, &charges);
@@ -186,7 +186,7 @@ impl Payment {
             .add_unsent(&self.partition, &charges, self.counts_until);
     }
 
-    /// Lowers the local count, where the store has something left with the amounts charged.
+    /// Lowers the local count by the charged amounts of policies that have quota left in the store.
     fn acknowledge(&self, set: &PolicySet, left: &Decisions) {
         let policies = self.local_set.policies();
         let _both = self.local.lock();
@@ -213,7 +213,7 @@ impl Payment {
                 },
             )
             .collect();
-        // A count that stays is on the safe side.
+        // An unchanged count is safe: it only denies more.
         let _ = self.local.lower(&self.partition, policies, &by);
     }
 }
@@ -257,7 +257,7 @@ impl RateLimitStore for LocalStore {
         let _both = self.lock();
         for refund in refunds {
             let policy = std::slice::from_ref(refund.policy);
-            // Amounts that were sent meanwhile stay charged.
+            // Amounts that were sent concurrently remain charged.
             let _ = self.lower(&unsent_key(partition), policy, &[refund.amount]);
         }
         self.store.refund(partition, refunds)
@@ -292,8 +292,7 @@ fn longest_reset(decisions: &Decisions) -> std::time::Duration {
     each.max().unwrap_or_default()
 }
 
-/// Returns the key of the unsent amounts of a partition. It is the digest of nothing that could be
-/// found.
+/// Returns the key of the unsent amounts of a partition. It is not the digest of any partition.
 fn unsent_key(partition: &StoreKey) -> StoreKey {
     let mut digest = *partition.as_bytes();
     digest[15] ^= 0xa5;

@@ -10,11 +10,12 @@ use crate::{
 
 /// The handling of requests while a limiter's store fails.
 ///
-/// Set for a limiter by
-/// [`RateLimitLayerBuilder::on_store_error`](crate::rate_limit::RateLimitLayerBuilder::on_store_error), and for
-/// one of its policies by [`Policy::on_store_error`]. Defaults to [`Deny`](Self::Deny), because a
-/// limiter has no second store. With one, named by [`local`](Self::local), an outage of the store
-/// neither stops the service nor lifts all limits.
+/// Set by [`on_store_error`] for a limiter, and by [`Policy::on_store_error`] for one of its
+/// policies. Defaults to [`Deny`](Self::Deny), because a limiter has no second store. With one, set
+/// by [`local`](Self::local), an outage of the store neither stops the service nor lifts all
+/// limits.
+///
+/// [`on_store_error`]: crate::rate_limit::RateLimitLayerBuilder::on_store_error
 ///
 /// ```
 /// use portcullis::{
@@ -52,27 +53,28 @@ pub enum OnStoreError {
 impl OnStoreError {
     /// Decides by a store in this process, such as a `MemoryStore`, while the main store fails.
     ///
-    /// `share` is the number of instances that share the quota, at least 1. Each instance admits the
-    /// limit divided by it, rounded up. Of a bucket the burst is divided in this way, and its rate
-    /// exactly. With a share of 1 each instance admits the whole quota.
+    /// `share` is the number of instances that share the quota, at least 1. Each instance admits
+    /// the limit divided by it, rounded up. The burst of a bucket is divided in the same way, and
+    /// its rate is divided exactly. With a share of 1, each instance admits the whole quota.
     ///
     /// The local store does not know the requests that were admitted before. Once the main store
     /// decides for a partition again, it is charged in the background for the requests that the
     /// local store admitted and that still count. It is charged at most once: an amount is sent
-    /// again only after [`Unavailable`](crate::StoreErrorKind::Unavailable), which means that nothing
-    /// was done.
+    /// again only after [`Unavailable`](crate::StoreErrorKind::Unavailable), which means that the
+    /// call had no effect.
     ///
-    /// The local count stays until the charge is acknowledged and the main store still has something
+    /// The local count remains until the charge is acknowledged and the main store still has quota
     /// left. Over any number of outages a window therefore admits at most the limit and one share
-    /// for each instance, even if the main store replies to one call and then fails again, or loses
-    /// charges. Of a bucket the local share refills during the outages at the rate of one instance.
+    /// per instance, even if the main store replies to one call and then fails again, or loses
+    /// charges. The local share of a bucket refills during the outages at the rate of one instance.
     ///
-    /// Charges require a main store that can [charge](RateLimitStore::charge), and a local store that
-    /// replies at once, such as a `MemoryStore`. With others the bound is the same, but the requests
-    /// that were admitted locally are not charged, and the local count stays until its window ends.
-    /// If the local store fails too, the request is rejected with `503`.
+    /// Charges require a main store that can [charge](RateLimitStore::charge), and a local store
+    /// that replies immediately, such as a `MemoryStore`. With others the bound is the same, but
+    /// the requests that were admitted locally are not charged, and the local count remains until
+    /// its window ends. If the local store fails too, the request is rejected with `503`.
     ///
-    /// [`RateLimitLayerBuilder::build`](crate::rate_limit::RateLimitLayerBuilder::build) rejects a share of zero.
+    /// [`RateLimitLayerBuilder::build`](crate::rate_limit::RateLimitLayerBuilder::build) rejects a
+    /// share of zero.
     pub fn local(store: impl RateLimitStore, share: u32) -> Self {
         Self::Local {
             store: Arc::new(store),
@@ -92,7 +94,7 @@ impl OnStoreError {
     ///
     /// # Errors
     ///
-    /// If it is zero.
+    /// Returns an error if it is zero.
     pub(crate) fn share(&self) -> Result<Option<NonZeroU32>, ConfigError> {
         let Self::Local { share, .. } = self else {
             return Ok(None);
@@ -100,9 +102,9 @@ impl OnStoreError {
         match NonZeroU32::new(*share) {
             Some(share) => Ok(Some(share)),
             None => {
-                let problem = "a quota cannot be divided among no instances";
+                let problem = "the number of instances must be at least 1";
                 let error = ConfigError::new("share", share, problem);
-                Err(error.fix("set the number of instances that share the quota, at least 1"))
+                Err(error.fix("set the number of instances that share the quota"))
             }
         }
     }
@@ -123,15 +125,14 @@ impl OnStoreError {
     ///
     /// # Errors
     ///
-    /// If it names a local store that is not the limiter's.
+    /// Returns an error if it names a local store that is not the limiter's.
     pub(crate) fn check_override(&self, policy: &Policy) -> Result<(), ConfigError> {
         let own = policy.failure_override();
         let (Some(FailureOverride::Local(_)), true) = (own, own != Some(self.as_override())) else {
             return Ok(());
         };
         let value = format!("`Local` for policy `{}`", policy.name());
-        let problem =
-            "the limiter does not have this local store, and a policy has none of its own";
+        let problem = "a policy can only use the local store of its limiter, which is another one";
         let error = ConfigError::new("on_store_error", value, problem);
         Err(error.fix("set `on_store_error` of the limiter to a clone of the same `OnStoreError`"))
     }
@@ -140,18 +141,18 @@ impl OnStoreError {
 impl Policy {
     /// Overrides the limiter's [`OnStoreError`] for this policy. Defaults to the limiter's.
     ///
-    /// The strictest of a request's policies applies: one that denies rejects the request, and only
-    /// if all allow it does it pass without a decision. A policy in [shadow mode](Self::shadow) does
-    /// not count.
+    /// The strictest of a request's policies applies: if one denies, the request is rejected, and
+    /// it is admitted without a decision only if all allow it. Policies in [shadow
+    /// mode](Self::shadow) are ignored.
     ///
-    /// A policy has no local store of its own. To name the limiter's, pass a clone of the
-    /// [`OnStoreError::local`] that the limiter has. [`build`](crate::rate_limit::RateLimitLayerBuilder::build)
-    /// rejects any other.
+    /// A policy has no local store of its own. To use the limiter's, pass a clone of the limiter's
+    /// [`OnStoreError::local`]. [`build`](crate::rate_limit::RateLimitLayerBuilder::build) rejects
+    /// any other.
     ///
     /// ```
     /// use portcullis::rate_limit::{OnStoreError, Policy, Quota};
     ///
-    /// // No paid request is admitted without a count, and bursts are not limited meanwhile.
+    /// // Paid requests always have a count. Bursts are not limited during an outage.
     /// let paid = Policy::calendar_month("paid", 50_000)?.on_store_error(OnStoreError::Deny);
     /// let burst = Policy::token_bucket("burst", Quota::per_second(10))?
     ///     .on_store_error(OnStoreError::Allow);

@@ -1,4 +1,4 @@
-//! The stores of a limiter: one that decides, and one that decides while the first one fails.
+//! The stores of a limiter: the main one, and a local one that decides while the main one fails.
 
 use std::{
     num::NonZeroU32,
@@ -70,7 +70,7 @@ impl StoreOptions {
         }
     }
 
-    /// Sets the runtime that spawns, and that sleeps for queues and for the store's deadline.
+    /// Sets the runtime for background tasks, for the timers of queues, and for the store timeout.
     pub(crate) fn run_on(&mut self, runtime: Arc<dyn Runtime>) {
         self.deadline.sleep_on(Arc::clone(&runtime));
         self.runtime = Some(runtime);
@@ -83,20 +83,19 @@ impl StoreOptions {
 
     /// # Errors
     ///
-    /// If the timeout is zero.
+    /// Returns an error if the timeout is zero.
     pub(crate) fn check_timeout(&self) -> Result<(), ConfigError> {
         if !self.deadline.is_zero() {
             return Ok(());
         }
-        let problem =
-            "no store replies within it, so every request is decided as if the store failed";
+        let problem = "it must be greater than zero";
         let error = ConfigError::new("store_timeout", "0ns", problem);
         Err(error.fix("set some tens of milliseconds, or call `without_store_timeout`"))
     }
 
     /// # Errors
     ///
-    /// If the store cannot change what it has charged.
+    /// Returns an error if the store cannot change its charges.
     pub(crate) fn check_settlement(&self) -> Result<(), ConfigError> {
         if self.store.can_settle() {
             return Ok(());
@@ -122,13 +121,13 @@ impl Stores {
         }
     }
 
-    /// Notes that the main store has replied at once.
+    /// Records that the main store has replied immediately.
     #[inline]
     pub(crate) fn note_reply(&self) {
         self.watch.answered_at_once();
     }
 
-    /// Charges a request that waits for the reply.
+    /// Charges the store. The request waits for the reply.
     #[inline]
     pub(crate) fn take(
         &self,
@@ -147,8 +146,8 @@ impl Stores {
         }
     }
 
-    /// Returns the local store and the policies that it decides by after the main store has failed,
-    /// if it decides in place of this one.
+    /// Returns the local store and its policies after a failure of the main store, if the local
+    /// store decides instead.
     pub(crate) fn fallback(
         &self,
         store: &DecidingStore,
@@ -164,7 +163,7 @@ impl Stores {
         }
     }
 
-    /// Returns whether a request passes that no store has decided.
+    /// Returns `true` if a request that no store has decided is admitted.
     pub(crate) fn admit_undecided(&self, set: &PolicySet) -> bool {
         match (set.failure_rule(), &self.options.on_error) {
             (FailureRule::Allow, _) | (FailureRule::AsLimiter, OnStoreError::Allow) => true,
@@ -190,8 +189,8 @@ impl Stores {
         Paid::new(store, runtime, partition, set, costs, decisions)
     }
 
-    /// Returns whether the local store may have admitted requests that the main one was not
-    /// charged for.
+    /// Returns `true` if there can be requests that the local store admitted and the main store was
+    /// not charged for.
     #[inline]
     pub(crate) fn has_unsent(&self) -> bool {
         self.local.as_ref().is_some_and(|local| local.has_unsent())
@@ -226,13 +225,13 @@ impl Stores {
     /// Resets these policies of a partition in all stores.
     pub(crate) fn reset(&self, partition: &StoreKey, policies: &[&Policy]) -> StoreFuture<()> {
         if let Some(local) = &self.local {
-            // A store in memory is done by now; a caller does not wait for another one.
+            // An in-memory store has completed by now. The caller does not wait for other stores.
             drop(local.reset(partition, policies));
         }
         self.background.reset(partition, policies)
     }
 
-    /// Runs a task in the background. With a store in memory it completes at once.
+    /// Runs a task in the background. With an in-memory store it completes immediately.
     pub(crate) fn run(&self, mut task: Task) {
         let mut no_waker = Context::from_waker(Waker::noop());
         if task.as_mut().poll(&mut no_waker).is_pending()

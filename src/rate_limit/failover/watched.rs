@@ -1,4 +1,4 @@
-//! The store of a limiter, for calls that no request waits for.
+//! The store of a limiter for background calls.
 
 use std::sync::Arc;
 
@@ -30,12 +30,12 @@ impl BackgroundStore {
         }
     }
 
-    /// Watches a reply. No request waits for it, so no record has the call.
+    /// Monitors a reply. No request waits for it, so that no access-log record contains the call.
     fn over<T: 'static>(&self, reply: StoreFuture<T>) -> StoreFuture<T> {
         self.watch.over(reply, || None)
     }
 
-    /// Watches a reply to a charge or refund. A store that cannot settle has not failed.
+    /// Monitors a reply to a charge or refund. A store that cannot settle has not failed.
     fn over_settlement(&self, reply: StoreFuture<()>) -> StoreFuture<()> {
         match self.store.can_settle() {
             true => self.over(reply),

@@ -69,7 +69,7 @@ impl CallerList {
         self
     }
 
-    /// Returns whether the list includes the caller of a request.
+    /// Returns `true` if the list includes the caller of a request.
     #[inline]
     fn include(&self, head: &RequestHead<'_>) -> Result<bool, MissingClientAddrError> {
         Ok(!self.is_empty() && self.include_one(head)?)
@@ -80,7 +80,7 @@ impl CallerList {
         self.networks.is_empty() && self.lineages.is_empty() && self.owners.is_empty()
     }
 
-    /// Returns whether the list includes callers by identity.
+    /// Returns `true` if the list includes callers by identity.
     fn reads_identity(&self) -> bool {
         !self.lineages.is_empty() || !self.owners.is_empty()
     }
@@ -138,17 +138,17 @@ impl CallerRules {
         })
     }
 
-    /// Returns whether every request is limited.
+    /// Returns `true` if every request is limited.
     pub(crate) fn is_empty(&self) -> bool {
         self.deny.is_empty() && !self.exempts()
     }
 
-    /// Returns whether some requests may be exempt.
+    /// Returns `true` if requests can be exempt.
     pub(crate) fn exempts(&self) -> bool {
         !self.allow.is_empty() || self.skip.is_some()
     }
 
-    /// Returns whether the identity of the caller is read.
+    /// Returns `true` if the identity of the caller is read.
     pub(crate) fn reads_identity(&self) -> bool {
         self.allow.reads_identity() || self.deny.reads_identity()
     }

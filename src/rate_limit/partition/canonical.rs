@@ -1,4 +1,4 @@
-//! Canonical forms of what a client may spell in several ways.
+//! Canonical forms of values that clients can spell in several ways.
 
 use http::{HeaderName, Method, header::HOST};
 use smallvec::SmallVec;
@@ -20,12 +20,12 @@ pub(super) enum HeaderField<'a> {
 }
 
 impl<'a> HeaderField<'a> {
-    /// Reads the first line of a header. A port, brackets and the IPv6 form of an IPv4 address make no
-    /// other address, and case, a port and a trailing dot no other host.
+    /// Parses the first value of a header. A port, brackets and the IPv6 form of an IPv4 address do
+    /// not distinguish addresses, and case, a port and a trailing dot do not distinguish hosts.
     pub(crate) fn of(name: &HeaderName, head: &RequestHead<'a>) -> Self {
         let is_host = is_host(name);
         let target = (*name == HOST).then(|| head.uri.host()).flatten();
-        // The authority of the target comes before the header (RFC 9112 section 3.2.2).
+        // The authority of the target takes precedence over the header (RFC 9112 section 3.2.2).
         let text = match target {
             Some(host) => host.as_bytes(),
             None => match head.headers.get(name) {
@@ -52,7 +52,7 @@ impl<'a> HeaderField<'a> {
 }
 
 fn addr<'a>(text: &[u8]) -> Option<HeaderField<'a>> {
-    // Nearly no text that is none of an address begins so.
+    // Most other text does not start with these characters.
     let may_be = text
         .first()
         .is_some_and(|byte| byte.is_ascii_hexdigit() || b"[\":".contains(byte));
@@ -68,7 +68,7 @@ fn is_host(name: &HeaderName) -> bool {
     name == HOST || name == "x-forwarded-host"
 }
 
-/// Returns the method if it is one of RFC 9110 or PATCH: a client can invent others without end.
+/// Returns the method if it is `PATCH` or one of RFC 9110. Clients can invent any number of others.
 pub(super) fn known_method(method: &Method) -> Option<&str> {
     match *method {
         Method::GET

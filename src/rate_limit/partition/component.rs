@@ -1,4 +1,4 @@
-//! The components of a partition, and what they add to its key.
+//! The components of a partition, and their parts of its key.
 
 use std::{fmt, sync::Arc};
 
@@ -27,11 +27,12 @@ pub(crate) enum Component {
     Method,
     Route,
     By(Arc<By>),
+    Global,
 }
 
 pub(crate) type By = dyn Fn(&RequestHead<'_>) -> Option<Vec<u8>> + Send + Sync;
 
-/// Adds all components of a request to the key, and returns whether the request has them all.
+/// Adds all components of a request to the key. Returns `true` if the request has all of them.
 pub(crate) fn write_all(
     components: &[Component],
     key: &mut ShortKeyWriter,
@@ -49,20 +50,24 @@ impl Component {
     pub(crate) fn reads_identity(&self) -> bool {
         match self {
             Self::Identity | Self::Owner => true,
-            Self::ClientAddr(_) | Self::Header(_) | Self::Method | Self::Route | Self::By(_) => {
-                false
-            }
+            Self::ClientAddr(_)
+            | Self::Header(_)
+            | Self::Method
+            | Self::Route
+            | Self::By(_)
+            | Self::Global => false,
         }
     }
 
-    /// Returns the key of a request in a partition of this component alone.
+    /// Returns the key of a request in a partition with this single component.
     #[inline]
     pub(crate) fn key_alone(
         &self,
         space: &KeySpace,
         head: &RequestHead<'_>,
     ) -> Result<Option<StoreKey>, MissingClientAddrError> {
-        // No list of fields has the key of a field alone: what stands in place of the usual is one.
+        // A list of fields never has the same key as a single field, so alternative forms of a
+        // value are encoded as lists.
         let instead = |field: &[u8]| space.short().field(field).finish();
         Ok(match self {
             Self::ClientAddr(resolver) => {
@@ -89,17 +94,18 @@ impl Component {
                 None => instead(b""),
             }),
             Self::By(find) => find(head).map(|bytes| space.short_key(&bytes)),
+            Self::Global => Some(space.short_key(b"")),
         })
     }
 
-    /// Adds the request's value to the key, and returns whether it has one.
+    /// Adds the request's value to the key. Returns `true` if the request has one.
     fn write(
         &self,
         key: &mut ShortKeyWriter,
         head: &RequestHead<'_>,
     ) -> Result<bool, MissingClientAddrError> {
-        // The name of the key space tells the components. If a component has several forms, a field
-        // before its value tells which.
+        // The name of the key space identifies the components. If a component has several forms, a
+        // field before the value identifies the form.
         let found = match self {
             Self::ClientAddr(resolver) => {
                 let addr = resolver.resolve(head.extensions, head.headers)?;
@@ -144,6 +150,7 @@ impl Component {
                 key.field(&bytes);
                 true
             }),
+            Self::Global => true,
         };
         Ok(found)
     }
@@ -160,6 +167,7 @@ impl fmt::Debug for Component {
             Self::Identity => f.write_str("Identity"),
             Self::Owner => f.write_str("Owner"),
             Self::Header(name) => write!(f, "Header({name})"),
+            Self::Global => f.write_str("Global"),
             Self::Method => f.write_str("Method"),
             Self::Route => f.write_str("Route"),
             Self::By(_) => f.write_str("By(..)"),

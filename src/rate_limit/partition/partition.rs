@@ -10,7 +10,9 @@ use super::{
     stored::StoredPartition,
 };
 use crate::{
-    core::{net::client_addr::ClientAddrResolver, store_api::store_key::StoreKeys},
+    core::{
+        error::ConfigError, net::client_addr::ClientAddrResolver, store_api::store_key::StoreKeys,
+    },
     rate_limit::request_head::RequestHead,
 };
 
@@ -32,11 +34,13 @@ use crate::{
 /// ```
 ///
 /// The values in the digest of a partition are typed and length-prefixed, so distinct combinations
-/// have distinct keys, whatever the client sends.
+/// have distinct keys, for any input.
 #[derive(Clone, Debug)]
 pub struct Partition {
     // The first alternative of which the request has all components applies.
     alternatives: SmallVec<[Alternative; 1]>,
+    // Reported when the limiter is built.
+    invalid_header: Option<Arc<str>>,
 }
 
 impl Partition {
@@ -48,7 +52,8 @@ impl Partition {
         Self::one(Component::ClientAddr(resolver))
     }
 
-    /// Counts by the lineage of the caller's [`Identity`](crate::Identity), so a rotated key keeps its count.
+    /// Counts by the lineage of the caller's [`Identity`](crate::Identity), so the count of a
+    /// rotated key continues.
     ///
     /// Requests without an identity are in no partition, and are not limited; see [`or`](Self::or).
     pub fn identity() -> Self {
@@ -67,13 +72,28 @@ impl Partition {
     /// Requests without the header share a partition, so that a client cannot evade the limit by
     /// omitting it. A client can still vary the value, so use headers that a proxy sets.
     ///
-    /// Equivalent forms of an address share a partition: with and without a port, brackets or quotes,
-    /// and an IPv4 address in its IPv6 form. IPv6 addresses are grouped by /56, the default of
-    /// [`client_addr`](Self::client_addr). In `Host` and `X-Forwarded-Host`, the case, the port and a
-    /// trailing dot are ignored. The authority of the request target takes precedence over `Host`, as in
-    /// HTTP/2.
-    pub fn header(name: HeaderName) -> Self {
-        Self::one(Component::Header(name))
+    /// Equivalent forms of an address share a partition: with and without a port, brackets or
+    /// quotes, and an IPv4 address in its IPv6 form. IPv6 addresses are grouped by /56, the default
+    /// of [`client_addr`](Self::client_addr). In `Host` and `X-Forwarded-Host`, the case, the port
+    /// and a trailing dot are ignored. The authority of the request target takes precedence over
+    /// `Host`, as in HTTP/2.
+    ///
+    /// A name that is not valid is reported by
+    /// [`RateLimitLayerBuilder::build`](crate::rate_limit::RateLimitLayerBuilder::build).
+    pub fn header(name: impl AsRef<str>) -> Self {
+        let text = name.as_ref();
+        match HeaderName::from_bytes(text.as_bytes()) {
+            Ok(name) => Self::one(Component::Header(name)),
+            Err(_) => Self {
+                invalid_header: Some(text.into()),
+                ..Self::one(Component::Global)
+            },
+        }
+    }
+
+    /// Counts all requests together: one partition for the whole service.
+    pub fn global() -> Self {
+        Self::one(Component::Global)
     }
 
     /// Counts by method: those of RFC 9110, and `PATCH`. Other methods share a partition, because a
@@ -84,8 +104,8 @@ impl Partition {
 
     /// Counts by the pattern of the matched route, such as `/users/{id}` (axum's `MatchedPath`).
     ///
-    /// Requests without a route share a partition, for example in a layer outside of the router. Paths
-    /// are never counted apart, because a client can invent any number of them.
+    /// Requests without a route share a partition, for example in a layer outside of the router.
+    /// Paths are never counted separately, because a client can invent any number of them.
     pub fn route() -> Self {
         Self::one(Component::Route)
     }
@@ -111,6 +131,7 @@ impl Partition {
         };
         Self {
             alternatives: self.alternatives.iter().flat_map(combine).collect(),
+            invalid_header: self.invalid_header.or(other.invalid_header),
         }
     }
 
@@ -118,22 +139,34 @@ impl Partition {
     #[must_use]
     pub fn or(mut self, other: Self) -> Self {
         self.alternatives.extend(other.alternatives);
+        self.invalid_header = self.invalid_header.or(other.invalid_header);
         self
     }
 
     fn one(component: Component) -> Self {
         Self {
             alternatives: SmallVec::from_iter([SmallVec::from_iter([component])]),
+            invalid_header: None,
         }
     }
 
     /// Assigns each alternative a key space of a store, named by its components.
-    pub(crate) fn in_store(&self, keys: &StoreKeys) -> StoredPartition {
+    ///
+    /// Returns an error if the name of a header is not valid.
+    pub(crate) fn in_store(&self, keys: &StoreKeys) -> Result<StoredPartition, ConfigError> {
+        if let Some(name) = &self.invalid_header {
+            return Err(ConfigError::new(
+                "partition header",
+                name.escape_debug(),
+                "it is not a valid header name",
+            )
+            .fix("use letters, digits and `-`, as in `x-tenant`"));
+        }
         let space = |components: &Alternative| keys.space(&format!("rate-limit {components:?}"));
         let stored = |components: &Alternative| (space(components), components.clone());
-        StoredPartition {
+        Ok(StoredPartition {
             alternatives: self.alternatives.iter().map(stored).collect(),
-        }
+        })
     }
 }
 
@@ -152,7 +185,11 @@ mod tests {
     }
 
     fn key(partition: &Partition, request: &Request<()>) -> Option<StoreKey> {
-        match partition.in_store(&keys()).key(&RequestHead::from(request)) {
+        match partition
+            .in_store(&keys())
+            .unwrap()
+            .key(&RequestHead::from(request))
+        {
             Ok(key) => key,
             Err(missing) => panic!("{missing}"),
         }
@@ -226,6 +263,7 @@ mod tests {
         let by = Partition::client_addr(ClientAddrResolver::default());
         let key = by
             .in_store(&keys())
+            .unwrap()
             .key(&RequestHead::from(&Request::new(())));
         assert!(key.is_err());
     }

@@ -18,25 +18,25 @@ pub(crate) struct StoredPartition {
 }
 
 impl StoredPartition {
-    /// Returns whether a component depends on the identity of the caller.
+    /// Returns `true` if a component depends on the identity of the caller.
     pub(crate) fn reads_identity(&self) -> bool {
         self.components().flatten().any(Component::reads_identity)
     }
 
-    /// Returns whether each authenticated caller is counted by its lineage alone.
+    /// Returns `true` if the lineage alone determines the partition of an authenticated caller.
     pub(crate) fn counts_callers_by_line(&self) -> bool {
         let first = self.components().next();
         first.is_some_and(|components| matches!(components[..], [Component::Identity]))
     }
 
-    /// Returns whether routes are counted apart.
+    /// Returns `true` if the partition includes the route.
     pub(crate) fn counts_routes(&self) -> bool {
         let is_route = |component: &Component| matches!(component, Component::Route);
         self.components().flatten().any(is_route)
     }
 
-    /// Returns the key spaces of the partition, to compare it with another one. `None` if a function
-    /// computes a component, because functions cannot be compared.
+    /// Returns the key spaces of the partition, for comparison with another partition. `None` if a
+    /// function computes a component, because functions cannot be compared.
     pub(crate) fn spaces(&self) -> Option<Vec<StoreKey>> {
         let is_found = |component: &Component| matches!(component, Component::By(_));
         if self.components().flatten().any(is_found) {
@@ -46,8 +46,8 @@ impl StoredPartition {
         Some(spaces.map(|space| space.short_key(b"comparison")).collect())
     }
 
-    /// Returns the subject of audit events: the id of the API key, else the network of the client if
-    /// that is a component, else the store's key.
+    /// Returns the subject of audit events: the id of the API key; otherwise the network of the
+    /// client, if it is a component; otherwise the key in the store.
     pub(crate) fn subject(&self, key: &StoreKey, head: &RequestHead<'_>) -> Arc<str> {
         if let Some(caller) = identity(head) {
             return caller.key_id().into();
@@ -64,7 +64,8 @@ impl StoredPartition {
                 | Component::Header(_)
                 | Component::Method
                 | Component::Route
-                | Component::By(_) => None,
+                | Component::By(_)
+                | Component::Global => None,
             });
         match network {
             Some(addr) => addr.network().to_string().into(),
@@ -76,7 +77,7 @@ impl StoredPartition {
         self.alternatives.iter().map(|(_, components)| components)
     }
 
-    /// Returns the component of all requests if it is the only one, and no function computes it.
+    /// Returns the component if it is the only one, and no function computes it.
     pub(crate) fn single_component(&self) -> Option<SingleComponent> {
         let [(space, components)] = &*self.alternatives else {
             return None;

@@ -1,4 +1,4 @@
-//! The replacement of a policy, and the counts that are carried over.
+//! Replacement of policies, and the carry-over of their counts.
 
 use std::{
     num::NonZeroU32,
@@ -11,20 +11,20 @@ use crate::{
     rate_limit::decision::algorithm::{Log, State},
 };
 
-/// The most changes of a window that are carried over one after the other.
+/// The maximum number of successive changes of a window that are carried over.
 const CHANGES_MAX: usize = 4;
 
 impl Policy {
-    /// Declares that this policy replaces another whose window differs, so that callers do not start
-    /// with a full quota when it is deployed.
+    /// Declares that this policy replaces another one with a different window, so that callers do
+    /// not start with a full quota after a deployment.
     ///
-    /// The previous policy has the same algorithm, and the name and [scope](Self::scope) under which
-    /// it counted. What a partition had used of it when this policy was first used carries over, for
-    /// at most the time in which the whole quota comes back; see [the type](Self#changing-a-quota).
-    /// Instances that still use the previous policy are not affected. Once all instances use the new
-    /// policy, remove the call.
+    /// The previous policy must have the same algorithm, and the name and [scope](Self::scope)
+    /// under which it counted. The usage of a partition at the first use of this policy carries
+    /// over, for at most the time in which the whole quota refills; see [the
+    /// type](Self#changing-a-quota). Instances that still use the previous policy are not affected.
+    /// Remove the call once all instances use the new policy.
     ///
-    /// Not needed where only the limit or the burst changes, nor for
+    /// It is not needed if only the limit or the burst changes, nor for
     /// [`RateLimitHandle::replace_policies`](crate::rate_limit::RateLimitHandle::replace_policies).
     ///
     /// ```
@@ -38,13 +38,13 @@ impl Policy {
     ///
     /// # Errors
     ///
-    /// If the algorithms differ.
+    /// Returns an error if the algorithms differ.
     pub fn replacing(mut self, previous: &Self) -> Result<Self, ConfigError> {
         if self.algorithm.letter() != previous.algorithm.letter() {
             return Err(ConfigError::new(
                 "replacing",
                 &previous.name,
-                "the previous policy counts by another algorithm",
+                "the previous policy has another algorithm",
             )
             .fix("use the same algorithm, or drop the call to start with a full quota"));
         }
@@ -52,7 +52,7 @@ impl Policy {
         Ok(self)
     }
 
-    /// Returns this policy as the successor of another, if that has the same name and algorithm.
+    /// Returns this policy as the successor of another one with the same name and algorithm.
     pub(super) fn succeeding(&self, previous: Option<&Self>) -> Self {
         let same = |previous: &&Self| {
             previous.name == self.name
@@ -72,8 +72,7 @@ impl Policy {
         }
     }
 
-    /// Returns the last policy of those that this one replaces, and of itself, by which a request was
-    /// decided.
+    /// Returns the last of this policy and those that it replaces by which a request was decided.
     fn last_used(&self) -> &Self {
         match &self.previous {
             Some(previous) if previous.changed_at.get().is_none() => previous.policy.last_used(),
@@ -81,8 +80,8 @@ impl Policy {
         }
     }
 
-    /// Returns the same policy, [replacing](Self::replacing) no other: for a store that has carried over
-    /// what there is.
+    /// Returns the same policy without those that it [replaces](Self::replacing), for a store that
+    /// has carried over their usage.
     #[must_use]
     pub fn without_previous(&self) -> Self {
         Self {
@@ -91,7 +90,7 @@ impl Policy {
         }
     }
 
-    /// Returns the policy with a chain of at most `changes` policies that it replaces.
+    /// Returns the policy with at most `changes` replaced policies.
     fn trimmed(&self, changes: usize) -> Self {
         let trim = |previous: &Arc<Previous>| {
             Arc::new(Previous {
@@ -105,19 +104,19 @@ impl Policy {
         }
     }
 
-    /// Returns this policy and those that it replaces, one after the other.
+    /// Returns this policy and those that it replaces, latest first.
     pub(crate) fn with_previous(&self) -> impl Iterator<Item = &Self> {
         std::iter::successors(Some(self), |policy| Some(&policy.previous.as_ref()?.policy))
     }
 
-    /// Returns what a store has to carry over for this policy before it decides, if anything: see
+    /// Returns the carry-over that a store must apply before it decides by this policy, if any: see
     /// [`Carry`].
     #[inline]
     pub fn carry(&self, now: Timestamp) -> Option<Carry<'_>> {
         self.previous.as_ref()?.carry(self, now)
     }
 
-    /// Returns whether the policy [replaces](Self::replacing) another.
+    /// Returns `true` if the policy [replaces](Self::replacing) another one.
     #[inline]
     #[cfg_attr(
         not(any(feature = "memory", feature = "redis")),
@@ -129,7 +128,7 @@ impl Policy {
 }
 
 impl Previous {
-    /// Returns the policy to carry over from; none if it counts under the same id.
+    /// Returns the policy to carry over from, or `None` if it counts under the same id.
     fn of(policy: &Policy, id: u64) -> Option<Arc<Self>> {
         (policy.id != id).then(|| {
             Arc::new(Self {
@@ -150,7 +149,7 @@ impl Previous {
     fn carry<'a>(&'a self, policy: &'a Policy, now: Timestamp) -> Option<Carry<'a>> {
         let changed_at = *self.changed_at.get_or_init(|| now);
         let elapsed = (now - changed_at).as_micros();
-        // A bucket may owe as much as it holds.
+        // The overdraft of a bucket is at most its capacity.
         (elapsed < 2 * u128::from(policy.algorithm.horizon_micros())).then_some(Carry {
             policy,
             previous: &self.policy,
@@ -159,11 +158,11 @@ impl Previous {
     }
 }
 
-/// The counts that a store carries over to a policy that [replaces](Policy::replacing) another.
+/// The counts that a store carries over to a policy that [replaces](Policy::replacing) another one.
 ///
-/// Before a store decides by a policy, it asks [`Policy::carry`]. If there is something to carry over,
-/// it first does the same for the [previous](Self::previous) policy, and then replaces the state of
-/// the policy by what [`state`](Self::state) returns. Carrying over twice does no harm.
+/// Before a store decides by a policy, it calls [`Policy::carry`]. If that returns a carry-over, it
+/// first does the same for the [previous](Self::previous) policy, and then replaces the state of
+/// the policy with the result of [`state`](Self::state). Applying a carry-over twice is harmless.
 #[derive(Clone, Copy, Debug)]
 pub struct Carry<'a> {
     policy: &'a Policy,
@@ -172,23 +171,23 @@ pub struct Carry<'a> {
 }
 
 impl<'a> Carry<'a> {
-    /// Returns the policy that was replaced.
+    /// Returns the replaced policy.
     pub fn previous(&self) -> &'a Policy {
         self.previous
     }
 
-    /// Returns the moment at which it was replaced.
+    /// Returns the time of the replacement.
     pub fn changed_at(&self) -> Timestamp {
         self.changed_at
     }
 
-    /// Returns the state to use for the policy, of its own state and that of the previous policy.
+    /// Returns the new state of the policy, from its own state and that of the previous policy.
     pub fn state(&self, own: State, previous: State, now: Timestamp) -> State {
         let (to, from) = (&self.policy.algorithm, &self.previous.algorithm);
         to.carry(own, from, previous, self.changed_at, now)
     }
 
-    /// Charges the policy's own log what was used by the log of the previous policy.
+    /// Charges the usage in the previous policy's log to the policy's own log.
     pub fn log(&self, own: &mut Log, mut previous: Log, now: Timestamp) {
         let (to, from) = (&self.policy.algorithm, &self.previous.algorithm);
         to.carry_log(own, from, &mut previous, self.changed_at, now);

@@ -1,4 +1,4 @@
-//! Decisions and charges by a policy.
+//! Decisions and charges of policies.
 
 use std::time::Duration;
 
@@ -12,20 +12,20 @@ use crate::{
 };
 
 impl Policy {
-    /// Returns how many requests of cost 1 this number of instances may admit beyond the policy, in
-    /// any stretch of time, because of how they [count](SyncMode).
+    /// Returns the number of requests of cost 1 that this number of instances can admit beyond the
+    /// policy in any period, because of their [sync mode](SyncMode).
     ///
     /// Lost connections and lost replies do not raise this bound. An instance that is killed and
-    /// started again counts as one more instance, in the window in which it was killed.
+    /// restarted counts as an additional instance in the window in which it was killed.
     pub fn max_over_admission(&self, instances: u32) -> u64 {
         match self.sync_mode() {
             SyncMode::Exact => 0,
             SyncMode::Leased { instances: of } if self.algorithm.is_bucket() => {
-                // Each holds at most one lease, which was gained when the bucket was full.
+                // Each instance holds at most one lease, obtained when the bucket was full.
                 let lease = self.capacity() / (2 * u64::from(of.get()));
                 lease.saturating_mul(instances.into())
             }
-            // What is taken ahead of a window is spent in that window, or not at all.
+            // A lease on a window is spent in that window or expires.
             SyncMode::Leased { .. } => 0,
             SyncMode::Deferred {
                 max_unreported: most,
@@ -33,8 +33,8 @@ impl Policy {
         }
     }
 
-    /// Returns the most requests of cost 1 that one exact store admits in any stretch of time as long as
-    /// the window of the quota, wherever the stretch begins.
+    /// Returns the maximum number of requests of cost 1 that one exact store admits in any period
+    /// of the length of the window.
     ///
     /// ```
     /// use portcullis::rate_limit::{Policy, Quota};
@@ -49,76 +49,74 @@ impl Policy {
         self.algorithm.max_per_window(&self.quota)
     }
 
-    /// Returns the policy in numbers, for a store that decides elsewhere than in this process.
+    /// Returns the numeric parameters of the policy, for a store that decides outside this process.
     pub fn terms(&self) -> PolicyParams {
         self.algorithm.terms()
     }
 
-    /// Decides one request, and says what to remember of it.
+    /// Decides one request, and returns the decision and the state to store.
     ///
-    /// This is the one truth that all stores hold to. A store reads the state, asks this, and
-    /// writes the state that comes back, all in one step.
+    /// This is the reference for all stores. A store reads the state, calls this method, and writes
+    /// the returned state in one atomic step.
     ///
-    /// A state that is no longer alive is the same as [`State::NONE`]. With a cost of zero nothing
-    /// is charged, and the decision says what is left.
+    /// An expired state is equivalent to [`State::NONE`]. A cost of zero charges nothing, and the
+    /// decision contains the remaining quota.
     #[inline(always)]
     pub fn decide(&self, state: State, now: Timestamp, cost: u64) -> (Decision, State) {
         self.algorithm.decide(state, now, cost)
     }
 
-    /// Gives back what was taken too much by the charge that the receipt is for, and returns what to
-    /// remember.
+    /// Refunds an excess amount of the charge of a receipt, and returns the state to store.
     ///
-    /// What is over is over: a charge whose window has ended, or that has leaked away, gives
-    /// nothing back.
+    /// A charge whose window has ended, or that has leaked away, is not refunded.
     pub fn refund(&self, state: State, now: Timestamp, paid: Receipt, amount: u64) -> State {
         self.algorithm.refund(state, now, paid, amount)
     }
 
-    /// Charges what has been used already, whether it was left or not, and returns what to
-    /// remember.
+    /// Charges usage after the fact, even beyond the remaining quota, and returns the state to
+    /// store.
     ///
-    /// What was not left is owed: a window counts on beyond its limit, and a bucket has to gain it
-    /// before anyone passes again. No more is owed than the policy's capacity.
+    /// The excess is overdrawn: a window counts on beyond its limit, and a bucket must refill it
+    /// before it admits another request. The overdraft is at most the policy's capacity.
     pub fn charge(&self, state: State, now: Timestamp, amount: u64) -> State {
         self.algorithm.charge(state, now, amount)
     }
 
-    /// Returns whether the policy counts exactly only in a [`Log`].
+    /// Returns `true` if the policy counts exactly only in a [`Log`].
     #[inline]
     pub fn requires_log(&self) -> bool {
         self.algorithm.log().is_some()
     }
 
-    /// Returns the longest that a request may wait for its turn, if the policy is a
+    /// Returns the maximum time that a request waits for its turn, if the policy is a
     /// [queue](Self::leaky_queue).
     pub fn max_wait(&self) -> Option<Duration> {
         Some(self.algorithm.queue()?.max_wait())
     }
 
-    /// Returns how long a request that this policy decided on so waits for its turn before it goes
-    /// on. It is never too short a time, and less than two microseconds too long.
+    /// Returns the time that an admitted request waits for its turn. It is never too short, and
+    /// less than two microseconds too long.
     ///
-    /// Only a [queue](Self::leaky_queue) lets anyone wait. Of what was asked at a cost of zero, and
-    /// so has no turn, it is how long the queue is.
+    /// It is zero for policies other than [queues](Self::leaky_queue). For a decision of cost zero,
+    /// which has no turn, it is the length of the queue.
     pub fn delay(&self, said: &Decision) -> Duration {
         let queue = self.algorithm.queue();
         queue.map_or(Duration::ZERO, |queue| queue.delay(said))
     }
 
-    /// Gives back to a log what was taken too much by the charge that the receipt is for.
+    /// Refunds an excess amount of the charge of a receipt to a log.
     pub fn refund_log(&self, log: &mut Log, paid: Receipt, amount: u64) {
         if let Some(exact) = self.algorithm.log() {
             exact.refund(log, paid, amount);
         }
     }
 
-    /// Charges a log what has been used already, as [`charge`](Self::charge) does a state.
+    /// Charges usage after the fact to a log, like [`charge`](Self::charge).
     pub fn charge_log(&self, log: &mut Log, now: Timestamp, amount: u64) {
         self.algorithm.charge_log(log, now, amount);
     }
 
-    /// Returns the time in which the whole capacity comes back, in whole seconds, rounded up.
+    /// Returns the time in which the whole capacity refills, in whole seconds, rounded up.
     pub(crate) fn window_secs(&self) -> u64 {
         self.algorithm.horizon_micros().div_ceil(1_000_000)
     }

@@ -1,4 +1,4 @@
-//! Policies of one caller alone: what its credits and its own limit make of those that all have.
+//! Policies for the credits and the limit of a single caller.
 
 use std::{
     collections::HashMap,
@@ -8,14 +8,14 @@ use std::{
 use super::{policy::Policy, policy_set::PolicySet, policy_sets::Chosen, quota::Quota};
 use crate::core::{allowance::Allowance, error::ConfigError, identity::Identity};
 
-/// So many sets are remembered. Beyond, all are forgotten and made anew as they are asked for.
+/// The maximum number of cached sets. When it is reached, the cache is cleared.
 const SETS_MAX: usize = 1_024;
 
-/// What policies of a caller's own are called.
+/// The names of the policies for credits and for a caller's limit.
 const CREDITS: &str = "credits";
 const OWN_LIMIT: &str = "own";
 
-/// Which of a caller's own allowances a limiter reads.
+/// The allowances of callers that a limiter reads.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Reads {
     pub(crate) credits: bool,
@@ -35,23 +35,23 @@ impl Reads {
     }
 }
 
-/// What a caller has of its own.
+/// The allowances of a caller.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 struct Own {
     credits: Option<Allowance>,
     limit: Option<Allowance>,
 }
 
-/// The sets that were made for callers with something of their own. Many callers have the same, so
-/// one set serves many.
+/// The sets that were created for callers with allowances. Callers with the same allowances share a
+/// set.
 #[derive(Debug)]
 pub(crate) struct OwnSets {
     reads: Reads,
     made: RwLock<HashMap<(usize, Own), DerivedSet>>,
 }
 
-/// A set, and the one that it was made of: as long as that is kept here, its place in memory is no
-/// other's, and tells it from others.
+/// A set and its base. The base is stored so that its address remains unique and can serve as a
+/// key.
 #[derive(Debug)]
 struct DerivedSet {
     base: Arc<PolicySet>,
@@ -70,7 +70,7 @@ impl OwnSets {
         self.reads
     }
 
-    /// Returns the set that a caller must pass, where the other one is that of all callers like it.
+    /// Returns the policies of a caller, given those of its tier.
     pub(crate) fn of_caller<'a>(&self, base: Chosen<'a>, caller: Option<&Identity>) -> Chosen<'a> {
         let Some(own) = caller.map(|caller| self.reads.of(caller)) else {
             return base;
@@ -110,7 +110,7 @@ impl Own {
     }
 }
 
-/// Counts in periods that begin with their first use: so much is there in each, all of it at once.
+/// Returns a policy that admits the whole amount in each period, which starts with its first use.
 fn window(name: &str, own: Allowance) -> Policy {
     let policy = match own.period() {
         Some(period) => Policy::fixed_window(name, Quota::new(own.amount(), period)),
@@ -121,8 +121,8 @@ fn window(name: &str, own: Allowance) -> Policy {
         .of_any_window()
 }
 
-/// Counts by a bucket that holds the amount; what is too much for a bucket to count exactly is
-/// counted in windows.
+/// Returns a bucket that holds the amount, or a window if the amount is too large for exact
+/// counting in a bucket.
 fn bucket(name: &str, own: Allowance) -> Policy {
     let bucket = own
         .period()
@@ -133,7 +133,7 @@ fn bucket(name: &str, own: Allowance) -> Policy {
     }
 }
 
-/// Refuses policies that a caller's own would be taken for.
+/// Rejects policies with a name that is reserved for allowances.
 pub(super) fn check_names<'a>(
     reads: Reads,
     mut policies: impl Iterator<Item = &'a Policy>,
@@ -146,9 +146,9 @@ pub(super) fn check_names<'a>(
         Some(policy) => Err(ConfigError::new(
             "policies",
             policy.name(),
-            "a caller's own allowance is counted under this name",
+            "the name is reserved for an allowance of callers",
         )
-        .fix("name the policy by what it is for")),
+        .fix("rename the policy after its purpose")),
     }
 }
 

@@ -1,17 +1,17 @@
-//! A policy in numbers, for a store that decides elsewhere.
+//! Numeric parameters of policies, for stores that decide outside this process.
 
-/// A policy in numbers: what a translation of the pure functions decides by.
+/// The numeric parameters of a policy, for reimplementations of its decisions.
 ///
-/// | letter | algorithm | numbers |
+/// | Letter | Algorithm | Numbers |
 /// |---|---|---|
 /// | `w` `a` `m` `y` | fixed window: of the clock, from the first request, of the month, of the year | limit, window |
 /// | `s` | sliding window | limit, window |
 /// | `g` | sliding log | limit, window |
 /// | `b` `l` `q` | token bucket, leaky bucket, leaky queue | burst, parts, interval, its parts, refill, its parts |
 ///
-/// A time is in whole microseconds. Those of a bucket are no whole ones: `parts` says how many
-/// parts a microsecond has, and "its parts" how many of them the time is longer. All numbers are
-/// at most 2^53.
+/// Times are in whole microseconds. Those of a bucket have fractions: `parts` is the number of
+/// parts of a microsecond, and "its parts" the number of them in addition to the whole
+/// microseconds. All numbers are at most 2^53.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PolicyParams {
     letter: char,
@@ -23,12 +23,12 @@ impl PolicyParams {
         Self { letter, numbers }
     }
 
-    /// Returns the letter that stands for the algorithm.
+    /// Returns the letter of the algorithm.
     pub fn letter(&self) -> char {
         self.letter
     }
 
-    /// Returns the numbers; zero where the algorithm has no more.
+    /// Returns the numbers, followed by zeros.
     pub fn numbers(&self) -> [u64; 6] {
         self.numbers
     }

@@ -1,4 +1,4 @@
-//! A policy: a named quota, and how it is counted.
+//! A policy: a named quota and its algorithm.
 
 use std::{
     num::NonZeroU32,
@@ -9,6 +9,7 @@ use std::{
 use super::{
     policy_id::PolicyId,
     quota::{Quota, QuotaPeriod},
+    quota_text::IntoQuota,
     sync_mode::SyncMode,
 };
 use crate::{
@@ -19,16 +20,16 @@ use crate::{
     },
 };
 
-/// A named quota, and how it is counted.
+/// A named quota and its algorithm.
 ///
-/// The name is shown to callers in the `RateLimit` fields and in the body of a `429`.
+/// Callers see the name in the `RateLimit` fields and in the body of a `429`.
 ///
 /// # Sharing a count
 ///
-/// A store keeps one count for each partition and each combination of name, algorithm and window.
-/// Two layers or routes on one store that agree in all four share a count, even if their limits
-/// differ. Policies of one name whose windows differ never affect one another. To give a route its
-/// own count, call [`scope`](Self::scope):
+/// A store has one count for each partition and each combination of name, algorithm, window and
+/// scope. Two layers or routes on one store share a count if all of these are equal, even if their
+/// limits differ. Policies with the same name but different windows never affect each other. To
+/// give a route its own count, call [`scope`](Self::scope):
 ///
 /// ```
 /// use portcullis::rate_limit::{Policy, Quota};
@@ -41,28 +42,29 @@ use crate::{
 ///
 /// # Changing a quota
 ///
-/// A change of the quota refills nothing. A window keeps its count: 10 used of 10 become 10 used of
-/// 1000. A bucket keeps the share that is left: a spent one stays spent, and a half-full one stays
-/// half full, to within a microsecond of the time it takes to fill. This applies to
-/// [`RateLimitHandle::replace_policies`](crate::rate_limit::RateLimitHandle::replace_policies), to any two policies that share a count, and, where a
-/// deployment changes the window, to a policy that [replaces](Self::replacing) another.
+/// A change of the quota refills nothing. A window keeps its count: 10 of 10 used become 10 of 1000
+/// used. A bucket keeps the remaining share: an empty one stays empty, and a half-full one stays
+/// half full, to within a microsecond of its refill time. This applies to
+/// [`RateLimitHandle::replace_policies`](crate::rate_limit::RateLimitHandle::replace_policies), to
+/// any two policies that share a count, and to a policy that [replaces](Self::replacing) another
+/// one if a deployment changes the window.
 ///
 /// # Choosing an algorithm
 ///
-/// | | admits at most | choose it when |
+/// | | Maximum | Use it if |
 /// |---|---|---|
-/// | [`token_bucket`](Self::token_bucket) | the burst, and the rate from then on | traffic should be steady, and bursts are fine |
-/// | [`fixed_window`](Self::fixed_window) | the limit in each window from a client's first request | "100 in a minute" should mean just that to the client |
-/// | [`aligned_window`](Self::aligned_window) | the limit in each window of the clock | quotas are by the hour or the day |
+/// | [`token_bucket`](Self::token_bucket) | the burst, then the rate | traffic should be steady, but bursts are acceptable |
+/// | [`fixed_window`](Self::fixed_window) | the limit in each window from a client's first request | clients expect "100 in a minute" to be literal |
+/// | [`aligned_window`](Self::aligned_window) | the limit in each window of the clock | quotas are per hour or per day |
 /// | [`calendar_month`](Self::calendar_month) | the limit in each month | quotas are billed |
-/// | [`sliding_window`](Self::sliding_window) | the limit in each window of the clock, and at most twice that in any other | windows should have no edge to wait for |
-/// | [`sliding_log`](Self::sliding_log) | the limit in any window at all | limits are small and strict |
-/// | [`leaky_bucket`](Self::leaky_bucket) | what a token bucket does | that is the name you know it by |
-/// | [`leaky_queue`](Self::leaky_queue) | one each interval; the others wait for their turn | callers would rather wait than be denied |
+/// | [`sliding_window`](Self::sliding_window) | the limit in each window of the clock, and at most twice that in any other | windows should have no edges |
+/// | [`sliding_log`](Self::sliding_log) | the limit in any window | limits are small and strict |
+/// | [`leaky_bucket`](Self::leaky_bucket) | the same as a token bucket | you prefer this name |
+/// | [`leaky_queue`](Self::leaky_queue) | one per interval; others wait for their turn | callers prefer waiting to being denied |
 ///
-/// A bucket that may burst its whole limit admits up to twice the limit in the first window: the
-/// burst, and what is gained meanwhile. Windows admit up to twice the limit around an edge. For
-/// less, give the bucket a smaller burst.
+/// A bucket whose burst is its limit admits up to twice the limit in the first window: the burst,
+/// and the refill during the window. Windows admit up to twice the limit around an edge. For a
+/// lower maximum, give the bucket a smaller burst.
 ///
 /// ```
 /// use portcullis::rate_limit::{Policy, Quota};
@@ -87,20 +89,23 @@ pub struct Policy {
 }
 
 impl Policy {
-    /// Counts in windows, each of which begins with the first request that finds none open.
+    /// Counts in windows that start with the first request after the previous window.
     ///
     /// # Errors
     ///
-    /// If the name or the quota cannot be used; so for all constructors.
-    pub fn fixed_window(name: &str, quota: Quota) -> Result<Self, ConfigError> {
+    /// Returns an error if the name or the quota is invalid. The same applies to the other
+    /// constructors.
+    pub fn fixed_window(name: &str, quota: impl IntoQuota) -> Result<Self, ConfigError> {
+        let quota = quota.into_quota()?;
         let algorithm = Algorithm::fixed_window(&quota, Alignment::FirstRequest)?;
         Self::new(name, quota, algorithm)
     }
 
-    /// Counts in windows that begin at whole multiples of their length since the Unix epoch: on
-    /// the minute, on the hour, at midnight UTC. A quota [per month](Quota::per_month) or
-    /// [per year](Quota::per_year) is counted in months or years of the calendar.
-    pub fn aligned_window(name: &str, quota: Quota) -> Result<Self, ConfigError> {
+    /// Counts in windows that start at multiples of their length since the Unix epoch: on the
+    /// minute, on the hour, at midnight UTC. A quota [per month](Quota::per_month) or [per
+    /// year](Quota::per_year) is counted in calendar months or years.
+    pub fn aligned_window(name: &str, quota: impl IntoQuota) -> Result<Self, ConfigError> {
+        let quota = quota.into_quota()?;
         let alignment = match quota.period() {
             QuotaPeriod::Fixed(_) => Alignment::Clock,
             QuotaPeriod::Month => Alignment::Month,
@@ -109,60 +114,68 @@ impl Policy {
         Self::new(name, quota, Algorithm::fixed_window(&quota, alignment)?)
     }
 
-    /// Counts in months of the calendar, which begin at midnight UTC.
+    /// Counts in calendar months, which start at midnight UTC.
     pub fn calendar_month(name: &str, limit: u64) -> Result<Self, ConfigError> {
         Self::aligned_window(name, Quota::per_month(limit))
     }
 
-    /// Counts the current window of the clock, and a share of the previous one as if its requests had
-    /// been evenly spaced.
+    /// Counts the current window of the clock and a share of the previous one, as if the previous
+    /// requests had been evenly spaced.
     ///
-    /// A caller whose requests are evenly spaced at the limit's rate is never denied. A stretch of time
-    /// as long as the window admits at most twice the limit, and only if the previous requests all came
-    /// at the end of their window; see [`max_per_window`](Self::max_per_window).
-    pub fn sliding_window(name: &str, quota: Quota) -> Result<Self, ConfigError> {
+    /// A caller whose requests are evenly spaced at the limit's rate is never denied. A period of
+    /// the length of the window admits at most twice the limit, and only if all previous requests
+    /// were at the end of their window; see [`max_per_window`](Self::max_per_window).
+    pub fn sliding_window(name: &str, quota: impl IntoQuota) -> Result<Self, ConfigError> {
+        let quota = quota.into_quota()?;
         Self::new(name, quota, Algorithm::sliding_window(&quota)?)
     }
 
-    /// Remembers each request of the last window: in any window at all at most the limit is
-    /// admitted.
+    /// Stores the time of each request in the last window, and admits at most the limit in any
+    /// window.
     ///
-    /// The limit is at most 10 000, and each partition may take 16 bytes times that, on a Redis server
-    /// 20. Both count exactly; a store that keeps words alone counts as
-    /// [`sliding_window`](Self::sliding_window) does.
-    pub fn sliding_log(name: &str, quota: Quota) -> Result<Self, ConfigError> {
+    /// The limit is at most 10 000. Each partition can take 16 bytes per admitted request, or 20 on
+    /// a Redis server. Both stores count exactly; a store without logs counts like
+    /// [`sliding_window`](Self::sliding_window).
+    pub fn sliding_log(name: &str, quota: impl IntoQuota) -> Result<Self, ConfigError> {
+        let quota = quota.into_quota()?;
         Self::new(name, quota, Algorithm::sliding_log(&quota)?)
     }
 
-    /// Counts by a bucket that leaks at the quota's rate, and holds its burst: what would overflow
-    /// it is denied.
-    pub fn leaky_bucket(name: &str, quota: Quota) -> Result<Self, ConfigError> {
+    /// Counts in a bucket that leaks at the quota's rate and holds its burst. Requests that would
+    /// overflow it are denied.
+    pub fn leaky_bucket(name: &str, quota: impl IntoQuota) -> Result<Self, ConfigError> {
+        let quota = quota.into_quota()?;
         Self::new(name, quota, Algorithm::leaky_bucket(&quota)?)
     }
 
-    /// Lets requests go on at the quota's rate: one that comes too early waits for its turn, and one
+    /// Delays requests to the quota's rate. A request that is too early waits for its turn; one
     /// that would wait longer than `max_wait` is denied.
     ///
-    /// As many as the burst of the quota go on at once after a pause: one, unless the quota names
-    /// another. Then the queue has a place for each that has its turn within `max_wait`, and those
-    /// and the burst are the policy's [`capacity`](Self::capacity). A request stands in the queue
-    /// for all that it costs.
+    /// After a pause, the burst of the quota is admitted at once. It defaults to 1. The queue also
+    /// has a place for each request whose turn is within `max_wait`; the burst and these places are
+    /// the policy's [`capacity`](Self::capacity). A request takes as many places as it costs.
     ///
     /// ```
     /// use std::time::Duration;
     /// use portcullis::rate_limit::{Policy, Quota};
     ///
-    /// // Ten in a second, 100 ms apart; who would wait for more than two seconds is denied.
+    /// // Ten per second, 100 ms apart. Requests that would wait for more than 2 s are denied.
     /// let steady = Policy::leaky_queue("steady", Quota::per_second(10), Duration::from_secs(2))?;
     /// assert_eq!(steady.capacity(), 1 + 20);
     /// # Ok::<(), portcullis::ConfigError>(())
     /// ```
-    pub fn leaky_queue(name: &str, quota: Quota, max_wait: Duration) -> Result<Self, ConfigError> {
+    pub fn leaky_queue(
+        name: &str,
+        quota: impl IntoQuota,
+        max_wait: Duration,
+    ) -> Result<Self, ConfigError> {
+        let quota = quota.into_quota()?;
         Self::new(name, quota, Algorithm::leaky_queue(&quota, max_wait)?)
     }
 
-    /// Counts by a bucket that refills at the quota's rate, up to its burst.
-    pub fn token_bucket(name: &str, quota: Quota) -> Result<Self, ConfigError> {
+    /// Counts in a bucket that refills at the quota's rate, up to its burst.
+    pub fn token_bucket(name: &str, quota: impl IntoQuota) -> Result<Self, ConfigError> {
+        let quota = quota.into_quota()?;
         Self::new(name, quota, Algorithm::token_bucket(&quota)?)
     }
 
@@ -172,9 +185,9 @@ impl Policy {
             return Err(ConfigError::new(
                 "policy name",
                 name,
-                "a policy is named in a header by 1 to 64 printable ASCII characters",
+                "a policy name is 1 to 64 printable ASCII characters",
             )
-            .fix("name it by what it is for, such as `burst` or `daily`"));
+            .fix("name the policy after its purpose, for example `burst` or `daily`"));
         }
         Ok(Self {
             id: PolicyId::of(name, algorithm.letter())
@@ -194,8 +207,8 @@ impl Policy {
         })
     }
 
-    /// Counts apart from policies of the same name, algorithm and window that have another scope, or
-    /// none. No scope by default; the scope is not shown to callers.
+    /// Counts separately from policies of the same name, algorithm and window with another scope or
+    /// none. Defaults to no scope. Callers do not see the scope.
     #[must_use]
     pub fn scope(mut self, scope: &str) -> Self {
         self.id = PolicyId(self.id).text(scope).0;
@@ -203,31 +216,31 @@ impl Policy {
         self
     }
 
-    /// Counts under the name and the algorithm alone, for policies of which a partition has one at a
-    /// time: a change of the window is then a change of the quota.
+    /// Counts under the name and the algorithm only, for policies that occur once per partition: a
+    /// change of the window is then a change of the quota.
     pub(super) fn of_any_window(mut self) -> Self {
         self.id = PolicyId::of(&self.name, self.algorithm.letter()).0;
         self
     }
 
-    /// Only watches: what the policy would deny is admitted all the same.
+    /// Enables shadow mode: requests that the policy would deny are admitted. Off by default.
     ///
-    /// It counts as it would if it were enforced, and its word stands in the record, but no header
-    /// and no answer speaks of it. For trying a limit on real traffic before it turns anyone away.
+    /// The policy counts as if it were enforced, and its decision is in the access-log record, but
+    /// in no header and no response. Use it to test a limit on real traffic before enforcing it.
     #[must_use]
     pub fn shadow(mut self) -> Self {
         self.shadow = true;
         self
     }
 
-    /// Sets how the instances that share a store count together. Exactly by default.
+    /// Sets the sync mode of instances that share a store. Defaults to [`SyncMode::Exact`].
     #[must_use]
     pub fn with_sync_mode(mut self, mode: SyncMode) -> Self {
         self.mode = mode;
         self
     }
 
-    /// Returns how the instances that share a store count together.
+    /// Returns the sync mode of instances that share a store.
     pub fn sync_mode(&self) -> SyncMode {
         if self.algorithm.queue().is_some() || self.algorithm.log().is_some() {
             return SyncMode::Exact;
@@ -235,7 +248,7 @@ impl Policy {
         self.mode
     }
 
-    /// Returns whether a mode was set that this algorithm does not support.
+    /// Returns `true` if a mode was set that this algorithm does not support.
     pub(crate) fn ignores_mode(&self) -> bool {
         self.mode != self.sync_mode()
     }
@@ -251,12 +264,11 @@ impl Policy {
         self.on_store_error
     }
 
-    /// Returns the policy by which each of so many instances has its part of the quota, under the
-    /// same name.
+    /// Returns the policy with one instance's share of the quota, under the same name.
     ///
     /// # Errors
     ///
-    /// If the part cannot be counted.
+    /// Returns an error if the share cannot be counted.
     pub(crate) fn divided(&self, share: NonZeroU32) -> Result<Self, ConfigError> {
         let (quota, algorithm) = self.algorithm.divided(&self.quota, share)?;
         let part = Self::new(&self.name, quota, algorithm)?;
@@ -269,7 +281,7 @@ impl Policy {
         })
     }
 
-    /// Returns whether the policy only watches.
+    /// Returns `true` if the policy is in shadow mode.
     #[inline]
     pub fn is_shadow(&self) -> bool {
         self.shadow
@@ -285,21 +297,21 @@ impl Policy {
         self.quota
     }
 
-    /// Returns the most that can be left: the limit of a window, the burst of a bucket, the places
-    /// of a queue.
+    /// Returns the maximum remaining amount: the limit of a window, the burst of a bucket, or the
+    /// places of a queue.
     pub fn capacity(&self) -> u64 {
         self.algorithm.capacity()
     }
 
-    /// Returns a number that identifies the name, the algorithm, the window and the scope, the same in
-    /// each process. A store keeps the policy's states under it and the partition.
+    /// Returns a number that identifies the name, the algorithm, the window and the scope. It is
+    /// the same in every process. A store identifies a state by the partition and this id.
     #[inline]
     pub fn id(&self) -> u64 {
         self.id
     }
 
-    /// Returns whether a time that is some milliseconds late decides as well: whether the window
-    /// is at least a tenth of a second, and neither moments nor turns are kept.
+    /// Returns `true` if a time that is some milliseconds late does not affect decisions: the
+    /// window is at least a tenth of a second, and neither times nor turns are stored.
     #[inline]
     pub fn tolerates_coarse_clock(&self) -> bool {
         self.tolerates_coarse_clock
@@ -314,11 +326,11 @@ impl Policy {
     }
 }
 
-/// A policy that was replaced.
+/// A replaced policy.
 #[derive(Debug)]
 pub(super) struct Previous {
     pub(super) policy: Policy,
-    /// When the new policy was first used, by the store's clock.
+    /// The first use of the new policy, by the store's clock.
     pub(super) changed_at: OnceLock<Timestamp>,
 }
 

@@ -1,7 +1,7 @@
-//! The id under which a policy counts.
+//! The id of a policy's count.
 
-/// FNV-1a of what a policy counts by. It comes from the configuration, so no client can choose it to
-/// collide.
+/// The FNV-1a hash of the properties that identify a count. They come from the configuration, so
+/// that clients cannot cause collisions.
 pub(super) struct PolicyId(pub(super) u64);
 
 impl PolicyId {

@@ -69,7 +69,7 @@ impl PolicySet {
         &self.policies
     }
 
-    /// Returns the policy as the successor of the one of its name in this set.
+    /// Returns the policy as the successor of the policy with its name in this set.
     pub(super) fn succeed(&self, policy: &Policy) -> Policy {
         let mut policies = self.policies.iter();
         policy.succeeding(policies.find(|other| other.name() == policy.name()))
@@ -80,12 +80,12 @@ impl PolicySet {
         &self.policies[..self.for_all]
     }
 
-    /// Returns a set of other policies, whose names must be distinct, with the share of this one. If
-    /// their shares cannot be counted, the local store does not decide by them.
+    /// Returns a set of other policies, whose names must be distinct, with the share of this one.
+    /// If their shares cannot be counted, the local store does not decide by them.
     pub(super) fn with_policies(&self, policies: Vec<Policy>) -> Self {
         Self::new(policies.clone(), self.share)
             .or_else(|_| Self::new(policies, None))
-            .expect("no name stands twice")
+            .expect("the names are distinct")
     }
 
     /// Returns the rendered parts of the header fields.
@@ -103,7 +103,7 @@ impl PolicySet {
         }
     }
 
-    /// Returns whether a policy is in shadow mode.
+    /// Returns `true` if a policy is in shadow mode.
     #[inline]
     pub(crate) fn watches(&self) -> bool {
         self.watches
@@ -114,7 +114,7 @@ impl PolicySet {
         self.failure_rule
     }
 
-    /// Returns whether a request may have to wait for its turn.
+    /// Returns `true` if a request can have to wait for its turn.
     #[inline]
     pub(crate) fn delays(&self) -> bool {
         self.delays
@@ -129,19 +129,19 @@ impl PolicySet {
             .unwrap_or_default()
     }
 
-    /// Returns the policies that the local store decides by, with the quotas of one of this many
-    /// instances. `None` if it does not decide.
+    /// Returns the policies by which the local store decides, with the share of one of `share`
+    /// instances, or `None` if it does not decide.
     pub(crate) fn local(&self, share: Option<NonZeroU32>) -> Option<Arc<Self>> {
         match (&self.local, self.share) {
             (Some(local), _) => Some(Arc::clone(local)),
-            // The list of a function is made without a share. If its shares cannot be counted, the
-            // local store does not decide.
+            // The list of a function has no share. The local store does not decide if its shares
+            // cannot be counted.
             (None, None) => Self::new(self.policies.to_vec(), share).ok()?.local,
             (None, Some(_)) => None,
         }
     }
 
-    /// Returns the policies of the local store that were made with these.
+    /// Returns the policies of the local store that were created with these.
     pub(super) fn local_part(&self) -> Option<&Self> {
         self.local.as_deref()
     }
@@ -156,7 +156,7 @@ fn check_distinct(policies: &[Policy]) -> Result<(), ConfigError> {
         {
             let problem = "two policies of one request have the same name";
             let error = ConfigError::new("policies", policy.name(), problem);
-            return Err(error.fix("name each by what it is for"));
+            return Err(error.fix("rename one after its purpose"));
         }
     }
     Ok(())
@@ -188,7 +188,7 @@ impl FailureRule {
     }
 }
 
-/// Returns whether a local store decides a policy while the main store fails.
+/// Returns `true` if a local store decides by a policy while the main store fails.
 fn is_local(policy: &Policy) -> bool {
     match policy.failure_override() {
         None | Some(FailureOverride::Local(_)) => true,
@@ -198,8 +198,8 @@ fn is_local(policy: &Policy) -> bool {
 
 /// A list of policies for the requests that a function assigns to it.
 ///
-/// For [`RateLimitLayerBuilder::policies_with`](crate::rate_limit::RateLimitLayerBuilder::policies_with). Clones share
-/// the list, so create it once and clone it for each request.
+/// For [`policies_with`](crate::rate_limit::RateLimitLayerBuilder::policies_with). Clones share the
+/// list, so create it once and clone it for each request.
 ///
 /// ```
 /// use portcullis::rate_limit::{Policy, PolicyList, Quota};
@@ -219,14 +219,14 @@ impl PolicyList {
     ///
     /// # Errors
     ///
-    /// If two policies have the same name.
+    /// Returns an error if two policies have the same name.
     pub fn new(policies: impl IntoIterator<Item = Policy>) -> Result<Self, ConfigError> {
         let policies = policies.into_iter().collect();
         PolicySet::new(policies, None).map(Arc::new).map(Self)
     }
 }
 
-/// Returns whether requests may wait for a policy.
+/// Returns `true` if requests can wait for a policy.
 fn delays(policy: &Policy) -> bool {
     policy.max_wait().is_some() && !policy.is_shadow()
 }

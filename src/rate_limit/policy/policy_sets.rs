@@ -21,13 +21,13 @@ const TIER_SHOWN_MAX: usize = 64;
 pub(crate) struct PolicySets {
     fallback: Arc<PolicySet>,
     tiers: Box<[(Box<str>, Arc<PolicySet>)]>,
-    /// Whether an unknown tier was reported. Set from the start if none is to be reported.
+    /// `true` if an unknown tier was reported, or is not to be reported.
     unknown_tier_said: AtomicBool,
 }
 
 impl PolicySets {
     /// Creates one set for each tier: the policies for all callers, then those of the tier. With a
-    /// share, each set has a local one, whose quotas are divided by it.
+    /// share, each set has a local one with divided quotas.
     pub(crate) fn new(
         for_all: &[Policy],
         tiers: Option<&Tiers>,
@@ -45,7 +45,7 @@ impl PolicySets {
             let set = PolicySet::of_tier(for_all, own, share)?;
             Ok((name.as_str().into(), Arc::new(set)))
         };
-        let sets: Result<Box<[(Box<str>, _)]>, _> = tiers.tiers.iter().map(set).collect();
+        let sets: Result<Box<[(Box<str>, _)]>, ConfigError> = tiers.tiers.iter().map(set).collect();
         let sets = sets?;
         let mut fallbacks = sets.iter().filter(|(name, _)| **name == *tiers.fallback);
         let Some((_, fallback)) = fallbacks.next() else {
@@ -92,8 +92,8 @@ impl PolicySets {
             None => "add it with `Tiers::tier`, or change the tier of the key".to_owned(),
         };
         let shown: String = tier.chars().take(TIER_SHOWN_MAX).collect();
-        let problem = "a caller has this tier, and `Tiers` does not name it: it has the limits of \
-             the fallback";
+        let problem = "a caller has this tier, which `Tiers` does not contain, so the limits of the \
+             fallback apply";
         ConfigError::new("tier", shown.escape_debug(), problem).fix(fix)
     }
 
@@ -102,7 +102,7 @@ impl PolicySets {
         &self.fallback
     }
 
-    /// Returns whether there are tiers.
+    /// Returns `true` if there are tiers.
     pub(crate) fn by_tier(&self) -> bool {
         !self.tiers.is_empty()
     }
@@ -118,7 +118,7 @@ impl PolicySets {
         self.each().flat_map(PolicySet::policies)
     }
 
-    /// Returns whether no tier has a policy.
+    /// Returns `true` if no tier has a policy.
     pub(crate) fn is_empty(&self) -> bool {
         let empty = |set: &PolicySet| set.policies().is_empty();
         empty(&self.fallback) && self.tiers.iter().all(|(_, set)| empty(set))

@@ -1,12 +1,12 @@
-//! How much, in how long.
+//! Quotas: limits per window.
 
 use std::{num::NonZeroU32, time::Duration};
 
 use crate::core::error::ConfigError;
 
-/// The longest window, and the longest time in which a burst may refill: some 71 years.
+/// The maximum window and refill time of a burst: about 71 years.
 ///
-/// A moment that far from today still fits into the 53 bits that a store counts exactly in.
+/// A time in that distance from today is within the 53 bits that a store counts exactly.
 pub(crate) const MICROS_MAX: u64 = 1 << 51;
 
 /// The largest product of a burst and a fraction of a microsecond that a store counts exactly.
@@ -14,11 +14,11 @@ pub(crate) const EXACT_MAX: u64 = 1 << 53;
 
 /// The number of requests that a policy admits in a window of time.
 ///
-/// The number always comes before the time, and it is always the number that is admitted:
-/// `per_second(10)` admits ten in each second.
+/// The number precedes the window, and it is the number of admitted requests: `per_second(10)`
+/// admits ten requests per second.
 ///
-/// A quota [reads from text](Self#impl-FromStr-for-Quota) and writes as text that reads back as the
-/// same quota, if any policy can count it.
+/// A quota can be [parsed from text](Self#impl-FromStr-for-Quota). Its `Display` output parses to
+/// the same quota, if a policy can count it.
 ///
 /// ```
 /// use std::time::Duration;
@@ -41,16 +41,16 @@ pub struct Quota {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum QuotaPeriod {
     Fixed(Duration),
-    /// A month of the calendar.
+    /// A calendar month.
     Month,
-    /// A year of the calendar.
+    /// A calendar year.
     Year,
 }
 
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 
 impl QuotaPeriod {
-    /// Returns the length of the longest one.
+    /// Returns the length of the longest period of this kind.
     const fn longest(self) -> Duration {
         match self {
             Self::Fixed(window) => window,
@@ -61,9 +61,9 @@ impl QuotaPeriod {
 }
 
 impl Quota {
-    /// Admits this many in each window.
+    /// Admits `limit` requests per window.
     ///
-    /// What makes no sense, as a limit of zero, is refused by the policy that is made of it.
+    /// Invalid quotas, such as a limit of zero, are rejected when a policy is created.
     pub const fn new(limit: u64, window: Duration) -> Self {
         Self {
             limit,
@@ -72,18 +72,18 @@ impl Quota {
         }
     }
 
-    /// Admits this many in each month of the calendar.
+    /// Admits `limit` requests per calendar month.
     ///
-    /// [`Policy::aligned_window`](crate::rate_limit::Policy::aligned_window) counts months that begin at midnight
-    /// UTC. The other algorithms count a month as 31 days.
+    /// [`Policy::aligned_window`](crate::rate_limit::Policy::aligned_window) counts months that
+    /// start at midnight UTC. The other algorithms count a month as 31 days.
     pub const fn per_month(limit: u64) -> Self {
         Self::of(limit, QuotaPeriod::Month)
     }
 
-    /// Admits this many in each year of the calendar.
+    /// Admits `limit` requests per calendar year.
     ///
-    /// [`Policy::aligned_window`](crate::rate_limit::Policy::aligned_window) counts years that begin at midnight
-    /// UTC. The other algorithms count a year as 366 days.
+    /// [`Policy::aligned_window`](crate::rate_limit::Policy::aligned_window) counts years that
+    /// start at midnight UTC. The other algorithms count a year as 366 days.
     pub const fn per_year(limit: u64) -> Self {
         Self::of(limit, QuotaPeriod::Year)
     }
@@ -96,41 +96,42 @@ impl Quota {
         }
     }
 
-    /// Admits this many in each second.
+    /// Admits `limit` requests per second.
     pub const fn per_second(limit: u64) -> Self {
         Self::new(limit, Duration::from_secs(1))
     }
 
-    /// Admits this many in each minute.
+    /// Admits `limit` requests per minute.
     pub const fn per_minute(limit: u64) -> Self {
         Self::new(limit, Duration::from_secs(60))
     }
 
-    /// Admits this many in each hour.
+    /// Admits `limit` requests per hour.
     pub const fn per_hour(limit: u64) -> Self {
         Self::new(limit, Duration::from_secs(60 * 60))
     }
 
-    /// Admits this many in each day.
+    /// Admits `limit` requests per day.
     pub const fn per_day(limit: u64) -> Self {
         Self::new(limit, DAY)
     }
 
-    /// Sets how many may come at once after a pause. As many as the limit, unless this is called.
+    /// Sets the number of requests that are admitted at once after a pause. Defaults to the limit,
+    /// and to 1 in a [queue](crate::rate_limit::Policy::leaky_queue).
     ///
-    /// Only buckets have a burst of their own: a window always admits its limit at once.
+    /// Only buckets and queues support a burst: a window always admits its whole limit at once.
     #[must_use]
     pub const fn burst(mut self, burst: u64) -> Self {
         self.burst = Some(burst);
         self
     }
 
-    /// Returns how many are admitted in each window.
+    /// Returns the number of requests that are admitted per window.
     pub const fn limit(&self) -> u64 {
         self.limit
     }
 
-    /// Returns the window; of a month or a year of the calendar, the length of the longest one.
+    /// Returns the window. For a calendar month or year, it is the length of the longest one.
     pub const fn window(&self) -> Duration {
         self.period.longest()
     }
@@ -139,7 +140,7 @@ impl Quota {
         self.period
     }
 
-    /// Returns how many may come at once after a pause.
+    /// Returns the number of requests that are admitted at once after a pause.
     pub const fn burst_size(&self) -> u64 {
         match self.burst {
             Some(burst) => burst,
@@ -147,18 +148,18 @@ impl Quota {
         }
     }
 
-    /// Returns a number that stands for the window: its microseconds.
+    /// Returns the window in microseconds, as its id.
     pub(super) const fn window_id(&self) -> u64 {
         // No policy has a longer window than 71 years.
         self.window().as_micros() as u64
     }
 
-    /// Returns the burst, if it was given.
+    /// Returns the burst, if it was set.
     pub(crate) const fn own_burst(&self) -> Option<u64> {
         self.burst
     }
 
-    /// Returns what one of so many instances admits in each window, rounded up.
+    /// Returns the share of one instance as a window, rounded up.
     pub(crate) fn windows_part(&self, share: NonZeroU32) -> Self {
         Self {
             limit: self.limit.div_ceil(share.get().into()),
@@ -166,10 +167,11 @@ impl Quota {
         }
     }
 
-    /// Returns the bucket of one of so many instances: the burst is rounded up, and the rate is
-    /// not rounded at all.
+    /// Returns the share of one instance as a bucket. The burst is rounded up, and the rate is
+    /// exact.
     pub(crate) fn buckets_part(&self, share: NonZeroU32) -> Self {
-        // A limit divided is the same rate as a window stretched, and that always comes out even.
+        // Stretching the window has the same effect on the rate as dividing the limit, and is
+        // exact.
         let divisor = gcd(share.get().into(), self.limit);
         let stretch = u64::from(share.get()) / divisor;
         let window = u32::try_from(stretch)
@@ -186,54 +188,57 @@ impl Quota {
     ///
     /// # Errors
     ///
-    /// If limit or window is zero, or the window too long or no whole number of microseconds.
+    /// Returns an error if the limit or the window is zero, or if the window is too long or not a
+    /// whole number of microseconds.
     pub(crate) fn window_micros(&self) -> Result<u64, ConfigError> {
         if self.limit == 0 {
             return Err(self
-                .error("a limit of zero admits nobody")
-                .fix("give a limit of at least 1, or deny the route in the router"));
+                .error("a limit of zero admits no requests")
+                .fix("set at least 1, or deny the route in the router"));
         }
         if self.window().is_zero() {
             return Err(self
-                .error("a window of no time never ends")
-                .fix("give a window of at least a microsecond"));
+                .error("the window must be at least a microsecond")
+                .fix("set a longer window"));
         }
         if !self.window().subsec_nanos().is_multiple_of(1_000) {
             return Err(self
-                .error("time is counted in whole microseconds")
-                .fix("give a window of whole microseconds"));
+                .error("the window must be a whole number of microseconds")
+                .fix("round it"));
         }
         u64::try_from(self.window().as_micros())
             .ok()
             .filter(|micros| *micros <= MICROS_MAX)
             .ok_or_else(|| {
-                self.error("the window is longer than 71 years")
-                    .fix("give a window that somebody will see the end of")
+                self.error("the window must be at most 71 years")
+                    .fix("set a shorter window")
             })
     }
 
-    /// Returns the window in whole microseconds, for an algorithm that knows no burst.
+    /// Returns the window in whole microseconds, for an algorithm without a burst.
     ///
     /// # Errors
     ///
-    /// Also if the quota has a burst of its own, or a limit that is not counted exactly.
+    /// Also returns an error if the quota has a burst, or a limit that cannot be counted exactly.
     pub(crate) fn burstless_window_micros(&self) -> Result<u64, ConfigError> {
         if self.burst.is_some() {
             return Err(self
-                .error("a window admits its whole limit at once, and knows no burst")
-                .fix("leave the burst out, or use a token bucket"));
+                .error("a window admits its whole limit at once, so it has no burst")
+                .fix("drop the burst, or use a token bucket"));
         }
         if self.limit > EXACT_MAX {
-            return Err(self.error("the limit is more than 2^53").fix("give less"));
+            return Err(self
+                .error("the limit must be at most 2^53")
+                .fix("reduce it"));
         }
         self.window_micros()
     }
 
-    /// Checks that some policy can count the quota.
+    /// Checks that a policy can count the quota.
     ///
     /// # Errors
     ///
-    /// The reason why none can.
+    /// Returns the reason if no policy can.
     pub(crate) fn check(&self) -> Result<(), ConfigError> {
         match (self.burstless_window_micros(), self.pace()) {
             (Ok(_), _) | (_, Ok(_)) => Ok(()),
@@ -244,18 +249,19 @@ impl Quota {
         }
     }
 
-    /// Returns what a bucket counts in: see [`Pace`].
+    /// Returns the quota as a bucket counts it: see [`Pace`].
     ///
     /// # Errors
     ///
-    /// If the quota is not one, or if its numbers are too large to be counted exactly.
+    /// Returns an error if the quota is invalid, or if its numbers are too large to be counted
+    /// exactly.
     pub(crate) fn pace(&self) -> Result<Pace, ConfigError> {
         let window = self.window_micros()?;
         let burst = self.burst_size();
         if burst == 0 {
             return Err(self
-                .error("a burst of zero admits nobody")
-                .fix("give a burst of at least 1"));
+                .error("the burst must be at least 1")
+                .fix("drop it to use the limit"));
         }
         let divisor = gcd(window, self.limit);
         let (window, parts) = (window / divisor, self.limit / divisor);
@@ -271,13 +277,13 @@ impl Quota {
         let refill = u128::from(burst) * u128::from(window) / u128::from(parts);
         if !exact {
             return Err(self
-                .error("burst and limit are too large to be counted exactly together")
-                .fix("give a rounder limit, or count in thousands"));
+                .error("the burst and the limit are too large to be counted exactly")
+                .fix("use a rounder limit, or count in thousands"));
         }
         if refill > u128::from(MICROS_MAX) {
             return Err(self
-                .error("the burst would refill in more than 71 years")
-                .fix("give a smaller burst"));
+                .error("the burst must refill within 71 years")
+                .fix("set a smaller burst"));
         }
         Ok(pace)
     }
@@ -287,20 +293,20 @@ impl Quota {
     }
 }
 
-/// A quota as a bucket counts it: in whole microseconds, and parts of one, so that nothing is ever
-/// rounded. With 3 in a second the interval is 333 333 microseconds and 1 of 3 parts of another.
+/// A quota as a bucket counts it: in whole microseconds and parts of a microsecond, so that nothing
+/// is rounded. With 3 per second the interval is 333 333 microseconds and 1 of 3 parts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Pace {
-    /// How much a full bucket holds.
+    /// The capacity of the bucket.
     pub(crate) burst: u64,
-    /// The number of parts that a microsecond has.
+    /// The number of parts of a microsecond.
     pub(crate) parts: u64,
-    /// How long the bucket takes to gain one.
+    /// The time in which the bucket refills by one.
     pub(crate) interval: Span,
 }
 
-/// A span of time: whole microseconds, and parts of one. How many parts make one, the [`Pace`]
-/// knows; there are always fewer.
+/// A span of time: whole microseconds, and parts of one. The [`Pace`] defines the number of parts
+/// per microsecond, which is greater than `parts`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Span {
     pub(crate) micros: u64,
@@ -308,7 +314,7 @@ pub(crate) struct Span {
 }
 
 impl Pace {
-    /// Returns the time in which the bucket gains this much; it is at most the burst.
+    /// Returns the time in which the bucket refills by `count`, which is at most the burst.
     #[inline]
     pub(crate) fn times(&self, count: u64) -> Span {
         // At most 2^53: the burst was checked with the parts.
@@ -329,7 +335,7 @@ impl Pace {
         }
     }
 
-    /// Returns the time from `other` to `one`, which is not shorter.
+    /// Returns the time from `other` to `one`, which must not be shorter.
     #[inline]
     pub(crate) fn sub(&self, one: Span, other: Span) -> Span {
         let borrow = one.parts < other.parts;
@@ -339,7 +345,7 @@ impl Pace {
         }
     }
 
-    /// Returns how much the bucket gains in this time, rounded down.
+    /// Returns the refill in this time, rounded down.
     #[inline]
     pub(crate) fn gained_in(&self, span: Span) -> u64 {
         if self.parts == 1 {
@@ -356,7 +362,7 @@ impl Pace {
 }
 
 impl Span {
-    /// Returns the whole microseconds after which the span is over.
+    /// Returns the span in whole microseconds, rounded up.
     #[inline]
     pub(crate) fn rounded_up(self) -> u64 {
         self.micros + u64::from(self.parts > 0)
@@ -407,7 +413,7 @@ mod tests {
             Quota::per_second(9).buckets_part(share),
             Quota::per_second(3).burst(3)
         );
-        // Rounded to whole limits, a third of this could not be counted exactly.
+        // If it were rounded to whole limits, a third of this could not be counted exactly.
         let third = Quota::per_second(1_000_000_000).buckets_part(share);
         assert!(third.pace().is_ok());
     }
@@ -433,10 +439,13 @@ mod tests {
 
     #[test]
     fn what_admits_nobody_or_never_ends_is_refused_by_name() {
-        assert!(problem(Quota::per_second(0)).contains("a limit of zero admits nobody"));
-        assert!(problem(Quota::per_second(1).burst(0)).contains("a burst of zero"));
-        assert!(problem(Quota::new(1, Duration::ZERO)).contains("a window of no time"));
-        assert!(problem(Quota::new(1, Duration::from_nanos(1_500))).contains("whole microseconds"));
+        assert!(problem(Quota::per_second(0)).contains("a limit of zero admits no requests"));
+        assert!(problem(Quota::per_second(1).burst(0)).contains("burst must be at least 1"));
+        assert!(problem(Quota::new(1, Duration::ZERO)).contains("at least a microsecond"));
+        assert!(
+            problem(Quota::new(1, Duration::from_nanos(1_500)))
+                .contains("whole number of microseconds")
+        );
         assert!(problem(Quota::new(1, Duration::from_secs(u64::MAX))).contains("71 years"));
         assert!(problem(Quota::per_day(1).burst(1 << 40)).contains("71 years"));
         assert!(problem(Quota::per_second(u64::MAX)).contains("counted exactly"));
@@ -445,7 +454,7 @@ mod tests {
     #[test]
     fn a_window_that_is_given_a_burst_is_refused_rather_than_ignoring_it() {
         let error = Quota::per_second(1).burst(5).burstless_window_micros();
-        assert!(error.unwrap_err().to_string().contains("knows no burst"));
+        assert!(error.unwrap_err().to_string().contains("has no burst"));
     }
 
     #[test]

@@ -1,13 +1,13 @@
-//! `governor`'s quotas as ours.
+//! Conversion from the quotas of `governor`.
 
 use std::time::Duration;
 
 use super::quota::Quota;
 
-/// Converts a quota of `governor`'s: its burst, and one more in each of its intervals.
+/// Converts a quota of `governor`: its burst, and one request per replenish interval.
 impl From<governor::Quota> for Quota {
     fn from(quota: governor::Quota) -> Self {
-        // One in so many nanoseconds is a thousand in as many microseconds.
+        // One per n nanoseconds is a thousand per n microseconds.
         let nanos = u64::try_from(quota.replenish_interval().as_nanos()).unwrap_or(u64::MAX);
         let (limit, micros) = match nanos {
             nanos if nanos.is_multiple_of(1_000) => (1, nanos / 1_000),
@@ -60,7 +60,7 @@ mod tests {
             let quota = quota.allow_burst(number(burst));
             let clock = FakeRelativeClock::default();
             let theirs = RateLimiter::direct_with_clock(quota, clock.clone());
-            let ours = Policy::token_bucket("ours", quota.into()).unwrap();
+            let ours = Policy::token_bucket("ours", quota).unwrap();
             let (mut now, mut state) = (Timestamp::from_secs(1), State::NONE);
             for (pause, cost) in steps {
                 clock.advance(Duration::from_micros(pause));

@@ -1,4 +1,4 @@
-//! Quotas in configuration files: as text.
+//! Serialization of quotas as text, for configuration files.
 
 use std::{fmt, marker::PhantomData, str::FromStr};
 

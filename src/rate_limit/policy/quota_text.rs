@@ -5,7 +5,7 @@ use std::{fmt, str::FromStr, time::Duration};
 use super::quota::{Quota, QuotaPeriod};
 use crate::core::error::ConfigError;
 
-/// The names of the units; the first of each is its abbreviation, and the second to last its singular.
+/// The names of the units: abbreviations first, then the singular, and the plural last.
 const UNITS: [(&[&str], Duration); 7] = [
     (
         &["us", "microsecond", "microseconds"],
@@ -25,7 +25,7 @@ const UNITS: [(&[&str], Duration); 7] = [
     ),
 ];
 
-/// The names of the periods of the calendar.
+/// The names of the calendar periods.
 const CALENDAR: [(&[&str], QuotaPeriod); 2] = [
     (&["mo", "month", "months"], QuotaPeriod::Month),
     (&["y", "yr", "year", "years"], QuotaPeriod::Year),
@@ -47,7 +47,7 @@ const CALENDAR: [(&[&str], QuotaPeriod); 2] = [
 pub struct Quotas(Vec<Quota>);
 
 impl Quotas {
-    /// Returns the quotas, in the order of the text.
+    /// Returns the quotas in the order of the text.
     pub fn iter(&self) -> std::slice::Iter<'_, Quota> {
         self.0.iter()
     }
@@ -83,7 +83,7 @@ impl FromStr for Quotas {
 }
 
 impl fmt::Display for Quotas {
-    /// Writes the quotas with `; ` between them.
+    /// Formats the quotas, separated by `; `.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for (at, quota) in self.iter().enumerate() {
             let between = if at == 0 { "" } else { "; " };
@@ -93,14 +93,14 @@ impl fmt::Display for Quotas {
     }
 }
 
-/// Reads `100/minute`, `100 per minute`, `10 per 1s burst 20`.
+/// Parses `100/minute`, `100 per minute` or `10 per 1s burst 20`.
 ///
-/// The units are `us`, `ms`, `s`, `m` or `min`, `h`, `d` and `w`, and their English names; and `month`
-/// and `year`, which are those of the calendar. Upper and lower case are the same: `M` is a minute.
+/// The units are `us`, `ms`, `s`, `m` or `min`, `h`, `d` and `w`, and their English names; and
+/// `month` and `year`, which are calendar periods. Case is ignored: `M` is a minute.
 ///
 /// # Errors
 ///
-/// If the text is not of this form, or if no policy could count the quota.
+/// Returns an error if the text has another form, or if no policy can count the quota.
 impl FromStr for Quota {
     type Err = ConfigError;
 
@@ -117,22 +117,61 @@ impl FromStr for Quota {
         let (limit, window) = rate
             .split_once('/')
             .or_else(|| rate.split_once(" per "))
-            .ok_or_else(|| error("there is neither `/` nor `per` in it"))?;
-        let limit = number(limit).ok_or_else(|| error("it does not begin with a number"))?;
-        let period = period_of(window).ok_or_else(|| error("its time is none"))?;
+            .ok_or_else(|| error("it contains neither `/` nor `per`"))?;
+        let limit = number(limit).ok_or_else(|| error("it does not start with a number"))?;
+        let period = period_of(window).ok_or_else(|| error("its window is not a time"))?;
         let quota = Self::of(limit, period);
         let quota = match burst.map(number) {
             None => quota,
             Some(Some(burst)) => quota.burst(burst),
-            Some(None) => return Err(error("its burst is no number")),
+            Some(None) => return Err(error("its burst is not a number")),
         };
         quota.check()?;
         Ok(quota)
     }
 }
 
+impl TryFrom<&str> for Quota {
+    type Error = ConfigError;
+
+    fn try_from(text: &str) -> Result<Self, ConfigError> {
+        text.parse()
+    }
+}
+
+impl TryFrom<String> for Quota {
+    type Error = ConfigError;
+
+    fn try_from(text: String) -> Result<Self, ConfigError> {
+        text.parse()
+    }
+}
+
+/// A [`Quota`], or text that [parses](Quota#impl-FromStr-for-Quota) into one, such as
+/// `"100/minute"`.
+///
+/// Implemented for every type that converts into a quota by `TryInto`.
+pub trait IntoQuota {
+    /// Returns the quota.
+    ///
+    /// # Errors
+    ///
+    /// Returns an error if the text is not a quota.
+    fn into_quota(self) -> Result<Quota, ConfigError>;
+}
+
+impl<T> IntoQuota for T
+where
+    T: TryInto<Quota>,
+    T::Error: Into<ConfigError>,
+{
+    fn into_quota(self) -> Result<Quota, ConfigError> {
+        self.try_into().map_err(Into::into)
+    }
+}
+
 impl fmt::Display for Quota {
-    /// Writes `100/minute`, `5/10s` or `10/second burst 20`; the burst only if it was given.
+    /// Formats as `100/minute`, `5/10s` or `10/second burst 20`; the burst only if it was set.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}/", self.limit())?;
         match self.period() {
@@ -147,7 +186,8 @@ impl fmt::Display for Quota {
     }
 }
 
-/// Writes `minute` or `10s`. A window that no policy counts is written so that it does not read back.
+/// Formats `minute` or `10s`. A window that no policy can count is formatted so that it does not
+/// parse.
 fn write_window(f: &mut fmt::Formatter<'_>, window: Duration) -> fmt::Result {
     let nanos = |duration: Duration| duration.as_nanos();
     let fits = |unit: &Duration| nanos(window).is_multiple_of(nanos(*unit));
@@ -161,7 +201,7 @@ fn write_window(f: &mut fmt::Formatter<'_>, window: Duration) -> fmt::Result {
     }
 }
 
-/// Returns the last name but the plural.
+/// Returns the singular, the second to last name.
 fn singular(names: &[&'static str]) -> &'static str {
     names[names.len() - 2]
 }
@@ -171,11 +211,11 @@ fn number(text: &str) -> Option<u64> {
     let plain = text
         .bytes()
         .all(|byte| byte.is_ascii_digit() || byte == b'_');
-    // `parse` would also take a sign.
+    // `parse` also accepts a sign.
     plain.then(|| text.replace('_', "").parse().ok()).flatten()
 }
 
-/// Reads `minute`, `10s`, `1 hour` or `month`.
+/// Parses `minute`, `10s`, `1 hour` or `month`.
 fn period_of(text: &str) -> Option<QuotaPeriod> {
     let text = text.trim();
     let digits = text.find(|char: char| !char.is_ascii_digit())?;
@@ -344,7 +384,9 @@ mod tests {
         #![proptest_config(ProptestConfig::with_cases(10_000))]
 
         #[test]
-        fn quota_reads_back_if_some_policy_counts_it_and_is_refused_otherwise(quota in any_quota()) {
+        fn quota_reads_back_if_some_policy_counts_it_and_is_refused_otherwise(
+            quota in any_quota(),
+        ) {
             let read = quota.to_string().parse::<Quota>();
             match some_policy_counts(quota) {
                 true => prop_assert_eq!(read, Ok(quota)),

@@ -1,4 +1,4 @@
-//! The limits of a layer, to be validated.
+//! The limits of a layer before their validation.
 
 use super::{
     overrides::{self, Reads},
@@ -27,11 +27,12 @@ pub(crate) struct LimitSpec<'a> {
 }
 
 impl LimitSpec<'_> {
-    /// Returns the policies of all tiers, and reports mistakes that are no errors.
+    /// Returns the policies of all tiers, and reports mistakes that are not errors.
     ///
     /// # Errors
     ///
-    /// If the policies limit nothing, contradict one another, or need an option that is not set.
+    /// Returns an error if the policies limit nothing, contradict each other, or need an option
+    /// that is not set.
     pub(crate) fn sets(&self) -> Result<PolicySets, ConfigError> {
         let share = self.stores.on_error.share()?;
         let sets = PolicySets::new(self.policies, self.tiers, share)?;
@@ -50,18 +51,18 @@ impl LimitSpec<'_> {
         if !sets.is_empty() || self.has_others() {
             return Ok(());
         }
-        let problem = "a limiter without a policy limits nothing";
+        let problem = "a limiter requires at least one policy";
         let error = ConfigError::new("policies", "empty", problem);
-        Err(error.fix("add one with `policy`, or tiers that have some"))
+        Err(error.fix("add one with `policy`, or add tiers with policies"))
     }
 
     fn check_runtime(&self, sets: &PolicySets) -> Result<(), ConfigError> {
         if self.stores.runtime.is_some() || !sets.policies().any(has_queue) {
             return Ok(());
         }
-        let problem = "requests in a queue have to wait for their turns";
+        let problem = "queues require a timer";
         let error = ConfigError::new("runtime", "none", problem);
-        Err(error.fix("give one with `runtime`, or turn on the feature `tokio`"))
+        Err(error.fix("set one with `runtime`, or enable the feature `tokio`"))
     }
 
     /// Checks that the stores can decide by the policies of a request.
@@ -86,13 +87,13 @@ impl LimitSpec<'_> {
         })
     }
 
-    /// Returns whether a request may have policies that are not known when the limiter is built.
+    /// Returns `true` if requests can have policies that are unknown when the limiter is built.
     fn has_others(&self) -> bool {
         self.charging.policies_with.is_some() || self.reads.any()
     }
 }
 
-/// Returns whether requests may wait for a policy.
+/// Returns `true` if requests can wait for a policy.
 pub(crate) fn has_queue(policy: &Policy) -> bool {
     policy.max_wait().is_some()
 }

@@ -5,8 +5,8 @@ use crate::core::error::ConfigError;
 
 /// The policies of each tier of callers.
 ///
-/// The tier is that of the caller's [`Identity`](crate::Identity). Callers without a tier, or of an
-/// unknown one, have the policies of the fallback.
+/// The tier is that of the caller's [`Identity`](crate::Identity). Callers without a tier, or with
+/// an unknown one, have the policies of the fallback.
 ///
 /// ```
 /// use std::time::Duration;
@@ -21,8 +21,8 @@ use crate::core::error::ConfigError;
 /// # Ok::<(), portcullis::ConfigError>(())
 /// ```
 ///
-/// A caller whose tier changes keeps its count if the policies of both tiers
-/// [share one](Policy#sharing-a-count), and starts a new one otherwise.
+/// If the tier of a caller changes, its count continues if the policies of both tiers
+/// [share it](Policy#sharing-a-count). Otherwise a new count starts.
 #[derive(Clone, Debug)]
 pub struct Tiers {
     pub(super) fallback: String,
@@ -30,7 +30,8 @@ pub struct Tiers {
 }
 
 impl Tiers {
-    /// Creates a list of tiers. `fallback` names the tier of callers whose own is not in the list.
+    /// Creates a list of tiers. `fallback` is the tier of callers whose own tier is not in the
+    /// list.
     pub fn new(fallback: impl Into<String>) -> Self {
         Self {
             fallback: fallback.into(),
@@ -56,7 +57,7 @@ impl Tiers {
         self.tier(name, [])
     }
 
-    /// Returns whether a tier has this name.
+    /// Returns `true` if there is a tier with this name.
     pub fn contains(&self, name: &str) -> bool {
         self.tiers.iter().any(|(tier, _)| tier == name)
     }
@@ -72,7 +73,7 @@ impl Tiers {
         let Some((_, twin)) = each.find(|(at, name)| names[..*at].contains(name)) else {
             return Ok(());
         };
-        let error = ConfigError::new("tiers", twin, "the tier stands twice");
-        Err(error.fix("give all policies of a tier in one call"))
+        let error = ConfigError::new("tiers", twin, "the tier is listed twice");
+        Err(error.fix("pass all policies of a tier in one call"))
     }
 }

@@ -1,4 +1,4 @@
-//! Sealing bytes under one of several keys: XChaCha20-Poly1305 with random nonces.
+//! Encryption of bytes under one of several keys: XChaCha20-Poly1305 with random nonces.
 
 use std::fmt;
 
@@ -16,14 +16,14 @@ use crate::core::{
     store_api::binary::{BinaryReader, BinaryWriter},
 };
 
-/// The version of the form: version, key id, nonce, what is sealed, tag.
+/// The version of the format: version, key id, nonce, ciphertext, tag.
 const FORM: u8 = 1;
 const NONCE_BYTES: usize = 24;
 const TAG_BYTES: usize = 16;
 const NONCE_AT: usize = 3;
 const SEALED_AT: usize = NONCE_AT + NONCE_BYTES;
 
-/// A secret under which answers are encrypted, and its name.
+/// A secret that encrypts cached responses, and its id.
 ///
 /// ```
 /// use portcullis::store::EncryptionKey;
@@ -39,25 +39,25 @@ pub struct EncryptionKey {
 }
 
 impl EncryptionKey {
-    /// Names a secret. The id stands before each answer that was encrypted under it.
+    /// Creates a key from a secret. The id is stored in front of each ciphertext.
     ///
     /// # Errors
     ///
-    /// If the secret has fewer than 32 bytes, or all of them are equal.
+    /// Returns an error if the secret has fewer than 32 bytes, or if all its bytes are equal.
     pub fn new(id: u16, secret: impl AsRef<[u8]>) -> Result<Self, ConfigError> {
         let secret = secret.as_ref();
         let refused = |problem: &str| {
             let value = format!("{} bytes long", secret.len());
             ConfigError::new("encryption key", value, problem)
-                .fix("generate one with `openssl rand -hex 32`, and keep it apart from the store")
+                .fix("generate one with `openssl rand -hex 32`, and store it apart from the cache")
         };
         if secret.len() < 32 {
-            return Err(refused("a secret under 32 bytes can be guessed"));
+            return Err(refused("a secret of fewer than 32 bytes can be guessed"));
         }
         if secret.iter().all(|byte| *byte == secret[0]) {
-            return Err(refused("a secret of equal bytes is none"));
+            return Err(refused("a secret of equal bytes can be guessed"));
         }
-        // A key of its own, so that the same secret may serve another purpose as well.
+        // A derived key, so that the same secret can serve another purpose.
         let mac: Result<Hmac<Sha256>, _> = hmac::KeyInit::new_from_slice(secret);
         let mut mac = mac.expect("HMAC takes a key of any length");
         mac.update(b"portcullis-v1 encrypted answers");
@@ -68,12 +68,12 @@ impl EncryptionKey {
         })
     }
 
-    /// Returns the secret's name.
+    /// Returns the id of the key.
     pub fn id(&self) -> u16 {
         self.id
     }
 
-    /// Seals bytes for a place that only they may stand in.
+    /// Encrypts bytes and binds them to their context.
     pub(super) fn seal(&self, place: &SealContext<'_>, bytes: &[u8]) -> Result<Bytes, StoreError> {
         let mut nonce = [0; NONCE_BYTES];
         getrandom::fill(&mut nonce).map_err(|_| StoreErrorKind::Unavailable)?;
@@ -109,26 +109,26 @@ impl fmt::Debug for EncryptionKey {
     }
 }
 
-/// Opens what one of several keys sealed.
+/// Decrypts bytes with the key that encrypted them.
 pub(super) fn open(keys: &[EncryptionKey], place: &SealContext<'_>, bytes: &[u8]) -> Option<Bytes> {
     let sealed = Sealed::read(bytes)?;
     let key = keys.iter().find(|key| key.id == sealed.key_id)?;
     key.open(place, &sealed)
 }
 
-/// Returns the id of the key under which bytes say that they were sealed.
+/// Returns the id in the header of encrypted bytes.
 pub(super) fn key_id(sealed: &[u8]) -> Option<u16> {
     Sealed::read(sealed).map(|sealed| sealed.key_id)
 }
 
-/// Returns what tells one sealing from every other.
+/// Returns the nonce, which identifies a ciphertext.
 pub(super) fn nonce(sealed: &[u8]) -> Option<&[u8; NONCE_BYTES]> {
     sealed.get(NONCE_AT..)?.first_chunk()
 }
 
-/// Where sealed bytes stand: opened anywhere else, they are damaged.
+/// The context that encrypted bytes are bound to. Decryption in another context fails.
 pub(super) struct SealContext<'a> {
-    /// What they are, and of what they are a part: fields of fixed length.
+    /// The kind of the bytes and the entry that they belong to, in fields of fixed length.
     pub(super) parts: [&'a [u8]; 5],
 }
 

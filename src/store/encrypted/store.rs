@@ -1,4 +1,4 @@
-//! Answers encrypted on their way into any store.
+//! A store that encrypts cached responses.
 
 use super::seal::{EncryptionKey, SealContext, key_id, nonce, open};
 
@@ -24,17 +24,17 @@ use crate::{
 };
 use bytes::Bytes;
 
-/// A store whose answers another one keeps, and cannot read.
+/// A cache store that encrypts responses before it passes them to another store.
 ///
-/// Status, header fields, times and body are sealed (XChaCha20-Poly1305) for the key and the
-/// variant that they stand under. What was changed, cut, brought from another place or sealed
-/// under a key that is not known is found as if it were not there: the answer is made again.
+/// Status, header fields, times and body are encrypted (XChaCha20-Poly1305) and bound to their key
+/// and variant. Bytes that were modified, truncated, moved or encrypted under an unknown key count
+/// as a miss, and the response is fetched again.
 ///
-/// What the inner store sees is what it needs to choose, to purge and to forget: digests of key,
-/// variant, partition and tags; the *names* of the fields that an answer varies by; how many bytes
-/// it has; for how long it is of use. Whoever can write to it can lose answers, and bring back an
-/// earlier one of the same key, which is shown no longer than it was fresh. The secret of the
-/// digests is the inner store's [`StoreKeys`].
+/// The inner store sees only the data that it needs to select, purge and evict entries: digests of
+/// key, variant, partition and tags; the *names* of the fields in `Vary`; the size; the lifetime.
+/// An attacker with write access to it can remove responses, and can restore an earlier response of
+/// the same key, which is served no longer than it was fresh. The secret of the digests is the
+/// inner store's [`StoreKeys`].
 ///
 /// ```
 /// use portcullis::{
@@ -42,11 +42,11 @@ use bytes::Bytes;
 ///     store::{EncryptedStore, EncryptionKey, MemoryStore},
 /// };
 ///
-/// // To rotate, give each process the new secret as a former one first, then the other way round.
-/// let now = EncryptionKey::new(2, b"thirty-two bytes or more, from a secret manager")?;
-/// let before = EncryptionKey::new(1, b"what was encrypted under this can still be read")?;
-/// let store = EncryptedStore::builder(MemoryStore::new(), now)
-///     .previous_key(before)
+/// // To rotate, first add the new secret as a previous key everywhere, then exchange the two.
+/// let current = EncryptionKey::new(2, b"thirty-two bytes or more, from a secret manager")?;
+/// let previous = EncryptionKey::new(1, b"the previous secret, which can only decrypt")?;
+/// let store = EncryptedStore::builder(MemoryStore::new(), current)
+///     .previous_key(previous)
 ///     .build()?;
 /// let cache = CacheLayer::new(store);
 /// # let _ = cache;
@@ -59,13 +59,13 @@ pub struct EncryptedStore<S> {
 }
 
 pub(super) struct EncryptedInner {
-    /// The one that encrypts, then those that only decrypt.
+    /// The key that encrypts, then the keys that only decrypt.
     pub(super) keys: Vec<EncryptionKey>,
     unreadable: AtomicBool,
 }
 
 impl<S: CacheStore> EncryptedStore<S> {
-    /// Begins a store that encrypts under a key.
+    /// Returns a builder of a store that encrypts under this key.
     pub fn builder(inner: S, key: EncryptionKey) -> EncryptedStoreBuilder<S> {
         EncryptedStoreBuilder {
             inner,
@@ -73,7 +73,7 @@ impl<S: CacheStore> EncryptedStore<S> {
         }
     }
 
-    /// Returns the store that keeps what is encrypted.
+    /// Returns the inner store, which holds the encrypted responses.
     pub fn get_ref(&self) -> &S {
         &self.inner
     }
@@ -95,26 +95,27 @@ pub struct EncryptedStoreBuilder<S> {
 }
 
 impl<S: CacheStore> EncryptedStoreBuilder<S> {
-    /// Adds a key under which nothing is encrypted any more, or not yet: what was encrypted under
-    /// it can be read. A validation does not renew it, so a former key is of no use any more once
-    /// the answers that it encrypted have served their time.
+    /// Adds a key that only decrypts. None by default.
+    ///
+    /// Revalidation does not encrypt a body again. A previous key can be removed once all responses
+    /// encrypted under it have expired.
     pub fn previous_key(mut self, key: EncryptionKey) -> Self {
         self.keys.push(key);
         self
     }
 
-    /// Returns the store.
+    /// Builds the store.
     ///
     /// # Errors
     ///
-    /// If two keys have the same id.
+    /// Returns an error if two keys have the same id.
     pub fn build(self) -> Result<EncryptedStore<S>, ConfigError> {
         let mut ids: Vec<u16> = self.keys.iter().map(EncryptionKey::id).collect();
         ids.sort_unstable();
         if let Some(twice) = ids.windows(2).find(|pair| pair[0] == pair[1]) {
-            let problem = "two keys of one id cannot be told apart";
+            let problem = "two keys have this id";
             return Err(ConfigError::new("previous_key", twice[0], problem)
-                .fix("give each key an id of its own, and never use one again"));
+                .fix("give each key a unique id, and never reuse one"));
         }
         Ok(EncryptedStore {
             inner: self.inner,
@@ -134,12 +135,12 @@ impl<S> fmt::Debug for EncryptedStoreBuilder<S> {
     }
 }
 
-pub(super) const UNREADABLE: &str = "the store holds an answer that no key of this process opens: it was \
-    encrypted under another one, or was changed. It is made again, as all others like it are. \
-    While keys are rotated, each process has to know the new one before any encrypts under it";
+pub(super) const UNREADABLE: &str = "a cached response cannot be decrypted with the keys of this process: \
+     it was encrypted under another key, or was modified. It is treated as a miss, like all further ones. \
+     During a rotation, add the new key to each instance before one of them encrypts with it";
 
 impl EncryptedInner {
-    /// Returns an answer as the inner store is to keep it. `None` if it is too large to be kept.
+    /// Returns an encrypted response for the inner store, or `None` if it is too large.
     fn seal(&self, key: &CacheKey, entry: &StoredResponse) -> Result<Option<Sealed>, StoreError> {
         let Some(head) = entry.encode_head() else {
             return Ok(None);
@@ -147,7 +148,7 @@ impl EncryptedInner {
         let newest = &self.keys[0];
         let variant = entry.variant();
         let body = match entry.sealed_body() {
-            // Where only the head is replaced, the body stays what it is.
+            // An update of the head does not encrypt the body again.
             Some(body) => body.clone(),
             None => newest.seal(&place(key, variant.as_bytes(), None), entry.body())?,
         };
@@ -155,8 +156,8 @@ impl EncryptedInner {
         Ok(Some(Arc::new(entry.seal(head, body))))
     }
 
-    /// Returns whether an answer's body stays where a new head replaces its own. One that was
-    /// encrypted under a former key would live on with it.
+    /// Returns `true` if the body can be retained when the head is replaced: it is not encrypted,
+    /// or under the current key. Otherwise a previous key would stay in use.
     fn body_stays(&self, entry: &StoredResponse) -> bool {
         let newest = self.keys[0].id();
         entry
@@ -189,7 +190,7 @@ impl EncryptedInner {
 
 pub(super) type Sealed = Arc<StoredResponse>;
 
-/// Says where a body stands, or a head before its body: which one that is, its nonce tells.
+/// Returns the context of a body, or of the head of a body, which is identified by its nonce.
 pub(super) fn place<'a>(
     key: &'a CacheKey,
     variant: &'a [u8; 16],

@@ -1,8 +1,8 @@
-//! The tables of layers that are not built.
+//! Placeholders for the tables of disabled layers.
 
 use super::context::MemoryContext;
 
-/// The absent table of a layer whose feature is off.
+/// The table of a layer whose feature is disabled.
 #[derive(Debug)]
 pub(super) struct AbsentTable;
 

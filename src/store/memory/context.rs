@@ -1,10 +1,10 @@
-//! The clock, the key secret and the limits of a store in memory.
+//! The clock, key secret and limits of the in-memory store.
 
 use std::sync::Arc;
 
 use crate::core::{store_api::store_key::StoreKeys, time::Clock};
 
-/// The values that the tables of all layers are built from.
+/// The shared inputs of all tables.
 #[derive(Debug)]
 pub(super) struct MemoryContext {
     pub(super) clock: Arc<dyn Clock>,
@@ -12,7 +12,7 @@ pub(super) struct MemoryContext {
     pub(super) limits: MemoryLimits,
 }
 
-/// The maximum size of the table of each layer.
+/// The maximum size of each table.
 #[derive(Clone, Debug)]
 pub(super) struct MemoryLimits {
     pub(super) max_api_keys: usize,

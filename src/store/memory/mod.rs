@@ -1,4 +1,4 @@
-//! A store in the memory of this process.
+//! The store in the memory of this process.
 
 #[cfg(not(all(
     feature = "access-log",

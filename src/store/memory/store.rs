@@ -1,4 +1,4 @@
-//! A store in this process's memory.
+//! The in-memory store.
 
 use super::{
     ApiKeyTable, CacheTable, LogRings, RateLimitTable,
@@ -15,19 +15,20 @@ use crate::core::{
 
 /// A store in the memory of this process, for all four layers.
 ///
-/// One value serves every layer; a clone is the same store. Each part is bounded, and none needs a
-/// background task: expired items are found and reused when their place is needed.
+/// One value serves every layer; a clone is a handle to the same store. The size of each table is
+/// limited. No background task runs: expired items are replaced when their memory is needed.
 ///
-/// | part | default limit | beyond the limit |
+/// | table | default limit | beyond the limit |
 /// |---|---|---|
 /// | API keys | 100 000 keys | creating another key fails |
 /// | rate limits | 100 000 partitions | new partitions share a bucket, which can only over-count |
 /// | cache | 64 MiB, headers and index included | the least useful entry is evicted |
-/// | access log | 1 000 records, 1 MiB | the oldest record is dropped |
+/// | access log | 1 000 records, 1 MiB | the oldest record is evicted |
 ///
-/// Purges take 512 KiB in addition to the cache, however many there are, and each costs the same
-/// whatever is stored. A purge removes the entries that it names and no others. Among tens of
-/// thousands of purges during one fill, a few may refuse that fill, which is not stored then.
+/// Purges take 512 KiB in addition to the cache, regardless of their number. The cost of a purge
+/// does not depend on the number of entries. A purge removes the entries that it names and no
+/// others. Among tens of thousands of purges during one fill, a few may reject that fill, whose
+/// response is then not stored.
 ///
 /// ```
 /// use portcullis::store::MemoryStore;
@@ -53,17 +54,17 @@ pub(super) struct MemoryInner {
 }
 
 impl MemoryStore {
-    /// Creates a store with the default bounds and the machine's clock.
+    /// Creates a store with the default limits and the system clock.
     pub fn new() -> Self {
         Self::with_clock(SystemClock::new())
     }
 
-    /// Creates a store with the default bounds and a clock of the caller's.
+    /// Creates a store with the default limits and a custom clock.
     pub fn with_clock(clock: impl Clock) -> Self {
         Self::builder().clock(clock).with_keys(StoreKeys::random())
     }
 
-    /// Begins a store with bounds of the caller's.
+    /// Returns a builder with the default limits and the system clock.
     pub fn builder() -> MemoryStoreBuilder {
         MemoryStoreBuilder {
             clock: None,
@@ -101,52 +102,52 @@ pub struct MemoryStoreBuilder {
 }
 
 impl MemoryStoreBuilder {
-    /// Sets the clock that the store tells the time by. The machine's by default.
+    /// Sets the clock. Defaults to the system clock.
     pub fn clock(mut self, clock: impl Clock) -> Self {
         self.clock = Some(Arc::new(clock));
         self
     }
 
-    /// Sets how many API keys the store holds at most. 100 000 by default.
+    /// Sets the maximum number of API keys. Defaults to 100 000; must be at least 1.
     pub fn max_api_keys(mut self, keys: usize) -> Self {
         self.bounds.max_api_keys = keys;
         self
     }
 
-    /// Sets how many partitions are counted apart at most; one that several policies count is as
-    /// many. 100 000 by default.
+    /// Sets the maximum number of partitions. Defaults to 100 000; must be at least 1.
     ///
-    /// Each takes 45 bytes, and all together 280 kB more, from the first request on. Sliding logs remember up to 8
-    /// moments for each beside that, of 16 bytes, as they need them.
+    /// A partition that several policies count is one partition per policy. Each takes 45 bytes,
+    /// and the table another 280 kB, allocated at the first request. A sliding log stores up to 8
+    /// timestamps per partition, of 16 bytes each, as needed.
     pub fn max_rate_limit_partitions(mut self, partitions: usize) -> Self {
         self.bounds.max_rate_limit_partitions = partitions;
         self
     }
 
-    /// Sets how many bytes of answers are held at most, headers and index included. 64 MiB by
-    /// default.
+    /// Sets the maximum number of bytes of cached responses, headers and index included. Defaults
+    /// to 64 MiB; must be at least 1.
     pub fn max_cache_bytes(mut self, bytes: u64) -> Self {
         self.bounds.max_cache_bytes = bytes;
         self
     }
 
-    /// Sets how many log records are held at most. 1 000 by default.
+    /// Sets the maximum number of log records. Defaults to 1 000; must be at least 1.
     pub fn max_log_records(mut self, records: usize) -> Self {
         self.bounds.max_log_records = records;
         self
     }
 
-    /// Sets how many bytes of log records are held at most. 1 MiB by default.
+    /// Sets the maximum number of bytes of log records. Defaults to 1 MiB; must be at least 1.
     pub fn max_log_bytes(mut self, bytes: usize) -> Self {
         self.bounds.max_log_bytes = bytes;
         self
     }
 
-    /// Returns the store.
+    /// Builds the store.
     ///
     /// # Errors
     ///
-    /// If a bound is zero.
+    /// Returns an error if a limit is 0.
     pub fn build(self) -> Result<MemoryStore, ConfigError> {
         let bounds = &self.bounds;
         let named = [
@@ -160,17 +161,14 @@ impl MemoryStoreBuilder {
             ("max_log_bytes", bounds.max_log_bytes == 0),
         ];
         match named.into_iter().find(|(_, zero)| *zero) {
-            Some((option, _)) => {
-                Err(
-                    ConfigError::new(option, 0, "a store of no room keeps nothing")
-                        .fix("give a bound of at least 1, or leave the default"),
-                )
-            }
+            Some((option, _)) => Err(ConfigError::new(option, 0, "it must be at least 1")
+                .fix("increase it, or drop the call to use the default")),
             None => Ok(self.with_keys(StoreKeys::random())),
         }
     }
 
-    /// Returns the store with these keys. Tests give fixed ones, so that no digests collide by chance.
+    /// Returns the store with these keys. Tests give fixed ones, so that no digests collide by
+    /// chance.
     pub(super) fn with_keys(self, keys: StoreKeys) -> MemoryStore {
         let context = MemoryContext {
             clock: self.clock.unwrap_or_else(|| Arc::new(SystemClock::new())),

@@ -1,4 +1,4 @@
-//! Cells that hold the last purges of names, addressed by number and read without a lock.
+//! Cells that store the last purges of names. They are addressed by number and read without a lock.
 
 use std::{
     collections::VecDeque,
@@ -12,18 +12,19 @@ use std::{
 use super::name::Name;
 use crate::cache::PurgeMode;
 
-/// The number of cells in the first chunk. Each further chunk has twice as many as the one before.
+/// The number of cells in the first chunk. Each further chunk has twice as many as the previous
+/// one.
 const FIRST_CHUNK: u32 = 64;
-/// The number of chunks that number all cells that a `u32` can.
+/// The number of chunks that are enough for all `u32` numbers.
 const CHUNKS: usize = 27;
 
-/// The number of a cell, from 1 on.
+/// The number of a cell, starting at 1.
 pub(super) type CellId = NonZeroU32;
 
 /// The last purges of one name.
 ///
-/// The times never fall, not even when the cell passes to another name: a reader that still has the
-/// number of a cell sees at least every purge of the name that it had.
+/// The times never decrease, not even when the cell is reused for another name: a reader with an
+/// outdated number sees at least every purge of the previous name.
 #[derive(Default)]
 pub(super) struct Cell {
     hard: AtomicU64,
@@ -37,7 +38,7 @@ impl Cell {
         self.time(mode).load(Ordering::Acquire)
     }
 
-    /// Returns the last hard purge and the last soft one.
+    /// Returns the times of the last hard purge and the last soft purge.
     #[inline]
     pub(super) fn last_of_each(&self) -> (u64, u64) {
         (self.last(PurgeMode::Hard), self.last(PurgeMode::Soft))
@@ -70,7 +71,7 @@ pub(super) struct Cells {
 struct Unused {
     /// The number of the first cell that was never used.
     next: CellId,
-    /// The longest unused comes first: its times are the oldest.
+    /// Sorted by the time of their return, so that the cell with the oldest times is reused first.
     returned: VecDeque<CellId>,
 }
 
@@ -94,7 +95,7 @@ impl Cells {
         lock(&self.unused).returned.push_back(id);
     }
 
-    /// Returns how many cells are in use.
+    /// Returns the number of cells in use.
     #[cfg(test)]
     pub(super) fn used(&self) -> usize {
         let unused = lock(&self.unused);
@@ -115,7 +116,7 @@ impl Unused {
     fn take(&mut self) -> CellId {
         self.returned.pop_front().unwrap_or_else(|| {
             let id = self.next;
-            // Far more cells than memory holds. Were there more, names would share the last one.
+            // Memory ends long before. Beyond it, names would share the last cell.
             self.next = id.saturating_add(1);
             id
         })

@@ -1,4 +1,4 @@
-//! Purges, compared with entries when these are looked up.
+//! Records of purges that lookups compare entries with.
 
 mod cells;
 mod name;

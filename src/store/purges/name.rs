@@ -1,13 +1,13 @@
-//! Names by which entries are purged.
+//! The names by which entries are purged.
 
 use std::hash::{Hash, Hasher};
 
 use crate::cache::backend::{CacheKey, PurgeTarget, StoredResponse};
 
-/// The memory of each name: its cell, and its slot in the map that finds the cell.
+/// The memory of each name: its cell and its slot in the map that finds the cell.
 pub(crate) const NAME_BYTES: usize = 128;
 
-/// A name by which entries are purged: a kind, and a keyed digest.
+/// A name by which entries are purged: a kind and a keyed digest.
 #[derive(Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) struct Name {
     pub(super) kind: u8,
@@ -22,7 +22,7 @@ impl Name {
         }
     }
 
-    /// Returns the name of a target. `None` if the target is everything.
+    /// Returns the name of a target, or `None` if the target is all entries.
     pub(crate) fn of(target: &PurgeTarget) -> Option<Self> {
         match target {
             PurgeTarget::Uri(key) => Some(Self::new(b'u', key.as_bytes())),

@@ -1,8 +1,8 @@
-//! Purges, compared with entries when these are looked up.
+//! Records of purges that lookups compare entries with.
 //!
-//! A purge names a URL, a tag, a caller, or everything. It records its time with the names and
-//! touches no entry, so its cost does not depend on what is stored. An entry is valid while its
-//! fence is later than the last purge of each of its names.
+//! A purge targets a URL, a tag, a caller, or all entries. It records its time with the names and
+//! visits no entry, so its cost does not depend on the number of entries. An entry is valid while
+//! its fence is later than the last purge of each of its names.
 
 use super::{
     cells::{Cell, CellId, Cells},
@@ -26,10 +26,11 @@ pub(super) const SHARDS: usize = 64;
 
 /// The purges of a cache.
 ///
-/// Each name that a stored entry has owns a cell with the exact time of its last purge, from the
-/// first such entry until the last one is dropped. So purges of other names never affect an entry,
-/// and the memory is bounded by what is stored. Purges of all other names are recorded in a
-/// [`Sketch`] of fixed size, which a cell starts from: they matter only to fills in flight.
+/// Each name of a stored entry has a cell with the exact time of its last purge, from the first
+/// such entry until the last one is removed. So purges of other names never affect an entry, and
+/// the memory is limited by the stored entries. Purges of all other names are recorded in a
+/// [`Sketch`] of fixed size, from which a new cell is initialized: they matter only to fills in
+/// flight.
 pub(crate) struct PurgeTable {
     /// The time of the next purge.
     pub(super) clock: AtomicU64,
@@ -42,20 +43,20 @@ pub(crate) struct PurgeTable {
 
 pub(super) type Shard = HashMap<Name, NamedCell, BuildHasherDefault<DigestHasher>>;
 
-/// A cell, and how often stored entries refer to it.
+/// A cell and the number of stored entries that use it.
 pub(super) struct NamedCell {
     cell: CellId,
     entries: u32,
 }
 
-/// The state of an entry after the purges.
+/// The effect of the purges on an entry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Standing {
-    /// No purge reaches it.
+    /// The entry was not purged.
     Valid,
-    /// A soft purge does: it must be revalidated.
+    /// The entry was purged softly and must be revalidated.
     Expired,
-    /// A hard purge does.
+    /// The entry was purged.
     Purged,
 }
 
@@ -71,22 +72,22 @@ impl PurgeTable {
         })
     }
 
-    /// Returns the present time, which is the fence of a lookup.
+    /// Returns the current time, which is the fence of a lookup.
     #[inline]
     pub(crate) fn now(&self) -> u64 {
         self.clock.load(Ordering::Acquire)
     }
 
-    /// Registers the names of an entry that is about to be stored. `None` if it was purged since the
-    /// lookup with its fence.
+    /// Registers the names of an entry that is about to be stored. Returns `None` if it was purged
+    /// since the lookup with its fence.
     ///
-    /// From here on each purge of the names reaches the entry.
+    /// All later purges of the names affect the entry.
     pub(crate) fn register(
         self: &Arc<Self>,
         names: impl Iterator<Item = Name> + Clone,
         fence: u64,
     ) -> Option<StoredNames> {
-        // Most refusals are found here, and take no cells.
+        // Most rejections happen here and need no cells.
         if names.clone().any(|name| self.last(&name) >= fence) {
             return None;
         }
@@ -95,8 +96,8 @@ impl PurgeTable {
         (!is_purged).then_some(stored)
     }
 
-    /// Returns whether an entry with these names was purged since the lookup with this fence: hard or
-    /// softly. An entry that is not stored may be taken for a purged one.
+    /// Returns `true` if an entry with these names was purged, hard or softly, since the lookup
+    /// with this fence. The result can be a false positive for an entry that is not stored.
     pub(crate) fn is_purged_since(&self, names: impl Iterator<Item = Name>, fence: u64) -> bool {
         if fence >= self.now() {
             return false;
@@ -120,12 +121,12 @@ impl PurgeTable {
         }
     }
 
-    /// Returns when a name was last purged hard, or later.
+    /// Returns an upper bound of the time of a name's last hard purge.
     fn last(&self, name: &Name) -> u64 {
         self.last_of(name, PurgeMode::Hard)
     }
 
-    /// Returns when a name was last purged in this mode, or later.
+    /// Returns an upper bound of the time of a name's last purge in this mode.
     fn last_of(&self, name: &Name, mode: PurgeMode) -> u64 {
         match self.shard(name).get(name) {
             Some(place) => self.cells.get(place.cell).last(mode),
@@ -133,10 +134,10 @@ impl PurgeTable {
         }
     }
 
-    /// Returns how an entry stands now. `now` is from before the entry was read.
+    /// Returns the effect of the purges on an entry. `now` was read before the entry.
     #[inline]
     pub(crate) fn standing(&self, names: &StoredNames, fence: u64, now: u64) -> Standing {
-        // Every purge since is later than the fence, and there was none.
+        // There was no purge since the fence.
         if fence >= now {
             return Standing::Valid;
         }
@@ -160,11 +161,11 @@ impl PurgeTable {
         }
     }
 
-    /// Purges every entry that has one of these names; `None` names everything.
+    /// Purges the entries with one of these names. `None` names all entries.
     ///
-    /// The cost does not depend on what is stored.
+    /// The cost does not depend on the number of entries.
     pub(crate) fn purge(&self, names: impl IntoIterator<Item = Option<Name>>, mode: PurgeMode) {
-        // Lookups from now on have a later fence, all others at most this one.
+        // Later lookups have a larger fence, all others at most this one.
         let at = self.clock.fetch_add(1, Ordering::AcqRel);
         for name in names {
             match name {
@@ -195,7 +196,8 @@ impl PurgeTable {
         place.cell
     }
 
-    /// Takes a cell that knows of all purges of its name. Runs under the lock of the name's shard.
+    /// Takes a cell and initializes it with all purges of its name. Runs under the lock of the
+    /// shard.
     fn new_cell(&self, name: Name) -> CellId {
         let id = self.cells.take(name);
         for mode in [PurgeMode::Hard, PurgeMode::Soft] {
@@ -225,7 +227,7 @@ impl PurgeTable {
         }
     }
 
-    /// Keeps the purges of a name that loses its cell, for fills in flight.
+    /// Copies the purges of a name that loses its cell to the sketches, for fills in flight.
     fn remember(&self, name: &Name, cell: &Cell) {
         for mode in [PurgeMode::Hard, PurgeMode::Soft] {
             match cell.last(mode) {
@@ -250,7 +252,7 @@ impl PurgeTable {
             .unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Returns how many names stored entries have.
+    /// Returns the number of names of stored entries.
     #[cfg(test)]
     pub(crate) fn names(&self) -> usize {
         self.cells.used()
@@ -265,10 +267,10 @@ impl fmt::Debug for PurgeTable {
 
 /// The names of a stored entry.
 ///
-/// The value that [`PurgeTable::register`] returns holds the names until it is dropped, and stands with
-/// the entry in the store. A clone only reads them, so that lookups need not count references.
+/// The value that [`PurgeTable::register`] returns registers the names until it is dropped, and is
+/// stored with the entry. A clone only reads them, so that lookups do not count references.
 ///
-/// It is small, as each lookup in memory copies it: most entries have a URL and a caller alone.
+/// It is small, since each lookup in memory copies it: most entries have a URL and a caller only.
 pub(crate) struct StoredNames {
     first: [Option<CellId>; 2],
     rest: Option<Arc<Vec<CellId>>>,
@@ -317,7 +319,7 @@ mod tests {
                 PurgeMode::Hard => Standing::Purged,
                 PurgeMode::Soft => Standing::Expired,
             };
-            // Two names stand in the entry, and the others behind it.
+            // The entry stores two names inline, and the others in a vector.
             for own in [Some(name(0)), Some(name(1)), Some(name(4)), None] {
                 let purges = PurgeTable::new();
                 let fence = purges.now();

@@ -1,4 +1,4 @@
-//! The last purge of each name that no stored entry has, in bounded memory.
+//! The last purges of names without stored entries, in a fixed amount of memory.
 
 use std::sync::{
     OnceLock,
@@ -12,17 +12,17 @@ const CELLS: usize = 1 << 14;
 
 /// An upper bound of the last purge of each name, in two rows of cells.
 ///
-/// A cell holds the latest purge of all names that hash to it; the earlier of a name's two cells
-/// counts. No purge is ever forgotten, and the memory is bounded: 256 KiB, allocated by the first
-/// purge. A collision reports a purge that is too late. Only fills in flight are compared with it,
-/// so a collision refuses one fill and never affects an entry that is stored.
+/// A cell stores the latest purge of all names that hash to it. The result for a name is the
+/// earlier of its two cells. No purge is lost, and the memory is limited to 256 KiB, allocated by
+/// the first purge. A collision reports a purge that is too late. Only fills in flight are compared
+/// with it, so a collision rejects one fill and never affects a stored entry.
 #[derive(Default)]
 pub(super) struct Sketch {
     rows: OnceLock<[Box<[AtomicU64]>; 2]>,
 }
 
 impl Sketch {
-    /// Returns when a name was purged last, or a later time; zero if it never was.
+    /// Returns an upper bound of the time of a name's last purge, or 0 if there was none.
     pub(super) fn last(&self, name: &Name) -> u64 {
         let Some([one, two]) = self.rows.get() else {
             return 0;

@@ -1,9 +1,9 @@
-//! The state of layers that are not built.
+//! Placeholders for the state of disabled layers.
 
 use super::connection::client::Link;
 use crate::core::store_api::store_key::StoreKeys;
 
-/// The absent state of a layer whose feature is off.
+/// The state of a layer whose feature is disabled.
 #[derive(Debug)]
 pub(super) struct AbsentState;
 
@@ -13,5 +13,5 @@ impl AbsentState {
     }
 }
 
-/// Returns at once: rate limits that are not built hold no tokens.
+/// Returns immediately: without rate limits there are no leased tokens.
 pub(super) async fn close<T>(_: &T) {}

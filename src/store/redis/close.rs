@@ -1,17 +1,17 @@
-//! The shutdown of a store on Redis.
+//! Shutdown of the Redis store.
 
 use std::time::Duration;
 
 use super::{close_rate_limits, connection::ground::within, store::RedisStore};
 
-/// The longest wait for each step of a shutdown.
+/// The timeout of each step of a shutdown.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
 
 impl RedisStore {
     /// Returns leased tokens, reports deferred charges, and closes the connections.
     ///
-    /// New calls fail from then on. Calls in flight are awaited. Each of the two steps takes at most
-    /// five seconds.
+    /// New calls fail. Calls in flight are awaited. Each of the two steps takes at most five
+    /// seconds.
     pub async fn close(&self) {
         let link = &self.shared.link;
         let limit = link.runtime().sleep(CLOSE_TIMEOUT);

@@ -1,4 +1,4 @@
-//! A store on a Redis server, on the server that Sentinels name, or on a Cluster.
+//! The store on a Redis server, on a primary that Sentinels name, or on a Cluster.
 
 use super::{
     ApiKeyNames, CacheShares, LogStreams, RateLimitState,
@@ -18,12 +18,12 @@ use std::{fmt, sync::Arc};
 
 /// A store on a Redis server that all instances of a service share.
 ///
-/// One value serves every layer. A clone is the same store, with the same connections. It connects at
-/// the first call, and again whenever a connection is lost, in the background: a service starts while
-/// its server is unavailable.
+/// One value serves every layer; a clone is a handle to the same store and connections. The store
+/// connects at the first call and reconnects in the background, so a service can start while its
+/// server is unavailable.
 ///
-/// Instances that share a server need the same secret, under which keys are digested. It has no
-/// default: an instance with another secret would count for itself.
+/// Instances that share a server need the same secret, under which keys are digested. There is no
+/// default: instances with different secrets do not share their counts.
 ///
 /// ```no_run
 /// use portcullis::store::{StoreKeys, RedisConfig, RedisStore};
@@ -40,21 +40,25 @@ use std::{fmt, sync::Arc};
 /// # When the server is unavailable
 ///
 /// Each call has a timeout. A call that exceeds it fails with
-/// [`Timeout`](crate::StoreErrorKind::Timeout) and is never sent again: the server may have executed it. A
-/// server that replies slowly gets as much time as its replies take, at most eight times the timeout, and
-/// a process that was busy while a reply arrived reads it before a call fails.
+/// [`Timeout`](crate::StoreErrorKind::Timeout) and is never sent again, since the server may have
+/// executed it. While the server replies slowly, a call waits as long as recent replies took, at
+/// most eight times the timeout. A process that was too busy to read a reply reads it before the
+/// call fails.
 ///
-/// After a silence of 50 ms while a call waits ([`idle_timeout`](RedisConfig::idle_timeout)), or five
-/// rounds of calls without a reply, all calls fail at once, and a task tries to connect once per second.
-/// Such calls fail with [`Misconfigured`](crate::StoreErrorKind::Misconfigured) if the server refuses the
-/// credentials or the protocol version, and with [`Unavailable`](crate::StoreErrorKind::Unavailable)
-/// otherwise. Time in which this process did not run is no silence. Each change is reported once: as a
-/// notice, to the [`auditor`](RedisConfig::auditor), and in the [`stats`](Self::stats).
+/// The server counts as unavailable if it sends nothing for 50 ms while a call waits
+/// ([`idle_timeout`](RedisConfig::idle_timeout)), or after five rounds of calls without a reply.
+/// Then all calls fail immediately, and a background task tries to connect once per second. Such
+/// calls fail with [`Misconfigured`](crate::StoreErrorKind::Misconfigured) if the server rejects
+/// the credentials or the protocol version, and with
+/// [`Unavailable`](crate::StoreErrorKind::Unavailable) otherwise. Time in which this process did
+/// not run does not count. Each change is reported once: as a notice, to the
+/// [`auditor`](RedisConfig::auditor), and in the [`stats`](Self::stats).
 ///
 /// # Runtime
 ///
-/// Connections run on the Tokio runtime of the call that opens them. Outside of Tokio, or in a runtime
-/// without an I/O driver, they run on a thread named `portcullis` that the process starts on first use.
+/// Connections run on the Tokio runtime of the call that opens them. Outside of Tokio, or in a
+/// runtime without an I/O driver, they run on a thread named `portcullis` that the process starts
+/// on first use.
 #[derive(Clone)]
 pub struct RedisStore {
     pub(super) shared: Arc<RedisInner>,
@@ -73,14 +77,14 @@ pub(super) struct RedisInner {
 }
 
 impl RedisStore {
-    /// Creates a store, which connects at the first call.
+    /// Creates a store. It connects at the first call.
     ///
     /// All instances need the same secret, so [`StoreKeys::random`] is reported as a mistake.
     ///
     /// # Errors
     ///
-    /// If the configuration cannot be used. Whether the server can be reached shows at the first call, or
-    /// by [`ping`](Self::ping).
+    /// Returns an error if the configuration is invalid. An unreachable server is not an error
+    /// here; use [`ping`](Self::ping) to check it.
     pub fn new(config: RedisConfig, keys: StoreKeys) -> Result<Self, ConfigError> {
         let config = config.check()?;
         if keys.is_random() {
@@ -102,18 +106,19 @@ impl RedisStore {
         })
     }
 
-    /// Returns whether the server replies, as a readiness check does.
+    /// Checks that the server replies. For readiness checks.
     ///
-    /// Call it at startup, too: it fails with the reason for which the server cannot be used. Once the
-    /// layers are built, it also reads `INFO`, where that is permitted, and reports settings that lose
-    /// API keys or counts: eviction, and a missing append-only file. On a Cluster it asks one node.
+    /// Also call it at startup: the error contains the reason why the server cannot be used. Once
+    /// the layers are built, it also reads `INFO`, if permitted, and reports settings that lose API
+    /// keys or counts: eviction, and a disabled append-only file. On a Cluster it checks one node.
     ///
     /// # Errors
     ///
-    /// If no reply arrives within [`api_key_timeout`](RedisConfig::api_key_timeout), or if the server
-    /// cannot be used. The error's [`source`](std::error::Error::source) then names the server and the
-    /// reason, such as `cannot use 127.0.0.1:6379: WRONGPASS ...`; a password is never part of it. The
-    /// kind is [`Misconfigured`](crate::StoreErrorKind::Misconfigured) if the server refuses the
+    /// Returns an error if no reply arrives within
+    /// [`api_key_timeout`](RedisConfig::api_key_timeout), or if the server cannot be used. Its
+    /// [`source`](std::error::Error::source) then names the server and the reason, such as
+    /// `cannot use 127.0.0.1:6379: WRONGPASS ...`, and never contains a password. The kind is
+    /// [`Misconfigured`](crate::StoreErrorKind::Misconfigured) if the server rejects the
     /// credentials or the configuration, and [`Unavailable`](crate::StoreErrorKind::Unavailable) or
     /// [`Timeout`](crate::StoreErrorKind::Timeout) otherwise.
     pub async fn ping(&self) -> Result<(), StoreError> {
@@ -123,35 +128,36 @@ impl RedisStore {
         Ok(())
     }
 
-    /// Asks the credentials provider, and authenticates the open connections with its result.
+    /// Calls the credentials provider and authenticates the open connections with the result.
     ///
-    /// Call it when a password or a token has rotated, before the server stops accepting the previous
-    /// one. No request fails: calls in flight and later ones use the same connections. The connection
-    /// that receives messages from other instances reconnects, so for some milliseconds this
-    /// instance looks up keys and near cache entries on the server. Connections that are opened later
-    /// ask the provider anyway.
+    /// Call it after a password or a token has rotated, before the server stops accepting the
+    /// previous one. No request fails: calls in flight and later ones use the same connections. The
+    /// connection that receives messages from other instances reconnects, so for some milliseconds
+    /// this instance looks up keys and near cache entries on the server. Connections opened later
+    /// call the provider in any case.
     ///
     /// # Errors
     ///
-    /// If the provider fails or times out, or a server refuses the credentials twice. Each failure is
-    /// reported as a notice, and connections keep their previous credentials. The kind is
-    /// [`Misconfigured`](crate::StoreErrorKind::Misconfigured) if a server refuses the credentials, or
-    /// if the store has no [`credentials`](RedisConfig::credentials_provider) provider.
+    /// Returns an error if the provider fails or times out, or if a server rejects the credentials
+    /// twice. Each failure is reported as a notice, and connections keep their previous
+    /// credentials. The kind is [`Misconfigured`](crate::StoreErrorKind::Misconfigured) if a server
+    /// rejects the credentials, or if the store has no
+    /// [`credentials_provider`](RedisConfig::credentials_provider).
     pub async fn reauthenticate(&self) -> Result<(), StoreError> {
         self.shared.link.reauthenticate().await
     }
 
-    /// Returns what the store has done so far.
+    /// Returns the counters of this store.
     pub fn stats(&self) -> RedisStats {
         self.shared.link.stats()
     }
 }
 
 pub(super) fn random_keys() -> ConfigError {
-    let problem = "the server outlives this process and the secret does not: after a restart nothing is \
-         found, and each instance counts and caches for itself";
+    let problem = "Redis outlives this process and a random secret does not: no data is found after a \
+         restart, and instances do not share their counts and cache entries";
     ConfigError::new("keys", "StoreKeys::random", problem).fix(
-        "give all instances the same `StoreKeys::from_secret`, 32 bytes from `openssl rand -hex 32`",
+        "pass the same `StoreKeys::from_secret` to all instances, 32 bytes from `openssl rand -hex 32`",
     )
 }
 

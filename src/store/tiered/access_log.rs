@@ -1,4 +1,4 @@
-//! The log goes to the server.
+//! The access log of the tiered store, on the server.
 
 use super::store::TieredStore;
 use crate::{

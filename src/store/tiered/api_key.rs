@@ -1,11 +1,11 @@
-//! Keys are asked for at the server: a ring remembers what it is answered.
+//! API keys of the tiered store. They are not cached here, since a ring caches them.
 
 use super::store::TieredStore;
 use crate::{
     api_key::{
-        ApiKeyStore, KeyId, KeyQuery,
+        ApiKeyStore, KeyId, KeyPage, KeyQuery,
         backend::{ChangeNotifications, KeyCreation, KeyUse},
-        record::{KeyPage, StoredKey},
+        record::StoredKey,
     },
     core::{store_api::store_future::StoreFuture, time::Timestamp},
 };

@@ -1,4 +1,4 @@
-//! A store on a Redis server with a cache in the memory of this process in front of it.
+//! A store on a Redis server with a near cache in the memory of this process.
 
 #[cfg(feature = "access-log")]
 mod access_log;

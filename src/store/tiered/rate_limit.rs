@@ -1,4 +1,4 @@
-//! Limits are counted at the server: what each process counts for itself is no limit of all.
+//! Rate limits of the tiered store. They are counted on the server, which all instances share.
 
 use super::store::TieredStore;
 use crate::{

@@ -1,22 +1,22 @@
-//! A store on a Redis server, with a little memory before it for what is asked for again and again.
+//! A store on a Redis server with a near cache in the memory of this process.
 
 use std::{fmt, sync::Arc};
 
 use super::cache::Near;
 use crate::store::RedisStore;
 
-/// A [`RedisStore`] with a little memory before its cache.
+/// A [`RedisStore`] with a near cache in the memory of this process.
 ///
-/// An answer that was looked up once is shown again from this process's memory, without a command,
-/// for as long as two seconds. Each purge is published to all instances, and what it names is gone
-/// from their memories as soon as they hear of it: some milliseconds. While an instance cannot hear
-/// it keeps nothing in memory, and asks the server each time.
+/// A cached response that was looked up on the server is served from memory, without a command, for
+/// up to two seconds. Each purge is published to all instances, which invalidate their copies when
+/// they receive it, usually within milliseconds. While an instance cannot receive purges, it
+/// bypasses the near cache and looks up each response on the server.
 ///
-/// What the instance that purges shows is right at once, as with a [`RedisStore`]; what others show
-/// is as soon as they have heard, and should the network have swallowed that, within two seconds.
+/// A purge takes effect immediately on the instance that sends it, as with a [`RedisStore`]. Other
+/// instances follow when they receive the message, or after two seconds if the network loses it.
 ///
-/// Keys, limits and log go to the server as they do without it: a
-/// [`KeyRing`](crate::api_key::KeyRing) remembers records by itself.
+/// API keys, rate limits and the log are passed to the server unchanged; a
+/// [`KeyRing`](crate::api_key::KeyRing) has its own cache of keys.
 ///
 /// ```no_run
 /// use portcullis::{
@@ -41,7 +41,7 @@ pub struct TieredStore {
 }
 
 impl TieredStore {
-    /// Puts memory for so many bytes of answers before a store on a server.
+    /// Creates a store whose near cache holds at most `max_near_bytes` of cached responses.
     pub fn new(server: RedisStore, max_near_bytes: u64) -> Self {
         Self {
             far: server,
@@ -49,7 +49,7 @@ impl TieredStore {
         }
     }
 
-    /// Returns the store on the server.
+    /// Returns the underlying store.
     pub fn server(&self) -> &RedisStore {
         &self.far
     }

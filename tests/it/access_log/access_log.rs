@@ -1,4 +1,4 @@
-//! What the access_log layer does, seen by a client and by a reader of the log.
+//! Behavior of the access_log layer, as seen by a client and by a reader of the log.
 
 use std::{
     convert::Infallible,
@@ -88,7 +88,7 @@ fn full(text: &'static str) -> Full<Bytes> {
     Full::from(text)
 }
 
-/// A body that does as it is told, frame by frame, and does not know its length.
+/// A body that plays scripted frames and does not report its length.
 struct Scripted(Vec<Step>);
 
 #[derive(Clone, Copy)]
@@ -114,8 +114,8 @@ impl Body for Scripted {
             Step::Data(text) => {
                 Poll::Ready(Some(Ok(Frame::data(Bytes::from_static(text.as_bytes())))))
             }
-            Step::Fail => Poll::Ready(Some(Err("the upstream went away".into()))),
-            Step::Panic => panic!("a body of the user's"),
+            Step::Fail => Poll::Ready(Some(Err("the upstream closed the connection".into()))),
+            Step::Panic => panic!("a custom body"),
             Step::Hang => Poll::Pending,
         }
     }
@@ -234,7 +234,7 @@ async fn a_body_that_fails_is_recorded_as_an_error_and_the_error_passes_through(
     }));
     let body = app.oneshot(get("/")).await.unwrap().into_body();
     let error = body.collect().await.unwrap_err();
-    assert_eq!(error.to_string(), "the upstream went away");
+    assert_eq!(error.to_string(), "the upstream closed the connection");
     let record = log.only();
     assert_eq!(record["portcullis.outcome"], "body_error");
     assert_eq!(record["severity_text"], "ERROR");
@@ -259,10 +259,10 @@ async fn an_error_of_the_inner_service_is_recorded_and_passes_through() {
 async fn a_panic_is_recorded_whoever_unwinds_it() {
     async fn panics(_: Request<Full<Bytes>>) -> Answer<Full<Bytes>> {
         tokio::task::yield_now().await;
-        panic!("a handler of the user's")
+        panic!("a custom handler")
     }
     fn panics_at_once(_: Request<Full<Bytes>>) -> std::future::Ready<Answer<Full<Bytes>>> {
-        panic!("a service of the user's")
+        panic!("a custom service")
     }
 
     let (layer, log) = default_log();
@@ -732,7 +732,7 @@ async fn a_sink_that_panics_costs_the_record_and_not_the_request() {
 
     impl Sink for Panics {
         fn write(&self, _: &Record<'_>) {
-            panic!("a sink of the user's")
+            panic!("a custom sink")
         }
     }
 
@@ -740,7 +740,7 @@ async fn a_sink_that_panics_costs_the_record_and_not_the_request() {
     let app = layer.layer(service_fn(async |request: Request<Full<Bytes>>| {
         tokio::task::yield_now().await;
         if request.uri().path() == "/panic" {
-            panic!("a handler of the user's")
+            panic!("a custom handler")
         }
         ok(Full::<Bytes>::default())
     }));

@@ -1,4 +1,4 @@
-//! What the access log knows of requests that axum routes.
+//! Access log fields of requests that axum routes.
 
 use axum::{Router, body::Body, routing::get};
 use http::{Request, Response};

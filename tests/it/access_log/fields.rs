@@ -1,4 +1,4 @@
-//! Fields of a record that are there for some requests, or by choice.
+//! Optional and conditional fields of a record.
 
 use std::{
     convert::Infallible,
@@ -247,29 +247,29 @@ struct Panics;
 
 impl Sink for Panics {
     fn write(&self, _: &Record<'_>) {
-        panic!("a sink of the user's")
+        panic!("a custom sink")
     }
 
     fn is_enabled(&self, _: LogLevel) -> bool {
-        panic!("a sink of the user's")
+        panic!("a custom sink")
     }
 }
 
 impl Observer for Panics {
     fn on_request(&self, _: &Method) {
-        panic!("an observer of the user's")
+        panic!("a custom observer")
     }
 
     fn on_record(&self, _: &Record<'_>) {
-        panic!("an observer of the user's")
+        panic!("a custom observer")
     }
 }
 
 #[tokio::test]
 async fn functions_of_the_users_that_panic_cost_neither_the_request_nor_its_record() {
     let panicking = |log: AccessLogLayerBuilder| {
-        log.skip(|_| panic!("a function of the user's"))
-            .level(|_| panic!("a function of the user's"))
+        log.skip(|_| panic!("a custom function"))
+            .level(|_| panic!("a custom function"))
             .observer(Panics)
     };
     let record = record_of(panicking, get("/a"), |_| {}).await;

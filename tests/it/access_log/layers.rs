@@ -1,4 +1,4 @@
-//! The one record of a request, whichever layer answers it and whoever gives it up.
+//! One record per request, regardless of the layer that responds or the party that cancels.
 
 use std::{convert::Infallible, future::poll_fn, pin::pin, task::Poll, time::Duration};
 

@@ -1,4 +1,4 @@
-//! What is counted of requests, and that a dashboard asks for nothing else.
+//! Request metrics, which cover every metric that the dashboard queries.
 
 use std::{
     collections::BTreeSet,
@@ -285,7 +285,7 @@ fn why_an_answer_was_not_stored_is_counted_also_where_only_its_end_has_shown_it(
             if request.uri().path() == "/private" {
                 response = response.header("cache-control", "private");
             }
-            // Nobody can know before that it is too long.
+            // The length is not known in advance.
             let body = Full::new(Bytes::from_static(b"more than eight"));
             let body = body.with_trailers(std::future::ready(None));
             Ok::<_, Infallible>(response.body(body).unwrap())

@@ -1,4 +1,4 @@
-//! What becomes of records on their way to a store: fast, slow, failing, and silent for ever.
+//! Delivery of queued records to a store that is fast, slow, failing, or never replies.
 
 use std::{
     convert::Infallible,
@@ -29,7 +29,7 @@ use tower::{Layer, Service, ServiceExt, service_fn};
 
 use crate::support::get;
 
-/// A runtime whose sleepers wake when the test says so, each as often as it is told.
+/// A runtime whose sleepers wake when the test triggers them.
 #[derive(Clone, Debug)]
 struct Sleepers {
     wake: Arc<Semaphore>,
@@ -46,13 +46,13 @@ impl Sleepers {
         }
     }
 
-    /// Wakes one sleeper, and lets everybody run until nobody can.
+    /// Wakes one sleeper, and runs all tasks until none can make progress.
     async fn tick(&self) {
         self.wake.add_permits(1);
         settle().await;
     }
 
-    /// Returns how long everybody has wanted to sleep so far, in order.
+    /// Returns the durations of all sleeps requested until now, in order.
     fn slept(&self) -> Vec<Duration> {
         self.asleep.lock().unwrap().clone()
     }
@@ -82,7 +82,7 @@ async fn settle() {
     }
 }
 
-/// A store that answers as it is told, and remembers what it took.
+/// A store with scripted results that remembers the records it took.
 #[derive(Clone, Default)]
 struct Moody {
     taken: Arc<Mutex<Vec<Vec<Value>>>>,
@@ -233,7 +233,7 @@ async fn a_store_that_is_down_is_left_alone_longer_each_time_and_then_gets_all_o
         set.sleepers.tick().await;
     }
     let seconds: Vec<_> = set.sleepers.slept().iter().map(Duration::as_secs).collect();
-    // Each attempt that has to wait is timed too: the deadline of 5 s stands between the pauses.
+    // Each attempt that has to wait has a timeout of 5 s too, which is filtered out here.
     let pauses: Vec<_> = seconds.into_iter().filter(|secs| *secs != 5).collect();
     assert!(pauses.starts_with(&[1, 2, 4, 8, 10]), "{pauses:?}");
     set.store.is(Mood::Fine);
@@ -264,7 +264,7 @@ async fn a_batch_that_the_store_refuses_is_lost_and_the_loss_stands_in_the_log()
     assert_eq!(told["portcullis.log.lost"], 1);
     assert_eq!(told["error.type"], "store_failed");
     assert_eq!(told["timestamp"], "2026-01-01T00:00:00.000000Z");
-    assert_eq!(batches.len(), 2, "a loss is told once");
+    assert_eq!(batches.len(), 2, "a loss is reported once");
 }
 
 #[tokio::test]
@@ -435,7 +435,7 @@ async fn audit_events_go_to_a_trail_of_their_own_and_denials_are_among_them() {
         .iter()
         .map(|event| event["event.name"].as_str().unwrap())
         .collect();
-    // The revocation did not wait; the latest is shown first.
+    // The revocation did not wait; the latest event is listed first.
     assert_eq!(
         names,
         [

@@ -1,4 +1,4 @@
-//! Which records are kept where not all are, and what those that are kept stand for.
+//! Selection of sampled records, and the weight of each sampled record.
 
 use std::{convert::Infallible, time::Duration};
 
@@ -38,7 +38,7 @@ fn set(told: impl FnOnce(AccessLogLayerBuilder) -> AccessLogLayerBuilder) -> Set
 }
 
 impl Set {
-    /// Sends a request, which is answered as its path says.
+    /// Sends a request; its path selects the response.
     async fn ask(&self, path: &str) {
         let clock = self.clock.clone();
         let answer = move |request: Request<Full<Bytes>>| {
@@ -48,7 +48,7 @@ impl Set {
                 match request.uri().path() {
                     "/fail" => *response.status_mut() = StatusCode::INTERNAL_SERVER_ERROR,
                     "/slow" => clock.advance(Duration::from_secs(3)),
-                    "/panic" => panic!("a handler of the user's"),
+                    "/panic" => panic!("a custom handler"),
                     path if path.starts_with("/denied") => {
                         *response.status_mut() = StatusCode::UNAUTHORIZED;
                         let record = RecordHandle::from_extensions(request.extensions()).unwrap();

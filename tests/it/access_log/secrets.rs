@@ -1,4 +1,4 @@
-//! What must never stand in a log, and what must never break one.
+//! Secrets that must never appear in a log, and input that must never corrupt one.
 
 use std::{
     convert::Infallible,
@@ -37,7 +37,7 @@ fn assert_no_canary(log: &str) {
     assert!(!log.to_lowercase().contains(&hex[..16]), "{log}");
 }
 
-/// Header names that bear secrets somewhere, and some that never should.
+/// Header names that carry secrets in some systems, and some that never should.
 const HEADERS: [HeaderName; 20] = [
     header::AUTHORIZATION,
     header::PROXY_AUTHORIZATION,
@@ -75,7 +75,7 @@ fn infested(headers: impl IntoIterator<Item = HeaderName>) -> Request<Full<Bytes
     request
 }
 
-/// What was written, to be read by the test.
+/// The written output, readable by the test.
 #[derive(Clone, Default)]
 struct Paper(Arc<Mutex<Vec<u8>>>);
 
@@ -96,7 +96,7 @@ impl Write for Paper {
     }
 }
 
-/// All sinks that keep what they are given, with all names.
+/// Returns a layer with every storing sink and every field name.
 fn infested_layer() -> (AccessLogLayer, Vec<RecentRecords>, Paper, Kept) {
     let kept: Vec<_> = [FieldNaming::Otel, FieldNaming::Ecs, FieldNaming::Short]
         .into_iter()
@@ -124,7 +124,7 @@ fn infested_layer() -> (AccessLogLayer, Vec<RecentRecords>, Paper, Kept) {
     (layer, kept, paper, Kept { queue, store })
 }
 
-/// What a queue has put into a store.
+/// The entries that a queue has written to a store.
 struct Kept {
     queue: LogQueue,
     store: MemoryStore,
@@ -174,7 +174,7 @@ async fn a_secret_in_any_part_of_a_request_or_a_response_is_never_written() {
         let (layer, kept, paper, stored) = infested_layer();
         let app = layer.layer(service_fn(
             move |request: Request<Full<Bytes>>| async move {
-                // As a layer says that turned the caller away.
+                // Records the outcome as a layer does that rejected the caller.
                 let record = RecordHandle::from_extensions(request.extensions()).unwrap();
                 record.set_auth(AuthOutcome::Denied {
                     reason: AuthDenial::Malformed,
@@ -230,7 +230,7 @@ async fn a_credential_under_the_users_own_header_is_not_written_once_it_is_named
     assert_eq!(error.value(), "x-partner-token");
 }
 
-/// What breaks lines, terminals and parsers.
+/// Strings that break lines, terminals, and parsers.
 const CORPUS: [&str; 16] = [
     "\r\n{\"level\":\"INFO\"}",
     "\n\n",
@@ -250,13 +250,13 @@ const CORPUS: [&str; 16] = [
     "🦀\u{10ffff}",
 ];
 
-/// Whether a line shows what it says and nothing else.
+/// Asserts that a line is valid JSON without invisible characters.
 fn assert_one_plain_line(line: &str) {
     serde_json::from_str::<Value>(line).unwrap_or_else(|error| panic!("{error}: {line}"));
     assert!(!line.contains(is_unseen), "{line:?}");
 }
 
-/// Whether a character does something else than show itself.
+/// Returns `true` if a character is invisible or changes how others are displayed.
 fn is_unseen(char: char) -> bool {
     char.is_control()
         || matches!(char, '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
@@ -442,7 +442,7 @@ async fn an_api_key_is_hidden_wherever_it_stands_in_a_path() {
         format!("/x{KEY}"),
         format!("/{}", KEY.replace('_', "%5F")),
         format!("/{}", KEY.replace('_', "%255f")),
-        // Where the path is cut, no part of the secret is left.
+        // The cut path contains no part of the secret.
         format!("/{}{KEY}", "a".repeat(980)),
     ] {
         for patterns in [&[][..], &["/admin/{what}"]] {

@@ -1,4 +1,4 @@
-//! What the access log records of requests that a real server takes from a real client.
+//! Access log records of requests between a real client and a real server.
 
 use std::{convert::Infallible, future::pending, sync::Mutex, time::Duration};
 
@@ -20,7 +20,7 @@ use crate::support::endless::Endless;
 
 type Answer = Response<UnsyncBoxBody<Bytes, Infallible>>;
 
-/// A sink that tells of each record as it comes.
+/// A sink that forwards each record to a channel.
 #[derive(Debug)]
 struct Told(Mutex<UnboundedSender<Value>>);
 
@@ -84,7 +84,7 @@ impl Served {
         told.expect("a record comes").unwrap()
     }
 
-    /// Hangs up, and checks that no further record comes and nothing is left under way.
+    /// Disconnects, and checks that no further record arrives and no request is in flight.
     async fn end(mut self) {
         drop(self.client);
         while self.layer.stats().active() > 0 {

@@ -1,4 +1,4 @@
-//! Start records: a line as soon as a request runs, for requests that a kill would leave without one.
+//! Start records: a line as soon as a request runs, in case the process is killed before its end.
 
 use std::{
     convert::Infallible,
@@ -189,7 +189,7 @@ async fn streams_have_a_start_record_when_their_response_begins() {
     assert_eq!(starts[0]["portcullis.auth.key_id"], "key_7");
     assert!(starts[0]["portcullis.response.ttfb"].is_number());
     assert_eq!(starts[1]["http.response.status_code"], 101);
-    // What the layers wrote is in the record of the end, too.
+    // The fields that the layers wrote are in the end record, too.
     let ends = log.records();
     let end = |record: &&Value| record["url.path"] == "/events" && !is_start(record);
     assert_eq!(

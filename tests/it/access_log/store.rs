@@ -1,4 +1,4 @@
-//! What a store of log entries must do, proved of the one in memory.
+//! Requirements on a store of log entries, checked against the memory store.
 
 use portcullis::{
     StoreFuture,
@@ -13,7 +13,7 @@ async fn the_store_in_memory_keeps_all_promises() {
 }
 
 #[tokio::test]
-#[should_panic(expected = "trails are apart")]
+#[should_panic(expected = "streams are separate")]
 async fn a_store_that_mixes_its_trails_is_found_out() {
     struct Mixed(MemoryStore);
 

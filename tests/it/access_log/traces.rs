@@ -53,7 +53,7 @@ impl Seen {
         self.record.get(name).is_some()
     }
 
-    /// Asserts that the handler, the extension and the record tell of one span.
+    /// Asserts that the handler, the extension, and the record refer to one span.
     fn assert_consistent(&self) {
         let context = self.context.unwrap();
         assert_eq!(self.traceparent().unwrap(), context.traceparent());

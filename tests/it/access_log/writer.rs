@@ -25,7 +25,7 @@ use crate::support::{
     paper::{Mood, Paper, records},
 };
 
-/// Far more than a thread needs to write what it has: nobody waits as long but for a bug.
+/// Far more than a thread needs to write its queue: only a bug makes a test wait this long.
 const LONG: Duration = Duration::from_secs(60);
 
 /// A writer each of whose writes waits until the test lets it through.
@@ -130,7 +130,7 @@ async fn a_writer_that_never_returns_holds_up_no_request_and_what_matters_least_
     let told = told
         .iter()
         .map(|line| line["portcullis.log.lost"].as_u64().unwrap());
-    assert_eq!(told.sum::<u64>(), lost.total(), "each loss is told once");
+    assert_eq!(told.sum::<u64>(), lost.total(), "each loss counts once");
 }
 
 #[tokio::test]

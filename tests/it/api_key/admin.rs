@@ -1,4 +1,4 @@
-//! Keys managed over HTTP: who may do what, and what they are told.
+//! Key management over HTTP: permissions and responses.
 
 use std::time::Duration;
 
@@ -30,14 +30,14 @@ pub(crate) struct Reply {
     pub(crate) body: Value,
 }
 
-/// A router over the keys of a ring, and whoever is let in.
+/// An admin router over the keys of a ring, with its authorizer.
 pub(crate) struct Office {
     pub(crate) keys: Keys,
     pub(crate) router: Router,
 }
 
 impl Office {
-    /// Whoever says so in a header manages everything, or what is acme's.
+    /// The `x-i-am` header selects an administrator of everything or of acme's keys.
     pub(crate) fn new() -> Self {
         Self::over(Keys::new())
     }
@@ -154,7 +154,7 @@ async fn a_key_is_made_shown_changed_switched_off_and_on_rotated_and_ended() {
                         "origins": ["https://app.example"]},
     });
     assert_eq!(*key, expected);
-    // The secret is in no other answer.
+    // The secret is in no other response.
     let shown = office.get("root", &format!("/keys/{id}")).await;
     assert_eq!(shown.body, json!({"key": expected}));
 
@@ -368,7 +368,7 @@ async fn who_is_not_authorized_gets_nowhere() {
     assert_eq!(all.body["keys"].as_array().unwrap().len(), 1);
 }
 
-/// Threat A12: an owner's administrator gets nobody, itself included, more than it may grant.
+/// Threat A12: an owner's administrator cannot raise any key, its own included, above its grants.
 #[tokio::test]
 async fn nobody_lifts_themselves_above_what_they_may_grant() {
     let office = Office::new();
@@ -478,7 +478,7 @@ async fn another_owners_keys_are_not_there() {
     }
 }
 
-/// Threat A12: what nobody asked for is set by nobody.
+/// Threat A12: no member is set that was not requested.
 #[tokio::test]
 async fn a_member_that_is_not_known_or_of_the_wrong_kind_is_refused() {
     let office = Office::new();
@@ -511,7 +511,10 @@ async fn a_member_that_is_not_known_or_of_the_wrong_kind_is_refused() {
         (invalid.status, problem(&invalid)),
         (StatusCode::UNPROCESSABLE_ENTITY, "invalid-key")
     );
-    assert_eq!(invalid.body["detail"], "`owner` is empty");
+    assert_eq!(
+        invalid.body["detail"],
+        "`owner` must be 1 to 256 bytes long"
+    );
 }
 
 #[tokio::test]
@@ -540,7 +543,7 @@ async fn a_form_of_another_sites_page_changes_nothing() {
     assert_eq!(reply.status, StatusCode::PAYLOAD_TOO_LARGE);
 }
 
-/// Threats X1 and X4: an authorizer that panics or fails lets nobody in.
+/// Threats X1 and X4: an authorizer that panics or fails admits no caller.
 #[tokio::test]
 async fn an_authorizer_that_panics_or_fails_lets_nobody_in() {
     let panics_later = |_: &Parts| {

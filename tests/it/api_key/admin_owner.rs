@@ -468,7 +468,7 @@ async fn an_owner_has_a_hundred_keys_at_most_unless_it_is_said_otherwise() {
         assert!(reply.body["detail"].is_string());
     }
     office.create(json!({"owner": "other"})).await;
-    // A rotation replaces a key. One that is revoked or expired makes room.
+    // A rotation replaces a key. A revoked or expired key no longer counts toward the maximum.
     assert_eq!(
         office.act("acme", &made[0], "rotate").await,
         StatusCode::CREATED

@@ -14,9 +14,9 @@ use http::{StatusCode, request::Parts};
 use portcullis::{
     Clock, ManualClock, StoreErrorKind, StoreFuture, Timestamp,
     api_key::{
-        ApiKeyStore, KeyError, KeyId, KeyManager, KeyQuery, KeyUpdate, NewKey,
+        ApiKeyStore, KeyError, KeyId, KeyManager, KeyPage, KeyQuery, KeyUpdate, NewKey,
         admin::Administrator,
-        record::{KeyPage, KeyStatus, StoredKey},
+        record::{KeyStatus, StoredKey},
     },
     store::{
         MemoryStore,
@@ -277,7 +277,8 @@ async fn active(keys: &Keys) -> usize {
     status.filter(|status| *status == KeyStatus::Active).count()
 }
 
-/// In whatever order a lineage is rotated, with an overlap and without, two of its keys are accepted.
+/// At most two keys of a lineage are accepted, in any order of rotations with and without an
+/// overlap.
 #[tokio::test]
 async fn at_most_two_keys_of_a_lineage_are_accepted_after_any_rotations() {
     for pattern in 0..64_u32 {
@@ -297,7 +298,8 @@ async fn at_most_two_keys_of_a_lineage_are_accepted_after_any_rotations() {
                 Err(KeyError::Overlap) => {}
                 Err(error) => panic!("{error:?}"),
             }
-            // Whatever is lifted again: an overlap is for the one key that it was for.
+            // Disabling and enabling a key grants no further overlap: an overlap covers one key
+            // only.
             for id in &ids {
                 keys.manager.disable(*id, "").await.unwrap();
                 keys.manager.enable(*id).await.unwrap();

@@ -1,4 +1,4 @@
-//! The table of answers of the api_key layer: status, challenge, body and what caches may do.
+//! The response table of the api_key layer: status, challenge, body, and caching rules.
 
 use std::time::Duration;
 
@@ -18,7 +18,7 @@ use crate::support::{get, header, request, text};
 struct Row<'a> {
     status: u16,
     problem: &'static str,
-    /// What follows the realm in each challenge, or nothing where there is none.
+    /// The part of the challenge after the realm, or `None` if there is no challenge.
     challenge: Option<&'a str>,
     retry_after: bool,
 }
@@ -141,7 +141,7 @@ async fn who_holds_a_whole_key_is_told_its_state_where_the_layer_is_told_to() {
         };
         row.check(case, send(layer.clone(), with_key(&key)).await)
             .await;
-        // A wrong secret behind the same id is told nothing.
+        // A wrong secret for the same id reveals nothing.
         let wrong = forged(&key, &unknown_key().await);
         INVALID
             .check(case, send(layer.clone(), with_key(&wrong)).await)
@@ -309,13 +309,13 @@ async fn a_store_that_does_not_answer() {
     }
 }
 
-/// Panics over whatever it is shown.
+/// Panics on any credential.
 #[derive(Debug)]
 struct Panics;
 
 impl Verifier for Panics {
     fn verify(&self, _: &Credential<'_>) -> StoreFuture<Verdict> {
-        panic!("a verifier of the user's")
+        panic!("a custom verifier")
     }
 }
 

@@ -1,4 +1,4 @@
-//! What the api_key layer does, seen by a client.
+//! Behavior of the api_key layer, as seen by a client.
 
 use std::{convert::Infallible, sync::LazyLock, time::Duration};
 
@@ -9,8 +9,8 @@ use portcullis::{
     ConfigError, Identity, ManualClock, ResponseBody, StoreErrorKind, StoreFuture, Timestamp,
     api_key::{
         ApiKeyLayer, ApiKeyLayerBuilder, ApiKeyStore, GeneratedKey, KeyError, KeyId, KeyManager,
-        KeyQuery, KeyRing, KeySource, NewKey, Pepper, RequireScopesLayer,
-        record::{KeyPage, StoredKey},
+        KeyPage, KeyQuery, KeyRing, KeySource, NewKey, Pepper, RequireScopesLayer,
+        record::StoredKey,
     },
     outcome::{AuthDenial, AuthOutcome, RecordHandle},
     store::{MemoryStore, backend::KeyUse},
@@ -36,7 +36,7 @@ pub(crate) fn ring(store: impl ApiKeyStore, clock: &ManualClock) -> KeyRing {
         .environments(["live", "test"])
         .pepper(pepper())
         .clock(clock.clone())
-        // A test says itself when a store answers.
+        // The tests control when a store replies.
         .without_store_timeout()
         .build()
         .unwrap()
@@ -75,7 +75,7 @@ impl Keys {
     }
 }
 
-/// Sends a request through a layer to a handler that tells what it sees.
+/// Sends a request through a layer to a handler that reports what it receives.
 pub(crate) async fn send<L>(layer: L, request: Request<Full<Bytes>>) -> Answer
 where
     L: Layer<Handler>,
@@ -134,7 +134,7 @@ pub(crate) fn denial(response: &Answer) -> AuthDenial {
     }
 }
 
-/// Everything that a client can see of an answer.
+/// Returns everything in a response that a client can see.
 pub(crate) async fn bytes_of(response: Answer) -> String {
     let head = format!("{} {:?}", response.status(), response.headers());
     head + &text(response).await
@@ -176,7 +176,7 @@ async fn a_missing_key_is_told_how_to_bring_one() {
     assert_eq!(body["status"], 401);
 }
 
-/// Threat A2: the state of a key shows to nobody, and neither does its being.
+/// Threat A2: a response reveals neither the state of a key nor its existence.
 #[tokio::test]
 async fn each_key_that_is_no_good_is_answered_with_the_same_bytes() {
     let keys = Keys::new();
@@ -251,7 +251,7 @@ fn crc32(bytes: &[u8]) -> u32 {
     })
 }
 
-/// Threat A9: whoever reads the request second could see another key.
+/// Threat A9: a second reader of the request could pick the other key.
 #[tokio::test]
 async fn two_keys_are_answered_400_even_if_both_are_good() {
     let keys = Keys::new();
@@ -312,7 +312,7 @@ async fn the_handler_never_sees_the_key_unless_it_is_told_to() {
     assert_eq!(seen, r#"acme {"x-api-key": Sensitive}"#);
 }
 
-/// Threat C3: no shared cache outside keeps what a key was answered with.
+/// Threat C3: no external shared cache stores the response to a key.
 #[tokio::test]
 async fn an_answer_to_a_key_is_private_and_varies_by_where_the_key_stands() {
     let keys = Keys::new();
@@ -458,7 +458,7 @@ impl ApiKeyStore for Failing {
     }
 }
 
-/// Threats X4 and L6: a store that fails lets nobody through, and is nobody's wrong key.
+/// Threats X4 and L6: a failing store admits no caller and counts no failed attempt.
 #[tokio::test]
 async fn a_store_that_is_away_is_503_and_one_that_is_broken_500() {
     let key = unknown_key().await;
@@ -576,7 +576,7 @@ async fn pages_hold_each_key_of_an_owner_once_while_others_are_made() {
     assert_eq!(found, made);
 }
 
-/// Threat A17: no type that is shown holds a secret.
+/// Threat A17: no type with a `Debug` output exposes a secret.
 #[tokio::test]
 async fn no_debug_shows_a_secret() {
     let keys = Keys::new();

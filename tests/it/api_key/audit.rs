@@ -1,4 +1,4 @@
-//! What auditors are told of keys, and of callers that are turned away.
+//! Audit events of keys and of rejected callers.
 
 use std::{
     net::SocketAddr,
@@ -26,7 +26,7 @@ use crate::support::get;
 
 const HOUR: Duration = Duration::from_secs(3_600);
 
-/// Keeps what it is told; panics over revocations, if it is asked to.
+/// Stores its events; optionally panics on revocations.
 #[derive(Clone, Debug, Default)]
 struct Ears {
     heard: Arc<Mutex<Vec<AuditEvent>>>,
@@ -101,7 +101,7 @@ async fn each_change_is_told_once_and_says_by_whom() {
     );
 }
 
-/// Threat X1: an auditor of the user's that panics undoes nothing, and turns nobody away.
+/// Threat X1: a custom auditor that panics undoes no change and rejects no caller.
 #[tokio::test]
 async fn a_panicking_auditor_undoes_no_change() {
     let ears = Ears {
@@ -165,7 +165,7 @@ async fn a_route_that_turns_a_caller_away_tells_of_it_by_the_requests_name() {
     assert_eq!(ears.heard(), [denied]);
 }
 
-/// Threat A14: a record that somebody else wrote is told of.
+/// Threat A14: a record that another writer wrote is reported.
 #[tokio::test]
 async fn a_record_without_the_rings_seal_is_told_of() {
     let (ears, store) = (Ears::default(), MemoryStore::new());

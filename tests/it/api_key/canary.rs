@@ -1,4 +1,4 @@
-//! Secrets on their way through all that manages and checks keys: none stands in what is shown.
+//! Secrets in everything that manages and checks keys: none appears in any output.
 
 use std::{
     fmt::{self, Debug, Write as _},
@@ -32,15 +32,15 @@ use tracing::{Event, Metadata, Subscriber, field::Visit, span};
 use super::api_key::{handler, unknown_key, with_key};
 use crate::support::{get, slow_store::SlowStore};
 
-/// A key of a former system, whose hash was imported.
+/// A key of a previous system, whose hash was imported.
 const FORMER: &str = "sk_prod_9bX2Lh4TqYw7Rz1NfQ8c";
-/// A key of a former system that nobody imported.
+/// A key of a previous system that was not imported.
 const STRANGE: &str = "sk_prod_J5mD0sKe3VuP6tGaW1oY";
 const PEPPER: &[u8] = b"pepper:W3tJd9Qm5Zr1Xv8Kc2Hn6Bf4Lp0S";
 const TAG: &[u8] = b"tagged:P7yLe0Ug4Os9Ia2Tk6Rj1Nw5Dz8V";
 const STATIC: &str = "static-M6cVb8Xn3Za1Qw5Er7Ty9Ui2KpLo";
 
-/// What was shown, by whatever it was shown.
+/// All output, from every source.
 #[derive(Clone, Default)]
 struct Paper(Arc<Mutex<String>>);
 
@@ -49,7 +49,7 @@ impl Paper {
         writeln!(self.0.lock().unwrap(), "{shown:?} {shown:#?}").unwrap();
     }
 
-    /// Fails if eight characters in a row of a secret were shown, as they are or in hexadecimal.
+    /// Fails if eight consecutive characters of a secret appear, in plain text or in hexadecimal.
     fn shows_nothing_of(&self, secrets: &[&str]) {
         let paper = self.0.lock().unwrap();
         for secret in secrets {
@@ -93,7 +93,7 @@ impl Debug for Paper {
     }
 }
 
-/// Writes down all that `tracing` is told, whatever the level, and by whomever.
+/// Records all `tracing` output, at every level and of every target.
 impl Subscriber for Paper {
     fn enabled(&self, _: &Metadata<'_>) -> bool {
         true
@@ -161,7 +161,7 @@ fn ring(store: SlowStore, paper: &Paper) -> KeyRing {
     builder.build().unwrap()
 }
 
-/// Threat A17: whatever is done with keys, and whatever goes wrong, no secret is shown.
+/// Threat A17: no operation on keys and no failure exposes a secret.
 #[test]
 fn no_secret_is_in_any_debug_log_event_error_or_metric() {
     let paper = Paper::default();
@@ -187,7 +187,7 @@ fn no_secret_is_in_any_debug_log_event_error_or_metric() {
         "AuthDenied",
         "portcullis_auth_decisions",
     ] {
-        assert!(shown.contains(expected), "{expected} is not even told of");
+        assert!(shown.contains(expected), "{expected} is not reported");
     }
 }
 
@@ -278,7 +278,7 @@ async fn all_that_happens(paper: &Paper) -> Vec<String> {
     made
 }
 
-/// A request that bears this in each place where a key is looked for, one at a time and twice.
+/// Returns requests that carry this key in each place where a key is read, one at a time and twice.
 fn everywhere(key: &str) -> Vec<Request<Full<Bytes>>> {
     let in_header = |name: &'static str, value: String| {
         let mut request = get("/");
@@ -364,7 +364,7 @@ async fn managed_over_http(
             .await
             .unwrap();
         let mut body: Value = serde_json::from_slice(&bytes).unwrap();
-        // The one place where a new key is shown.
+        // The only place that returns a new key.
         if let Some(Value::String(secret)) = body.as_object_mut().unwrap().remove("secret") {
             assert_eq!(status, StatusCode::CREATED);
             made.push(secret);

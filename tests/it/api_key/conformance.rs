@@ -1,11 +1,8 @@
-//! The suite for stores of API keys: a good store passes it, and it finds what is wrong with others.
+//! The suite for stores of API keys: a correct store passes it, and it finds the faults of others.
 
 use portcullis::{
     StoreErrorKind, StoreFuture, Timestamp,
-    api_key::{
-        ApiKeyStore, KeyId, KeyQuery,
-        record::{KeyPage, StoredKey},
-    },
+    api_key::{ApiKeyStore, KeyId, KeyPage, KeyQuery, record::StoredKey},
     conformance,
     store::{MemoryStore, backend::KeyUse},
 };
@@ -15,7 +12,7 @@ async fn the_store_in_memory_keeps_its_promises() {
     conformance::api_key(MemoryStore::new()).await;
 }
 
-/// What a store can get wrong.
+/// The faults of a store.
 #[derive(Clone, Copy, Debug)]
 enum Fault {
     IgnoresVersions,

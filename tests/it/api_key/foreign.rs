@@ -6,10 +6,9 @@ use http::StatusCode;
 use portcullis::{
     Identity, ManualClock, StoreFuture,
     api_key::{
-        ApiKeyStore, Credential, InvalidKeySpec, KeyError, KeyManager, KeyQuery, KeyRing,
-        KeyRingBuilder, NewKey, Verdict, Verifier,
+        ApiKeyStore, Credential, DigestAlgorithm, ImportedAlgorithm, InvalidKeySpec, KeyError,
+        KeyManager, KeyQuery, KeyRing, KeyRingBuilder, NewKey, Verdict, Verifier,
         import::{ImportedHash, ImportedKey, ImportedKeys},
-        record::{DigestAlgorithm, ImportedAlgorithm},
     },
     outcome::AuthDenial,
     store::MemoryStore,
@@ -123,7 +122,7 @@ async fn an_imported_key_is_good_at_once_and_digested_anew_when_it_is_used() {
     }
 }
 
-/// Threat A2: a key of the former system that is not known is answered like any wrong key.
+/// Threat A2: an unknown key of the previous system gets the same response as any wrong key.
 #[tokio::test]
 async fn a_wrong_foreign_key_is_answered_by_the_same_bytes_as_any() {
     let keys = keys(MemoryStore::new(), ImportedKeys::by_sha256());
@@ -143,7 +142,7 @@ async fn a_wrong_foreign_key_is_answered_by_the_same_bytes_as_any() {
     }
 }
 
-/// Threat A14: who reads the store finds no hash of the former system's in it.
+/// Threat A14: a reader of the store finds no hash of the previous system in it.
 #[tokio::test]
 async fn the_former_hash_is_not_kept_as_it_was() {
     let keys = keys(MemoryStore::new(), ImportedKeys::by_sha256());
@@ -168,9 +167,9 @@ async fn a_key_is_imported_once_and_where_it_would_be_found() {
     let other_hash = manager
         .import(acme(), ImportedKey::new(sha512(FORMER)))
         .await;
-    assert_eq!(field(other_hash.unwrap_err()), "foreign key");
+    assert_eq!(field(other_hash.unwrap_err()), "imported key");
     let nowhere = Keys::new().manager.import(acme(), key()).await;
-    assert_eq!(field(nowhere.unwrap_err()), "foreign key");
+    assert_eq!(field(nowhere.unwrap_err()), "imported key");
     let nobodys = manager.import(NewKey::new(""), key()).await;
     assert_eq!(field(nobodys.unwrap_err()), "owner");
 }
@@ -310,7 +309,7 @@ pub(crate) mod argon2 {
                 .record
                 .id();
             assert_eq!(keys.status_of(KEY).await, StatusCode::OK);
-            // From now on nothing is computed: the answer is there at once.
+            // From now on nothing is computed: the verdict is cached.
             assert_eq!(keys.status_of(KEY).await, StatusCode::OK);
             assert_eq!(
                 keys.status_of("pk7d2.another-secret-of").await,

@@ -37,7 +37,7 @@ async fn status(ring: &KeyRing, key: &str) -> StatusCode {
     send(layer, with_key(key)).await.status()
 }
 
-/// Threat A14: no single byte of a sealed record can be edited, whichever field it belongs to.
+/// Threat A14: no single byte of a sealed record can be edited, in any field.
 #[tokio::test]
 async fn a_sealed_record_is_rejected_after_any_single_byte_edit() {
     let ring = victim(MemoryStore::new()).seal_records().build().unwrap();
@@ -134,8 +134,8 @@ async fn a_foreign_digest_under_the_id_of_another_key_is_rejected() {
     }
 }
 
-/// A digest that was computed for a key of before is not written into the record of another key that
-/// has its id by now.
+/// A digest that was computed for an earlier key is not written into the record of a later key with
+/// the same id.
 #[tokio::test]
 async fn a_renewed_digest_is_not_written_into_another_keys_record() {
     let store = SlowStore::over(MemoryStore::new());
@@ -168,7 +168,7 @@ mod argon2 {
     use super::*;
     use crate::api_key::foreign::argon2::hash_text;
 
-    /// The record of a key with this hash in the place of its digest.
+    /// Returns the record of a key whose digest is replaced by this hash.
     fn with_slow_hash(key: &GeneratedKey) -> KeyRecord {
         let mut bytes = key.record().to_bytes();
         let hash = hash_text(key.expose_secret());
@@ -254,7 +254,7 @@ mod argon2 {
         assert_eq!(status(&ring, KEY).await, StatusCode::OK);
     }
 
-    /// An import is honored under a former pepper too, and only where foreign keys are configured.
+    /// An import is valid under a previous pepper too, and only if foreign keys are configured.
     #[tokio::test]
     async fn an_imported_slow_hash_counts_only_where_foreign_keys_are_configured() {
         const KEY: &str = "pk7d2.the-secret-of-a-user";

@@ -1,4 +1,4 @@
-//! Guessed credentials: the failure limit stands before the verifiers, and never locks out a good key.
+//! Guessed credentials: the failure limit runs before the verifiers, and never blocks a good key.
 
 use std::{
     net::SocketAddr,
@@ -15,10 +15,10 @@ use http_body_util::Full;
 use portcullis::{
     Identity, ManualClock, PeerAddr, StoreErrorKind, StoreFuture, Timestamp,
     api_key::{
-        ApiKeyLayer, ApiKeyLayerBuilder, ApiKeyStore, Credential, KeyId, KeyManager, KeyQuery,
-        KeyRing, KeySource, NewKey, Verdict, Verifier,
+        ApiKeyLayer, ApiKeyLayerBuilder, ApiKeyStore, Credential, KeyId, KeyManager, KeyPage,
+        KeyQuery, KeyRing, KeySource, NewKey, Verdict, Verifier,
         import::{ImportedHash, ImportedKey, ImportedKeys},
-        record::{KeyPage, StoredKey},
+        record::StoredKey,
     },
     outcome::AuthDenial,
     store::{
@@ -49,7 +49,7 @@ fn bearer(token: &str) -> Request<Full<Bytes>> {
 
 const NAT: &str = "203.0.113.9";
 
-/// Knows one token, and decides on the others as it is told.
+/// Accepts one token; the others get the configured verdict.
 #[derive(Clone)]
 struct Tokens {
     asked: Arc<AtomicUsize>,
@@ -175,7 +175,7 @@ async fn a_credential_that_one_layer_rejects_is_verified_by_another() {
     assert_eq!((none.asked(), knows.asked()), (1, 1));
 }
 
-/// A verifier that fails or panics says nothing about the credential.
+/// A verifier that fails or panics gives no verdict on the credential.
 #[tokio::test]
 async fn failures_of_a_verifier_are_not_counted() {
     for is_slow in [false, true] {
@@ -448,7 +448,7 @@ async fn the_exemption_of_a_good_key_cannot_be_exploited() {
         let wrong = forged(victim.expose_secret(), &junk.next());
         assert_ne!(ask(&layer, &wrong).await.status(), StatusCode::OK);
     }
-    // The first one made the record warm; nobody asks the store for it again.
+    // The first request cached the record; later ones do not query the store.
     assert!(finds() - before <= 3, "{}", finds() - before);
     assert_eq!(
         ask(&layer, victim.expose_secret()).await.status(),
@@ -532,7 +532,7 @@ async fn a_rejection_names_the_credential_that_was_presented() {
             (title, schemes.iter().map(ToString::to_string).collect())
         );
     }
-    // Where there are no verifiers, everything is taken for an API key.
+    // Without verifiers, every credential is treated as an API key.
     let response = keys.send(bearer("a.jwt.token")).await;
     assert_eq!(told(response).await.0, "The API key is not valid");
 }

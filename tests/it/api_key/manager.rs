@@ -1,4 +1,4 @@
-//! What becomes of keys in a manager's hands, seen by their owners.
+//! Effects of key management, as seen by the owners of the keys.
 
 use std::{
     sync::{
@@ -12,9 +12,9 @@ use http::StatusCode;
 use portcullis::{
     Clock, Identity, ManualClock, Runtime, StoreErrorKind, StoreFuture, Task, Timestamp,
     api_key::{
-        ApiKeyStore, GeneratedKey, KeyError, KeyId, KeyManager, KeyQuery, KeyRing, KeyUpdate,
-        NewKey, Pepper,
-        record::{KeyPage, KeyRecord, KeyState, KeyStatus, StoredKey},
+        ApiKeyStore, GeneratedKey, KeyError, KeyId, KeyManager, KeyPage, KeyQuery, KeyRing,
+        KeyUpdate, NewKey, Pepper,
+        record::{KeyRecord, KeyState, KeyStatus, StoredKey},
     },
     outcome::{AuthDenial, AuthOutcome},
     store::{MemoryStore, backend::KeyUse},
@@ -30,7 +30,7 @@ impl Keys {
         self.send(with_key(key.expose_secret())).await.status()
     }
 
-    /// Returns who the layer says calls with this key.
+    /// Returns the identity that the layer reports for this key.
     async fn identity(&self, key: &GeneratedKey) -> Identity {
         let mut request = with_key(key.expose_secret());
         let record = portcullis::outcome::RecordHandle::default();
@@ -238,7 +238,7 @@ async fn who_still_uses_a_replaced_key_is_told_since_when_and_until_when() {
     assert_eq!(told(&key).await, (Some(since), Some(until)));
 }
 
-/// A store that keeps a change, and loses the answer to it when it is told to.
+/// A store that saves a change, and loses the reply to it on request.
 #[derive(Clone, Default)]
 struct Unheard {
     store: MemoryStore,
@@ -323,7 +323,7 @@ async fn a_line_has_two_keys_at_most() {
         .await
         .unwrap();
     assert_eq!(third.record().lineage(), first.id());
-    let accepted = |page: portcullis::api_key::record::KeyPage| {
+    let accepted = |page: portcullis::api_key::KeyPage| {
         let now = keys.clock.wall();
         let keys = page.keys.into_iter();
         keys.filter(|listed| listed.record.status_at(now) == KeyStatus::Active)
@@ -463,7 +463,7 @@ async fn uses_are_told_to_the_store_when_they_are_flushed_and_not_before() {
     assert_eq!(found, [unused.id()]);
 }
 
-/// Spawns on Tokio, and sleeps until it is told that the time has come.
+/// Spawns on Tokio, and sleeps until it is notified.
 #[derive(Clone, Debug, Default)]
 struct Alarm(Arc<tokio::sync::Notify>);
 
@@ -502,7 +502,7 @@ async fn uses_are_told_at_each_interval_as_long_as_the_ring_is_there() {
             tokio::task::yield_now().await;
         }
     }
-    // The task holds the runtime; once the ring is gone, the task ends and lets go of it.
+    // The task holds the runtime; once the ring is dropped, the task ends and releases it.
     drop((ring, manager, layer));
     while Arc::strong_count(&alarm.0) > 1 {
         alarm.0.notify_one();
@@ -612,7 +612,7 @@ async fn a_record_that_was_changed_in_the_store_is_not_believed() {
     let forged = KeyRecord::from_bytes(&forged).unwrap();
     store.update(forged.into(), 2).await.unwrap();
     assert_eq!(status(&ring, &key).await, StatusCode::INTERNAL_SERVER_ERROR);
-    // A manager does not put its seal under what somebody else wrote.
+    // A manager does not seal a record that another writer wrote.
     let disabled = manager.disable(key.id(), "").await;
     assert!(matches!(disabled, Err(KeyError::Store(_))), "{disabled:?}");
 

@@ -1,4 +1,4 @@
-//! What the api_key layer asks of a store that is not in memory, and when.
+//! Calls of the api_key layer to a store that is not in memory.
 
 use std::{
     net::{IpAddr, Ipv4Addr, SocketAddr},
@@ -15,8 +15,8 @@ use http_body_util::Full;
 use portcullis::{
     ConfigError, ManualClock, PeerAddr, StoreError, StoreErrorKind, StoreFuture, Timestamp,
     api_key::{
-        ApiKeyLayer, ApiKeyStore, KeyId, KeyManager, KeyQuery, KeyRing, KeyedTag, NewKey,
-        record::{KeyPage, StoredKey},
+        ApiKeyLayer, ApiKeyStore, KeyId, KeyManager, KeyPage, KeyQuery, KeyRing, KeyedTag, NewKey,
+        record::StoredKey,
     },
     outcome::AuthDenial,
     store::{
@@ -221,8 +221,8 @@ async fn a_key_revoked_here_is_turned_away_at_the_next_request() {
     assert_eq!(denial(&response), AuthDenial::Revoked);
 }
 
-/// Threat A7: what another process changes is known with the announcement, and at the latest when
-/// the record is forgotten.
+/// Threat A7: a change by another process takes effect with its announcement, and at the latest
+/// when the cached record expires.
 #[tokio::test]
 async fn a_key_revoked_elsewhere_is_turned_away_once_it_is_announced_or_after_ten_seconds() {
     let (store, changes) = Remote::announced();
@@ -243,7 +243,7 @@ async fn a_key_revoked_elsewhere_is_turned_away_once_it_is_announced_or_after_te
     assert_eq!(response.status(), StatusCode::UNAUTHORIZED);
 }
 
-/// Threat A7: who cannot hear of revocations remembers nothing.
+/// Threat A7: an instance that cannot receive revocations caches nothing.
 #[tokio::test]
 async fn a_lost_channel_forgets_all_and_asks_the_store_each_time() {
     let (store, changes) = Remote::announced();
@@ -262,7 +262,7 @@ async fn a_lost_channel_forgets_all_and_asks_the_store_each_time() {
     assert_eq!(store.finds(), 5);
 }
 
-/// Threat A7: a read that is under way while the key is revoked brings it back for nobody.
+/// Threat A7: a read in flight while the key is revoked does not restore the key.
 #[tokio::test]
 async fn a_key_revoked_between_the_read_and_the_fill_is_turned_away_at_the_next_request() {
     for forget in ["changed", "lost and connected", "revoked here"] {
@@ -296,7 +296,7 @@ async fn a_key_revoked_between_the_read_and_the_fill_is_turned_away_at_the_next_
                 keys.manager.revoke(key.id(), "leaked").await.unwrap();
             }
         }
-        // Who asks now does not join the old question, whose answer comes first.
+        // A new request does not join the old lookup, which completes first.
         let next = tokio::spawn(service.clone().oneshot(with_key(key.expose_secret())));
         tokio::task::yield_now().await;
         store.open();
@@ -374,7 +374,7 @@ async fn the_others_go_on_when_the_one_who_asked_leaves() {
     }
 }
 
-/// Threat X2: a question that all have left is asked anew, not answered with what was true then.
+/// Threat X2: a lookup that all waiters have left is repeated, and its old result is not used.
 #[tokio::test]
 async fn a_question_that_nobody_waits_for_is_forgotten() {
     let (store, _changes) = Remote::announced();
@@ -394,8 +394,8 @@ async fn a_question_that_nobody_waits_for_is_forgotten() {
     assert_eq!(store.finds(), 2);
 }
 
-/// Threats A5 and A6: a flood of keys whose checksum is right costs the store the limit, and no warm
-/// key, nor its bearer's patience behind the same address.
+/// Threats A5 and A6: a flood of keys with valid checksums costs the store the limit. It affects no
+/// warm key, nor its caller behind the same address.
 #[tokio::test]
 async fn a_flood_of_unknown_keys_from_one_address_costs_the_store_the_limit() {
     let (store, _changes) = Remote::announced();
@@ -412,7 +412,7 @@ async fn a_flood_of_unknown_keys_from_one_address_costs_the_store_the_limit() {
     let before = store.finds();
     let mut statuses = [0, 0];
     for (number, stranger) in strangers(100_000).await.into_iter().enumerate() {
-        // The neighbours behind the same address go on all the while.
+        // Other clients behind the same address are served meanwhile.
         if number % 50 == 0 {
             let key = warm[number / 50 % warm.len()].expose_secret();
             let response = send(layer.clone(), from(ATTACKER, key)).await;
@@ -471,7 +471,8 @@ async fn a_flood_of_keys_with_a_forged_tag_never_reaches_the_store() {
     assert_eq!(store.finds(), 0);
     assert_eq!(ask(&ring, key.expose_secret()).await, StatusCode::OK);
 
-    // Keys of before, and those of a former tag, are good for as long as the ring is told so.
+    // Untagged keys, and those of a previous tag, are accepted as long as the ring is configured
+    // so.
     assert_eq!(
         ask(&ring, former.expose_secret()).await,
         StatusCode::UNAUTHORIZED
@@ -620,7 +621,7 @@ fn a_limit_of_no_failures_is_refused() {
     assert_eq!(refused.option(), "failure_limit");
 }
 
-/// Threat X1: a store's future that panics takes down its own request, and nobody else's.
+/// Threat X1: a store future that panics fails its own request, and no other.
 #[tokio::test]
 async fn a_question_that_panics_leaves_the_layer_whole() {
     #[derive(Clone)]
@@ -633,7 +634,7 @@ async fn a_question_that_panics_leaves_the_layer_whole() {
             }
             StoreFuture::pending(async {
                 tokio::task::yield_now().await;
-                panic!("a driver of the user's")
+                panic!("a custom driver")
             })
         }
 
@@ -663,7 +664,7 @@ async fn a_question_that_panics_leaves_the_layer_whole() {
     let service = keys.layer().build().unwrap().layer(service_fn(handler));
     let ask = || tokio::spawn(service.clone().oneshot(with_key(key.expose_secret())));
     let (one, other) = (ask(), ask());
-    // The panic reaches the server through whoever drove the question, as any other would.
+    // The panic reaches the server through the request that polled the lookup, as any other would.
     let (one, other) = (one.await, other.await);
     assert_ne!(one.is_err(), other.is_err());
     let told = one.or(other).unwrap().unwrap();

@@ -1,4 +1,4 @@
-//! What an attacker, or a careless caller, tries on the api_key layer: one test a threat.
+//! Attacks and careless calls on the api_key layer: one test per threat.
 
 use std::{
     net::SocketAddr,
@@ -292,7 +292,7 @@ async fn basic_is_challenged_by_its_name_and_only_where_it_is_accepted() {
 
 const TOKEN: &str = "a-token-that-is-no-key-of-the-ring";
 
-/// Says what it is told to, of each token that begins with its letter.
+/// Returns a configured verdict for each token that starts with its letter.
 #[derive(Clone)]
 struct Says {
     asked: Arc<AtomicU64>,
@@ -391,7 +391,7 @@ async fn rejected_credentials_count_as_failures_of_their_address() {
     assert_eq!(statuses, [401, 401, 401, 429]);
 }
 
-/// A verifier that cannot say is not one that says no, and nobody weaker is asked instead.
+/// A verifier that fails has not rejected the credential, and no weaker verifier is tried instead.
 #[tokio::test]
 async fn a_verifier_that_fails_stops_the_chain() {
     let keys = Keys::new();
@@ -415,8 +415,8 @@ async fn a_verifier_that_fails_stops_the_chain() {
 async fn a_verifier_that_panics_is_answered_for_by_500() {
     let keys = Keys::new();
     for panicking in [
-        (|| panic!("a verifier of the user's")) as fn() -> StoreFuture<Verdict>,
-        || StoreFuture::pending(async { panic!("a verifier of the user's") }),
+        (|| panic!("a custom verifier")) as fn() -> StoreFuture<Verdict>,
+        || StoreFuture::pending(async { panic!("a custom verifier") }),
     ] {
         let layer = keys.layer().verifier(Says::new(panicking)).build().unwrap();
         let response = send(layer.clone(), with_key(TOKEN)).await;
@@ -495,7 +495,7 @@ async fn a_request_that_is_dropped_after_any_poll_leaves_the_layer_whole() {
 async fn a_responder_that_panics_is_answered_for_by_500_by_each_layer() {
     let keys = Keys::new();
     let key = keys.reader().await;
-    let responder = || Responder::new(|_| panic!("a responder of the user's"));
+    let responder = || Responder::new(|_| panic!("a custom responder"));
     let layer = keys.layer().responder(responder()).build().unwrap();
     let route = RequireScopesLayer::none().responder(responder());
     let by_header = Partition::header(http::header::HOST);
@@ -521,7 +521,7 @@ async fn a_responder_that_panics_is_answered_for_by_500_by_each_layer() {
     assert_eq!(response.status(), StatusCode::OK);
 }
 
-/// Threat A5: what is no key costs nobody more than a look.
+/// Threat A5: a malformed key costs no more than a parse.
 #[test]
 fn any_bytes_up_to_a_megabyte_are_turned_away_without_a_panic() {
     let keys = Keys::new();
@@ -548,7 +548,7 @@ fn any_bytes_up_to_a_megabyte_are_turned_away_without_a_panic() {
             request.headers_mut().insert("x-api-key", value);
             let mut answer = std::pin::pin!(service.clone().oneshot(request));
             let std::task::Poll::Ready(response) = answer.as_mut().poll(&mut cx) else {
-                panic!("a malformed key waits for nobody");
+                panic!("a malformed key never waits");
             };
             let response: Answer = response.unwrap();
             assert_eq!(response.status(), StatusCode::UNAUTHORIZED);

@@ -1,7 +1,7 @@
-//! What attackers of caches try: each class that has a name, beside the leaks in `cache_leaks`.
+//! Attacks on caches: each named class that `cache_leaks` does not cover.
 //!
-//! A probe runs against the cache, which must hold, and, where that says more than the test of the
-//! cache alone, against one that is bad on purpose, which must be caught.
+//! Each probe must fail against the cache. If a control adds evidence, the probe also runs against
+//! a deliberately vulnerable cache and must succeed there.
 
 use std::{
     collections::BTreeSet,
@@ -61,7 +61,7 @@ async fn a_page_that_looks_like_a_file_is_no_more_public_for_that() {
         app.get(path).await;
         assert!(
             !app.get(path).await.is_hit(),
-            "{path} was kept for its name"
+            "{path} was stored because of its name"
         );
     }
 }
@@ -332,7 +332,7 @@ async fn post_that_bypasses_the_cache_is_not_kept_for_a_get() {
             assert!(!app.get("/a").await.is_hit(), "{field:?}");
             app.send(post(&[])).await;
             assert!(app.get("/a").await.is_hit(), "{field:?}");
-            // What it changed is invalidated all the same.
+            // A resource that the request changed is invalidated regardless.
             app.send(post(&[field])).await;
             assert!(!app.get("/a").await.is_hit(), "{field:?}");
         }
@@ -427,7 +427,7 @@ async fn lists_are_compared_by_their_members_and_other_fields_by_their_bytes() {
 
 #[tokio::test]
 async fn a_parameter_cannot_be_cloaked() {
-    // Whatever a framework makes of these, none is answered with what another brought.
+    // No query is served the response to another one, however a framework parses them.
     let queries = [
         "a=1",
         "a=1&a=2",
@@ -514,7 +514,7 @@ async fn no_answer_to_a_condition_or_a_range_of_one_request_is_kept_for_others()
         (("if-match", "\"x\""), 412, "condition"),
         (("expect", "x"), 417, "condition"),
     ] {
-        // Not where every status is kept, nor where a route asks for this very one.
+        // Neither the profile `rfc` nor a route that opts in to this status stores the response.
         let code = StatusCode::from_u16(status).unwrap();
         let policy = CachePolicy::new().cache_status_code(code, Duration::from_secs(60));
         let app = App::rfc(Handler::new(move |request, _| {
@@ -614,7 +614,7 @@ async fn nobody_learns_what_another_caller_has_looked_at() {
     let (victim, spy) = (caller("victim"), caller("spy"));
     app.send(get_as("/a", &victim)).await;
     assert!(app.send(get_as("/a", &victim)).await.is_hit());
-    // What was asked for and what was not look the same, and cost the same.
+    // Requested and unrequested paths look the same and cost the same.
     for path in ["/a", "/b"] {
         let seen = app.send(get_as(path, &spy)).await;
         assert_eq!(
@@ -630,7 +630,7 @@ async fn nobody_learns_what_another_caller_has_looked_at() {
     assert_eq!(silent.get("/a").await.header("cache-status"), None);
 }
 
-/// A store that tells under which keys it is asked.
+/// A store that records the keys of its lookups.
 #[derive(Clone)]
 struct Telling(MemoryStore, Arc<Mutex<Vec<CacheKey>>>);
 
@@ -669,7 +669,7 @@ async fn a_key_tells_nothing_and_cannot_be_computed() {
     };
     let (one, two) = (keys("/secret").await, keys("/secret").await);
     assert!(!format!("{one:?}").contains("secret"));
-    // Under another secret it is another one: nobody finds out by trying what was asked for.
+    // Another secret yields other keys: trying URIs does not reveal the requested ones.
     assert_ne!(one.full(), two.full());
     assert_ne!(one.uri(), two.uri());
 }
@@ -772,7 +772,7 @@ async fn who_asks_for_a_reload_or_brings_junk_does_not_get_past_the_cache_of_oth
             "{fields:?}"
         );
     }
-    // A credential that nobody knows reaches the handler, and changes nothing for the rest.
+    // An unknown credential reaches the handler, and does not affect other requests.
     app.send(get_with("/a", &[("authorization", "junk")])).await;
     assert_eq!(app.get("/a").await.body, "call 1");
     // Nor does a method that is safe, or one that is refused.

@@ -1,4 +1,4 @@
-//! What the cache holds at most, whatever clients ask for.
+//! Upper bounds on the memory of the cache under arbitrary requests.
 
 use std::{
     convert::Infallible,
@@ -38,7 +38,7 @@ use crate::support::get;
 fn a_body_of_any_size_streams_through_in_the_same_memory() {
     const PIECE_BYTES: usize = 256 << 10;
 
-    /// Gives one piece of memory again and again, and counts those that somebody holds.
+    /// Yields the same buffer repeatedly, and counts the bytes that are still referenced.
     struct Endless {
         left: usize,
         memory: Arc<[u8]>,
@@ -164,7 +164,7 @@ async fn what_is_being_stored_at_one_moment_is_bounded() {
     assert!(!is_hit("/b").await);
     assert!(is_hit("/b").await);
 
-    // Who stops reading gives way after a while, if there is need.
+    // A client that stops reading loses its fill after the timeout, if others need the budget.
     let slow = begin().await;
     clock.advance(Duration::from_secs(29));
     assert!(!is_hit("/c").await);
@@ -173,7 +173,7 @@ async fn what_is_being_stored_at_one_moment_is_bounded() {
     assert!(!is_hit("/c").await, "it is stored only now");
     assert!(is_hit("/c").await);
     drop(slow);
-    // What gave way is given back once.
+    // Its share of the budget is released only once.
     let _slow = begin().await;
     assert!(!is_hit("/d").await);
     assert!(!is_hit("/d").await);
@@ -248,11 +248,11 @@ fn a_flood_of_urls_and_variants_stays_within_the_bytes() {
     assert!(held <= MAX_BYTES + MAX_BYTES / 10, "{held} bytes are held");
     assert!(
         held >= MAX_BYTES / 2,
-        "{held} bytes are held: too little is kept"
+        "{held} bytes are held: too little is stored"
     );
 }
 
-/// Asks for an answer of its own, and reads it.
+/// Sends a request for a separate variant, and reads the response.
 fn flood(service: Cache<Handler>, uri: &str, number: u32) {
     let mut request = get_with(uri, &[("accept", "*/*")]);
     request

@@ -1,4 +1,4 @@
-//! What the cache layer does, seen by a client.
+//! Behavior of the cache layer as a client observes it.
 
 use std::{
     convert::Infallible,
@@ -30,7 +30,7 @@ use tower::{Layer, Service, ServiceExt};
 
 use crate::support::{get, header, request, text};
 
-/// A handler that counts its calls, and answers with what it was told.
+/// A handler that counts its calls, and returns configured responses.
 #[derive(Clone)]
 pub(crate) struct Handler {
     state: Arc<State>,
@@ -43,9 +43,11 @@ struct State {
     answer: Box<Answer>,
 }
 
+type Reply = Response<Full<Bytes>>;
+
 impl Handler {
     pub(crate) fn new(
-        answer: impl Fn(&Request<Full<Bytes>>, usize) -> Response<Full<Bytes>> + Send + Sync + 'static,
+        answer: impl Fn(&Request<Full<Bytes>>, usize) -> Reply + Send + Sync + 'static,
     ) -> Self {
         Self {
             state: Arc::new(State {
@@ -145,7 +147,7 @@ impl App {
     }
 }
 
-/// An answer as the client saw it.
+/// A response as the client received it.
 pub(crate) struct Seen {
     pub(crate) status: StatusCode,
     pub(crate) headers: HeaderMap,
@@ -726,7 +728,7 @@ async fn a_store_that_answers_later_serves_as_well() {
     );
     let one = caller("one");
     assert_eq!(app.send(get_as("/a", &one)).await.body, "call 1");
-    // The answer is put beside the request.
+    // The response is stored in the background.
     while !app.send(get_as("/a", &one)).await.is_hit() {
         tokio::task::yield_now().await;
     }

@@ -1,4 +1,4 @@
-//! Many requests that want the same answer at once.
+//! Concurrent requests for the same response.
 
 use std::{
     convert::Infallible,
@@ -263,7 +263,7 @@ async fn a_leader_that_goes_away_in_the_middle_of_its_body_leaves_nobody_half_of
     tokio::task::yield_now().await;
     assert!(!follower.is_finished());
     drop(leader);
-    // Whoever makes the answer now, the leader's call or the follower's own, makes all of it.
+    // The response is complete, whether the leader's call produces it or the follower's.
     while !follower.is_finished() {
         tokio::task::yield_now().await;
         for body in std::mem::take(&mut *unfinished.lock().unwrap()) {
@@ -286,7 +286,7 @@ async fn what_is_none_for_the_store_lets_all_go_at_once() {
         answer.await.unwrap();
     }
     assert_eq!(slow.calls(), 3);
-    // Nor does anybody wait soon after.
+    // Nor does a request wait soon afterwards.
     let slow_again = service.clone().oneshot(get("/a")).await.unwrap();
     assert_eq!(body(service, get("/a")).await, "call 5");
     drop(slow_again);
@@ -350,7 +350,7 @@ async fn nobody_waits_longer_for_several_that_give_up_than_for_one() {
     hands.advance(Duration::from_secs(3)).await;
     asking[0].take().unwrap().abort();
     let_all_run().await;
-    // One of the two makes the answer; the other one has waited for three seconds already.
+    // One of the two calls the handler; the other has already waited for three seconds.
     assert_eq!(slow.calls(), 2);
     hands.advance(Duration::from_secs(2)).await;
     assert_eq!(slow.calls(), 3);

@@ -1,4 +1,4 @@
-//! Answers that are kept compressed, and what clients see of that.
+//! Responses that are stored compressed, as clients receive them.
 
 use http::{HeaderValue, Method, Request, StatusCode};
 use http_body_util::{BodyExt, Full};
@@ -20,7 +20,7 @@ const TEXT: &[(&str, &str)] = &[
 const GZIP: &[(&str, &str)] = &[("accept-encoding", "gzip, br")];
 
 fn long() -> String {
-    "what is said over and over again. ".repeat(100)
+    "the text repeats again and again. ".repeat(100)
 }
 
 fn app_of(fields: &'static [(&'static str, &'static str)]) -> App {
@@ -31,7 +31,7 @@ fn app_of(fields: &'static [(&'static str, &'static str)]) -> App {
     App::configured(handler, |builder| builder.compression_threshold(1_000))
 }
 
-/// Asks for an answer that is kept from then on.
+/// Requests a response, which is stored.
 async fn kept(fields: &'static [(&'static str, &'static str)]) -> App {
     let app = app_of(fields);
     assert_eq!(app.get("/a").await.body, long());
@@ -39,7 +39,7 @@ async fn kept(fields: &'static [(&'static str, &'static str)]) -> App {
     app
 }
 
-/// Sends a request, and returns status, fields and the bytes as they come.
+/// Sends a request, and returns the head and the raw bytes of the body.
 async fn raw(app: &App, request: Request<Full<bytes::Bytes>>) -> (http::response::Parts, Vec<u8>) {
     let response = app.service.clone().oneshot(request).await.unwrap();
     let (parts, body) = response.into_parts();

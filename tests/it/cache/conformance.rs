@@ -1,4 +1,4 @@
-//! The suite for stores of answers, run on ours, and on some that are wrong.
+//! The conformance suite for cache stores, run on the built-in stores and on faulty ones.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -106,7 +106,7 @@ impl Wrong {
         self.fault == fault
     }
 
-    /// Returns what a store purges besides that cannot tell many purged names apart.
+    /// Returns the targets that a faulty store purges by mistake, in addition to `targets`.
     fn reached_by_mistake(&self, targets: &[PurgeTarget]) -> Vec<PurgeTarget> {
         const FEW: usize = 65_536;
         let mut purged = self.purged_names.lock().unwrap();
@@ -262,30 +262,33 @@ impl CacheStore for Wrong {
 
 #[test]
 fn a_store_that_breaks_a_promise_does_not_pass() {
-    let purged = "what was purged";
+    let purged = "a purged entry";
     let others = "purges of other names removed";
     for (fault, says) in [
-        (Fault::MixesCallersUp, "what was put under another key"),
-        (Fault::KeepsForEver, "has served its time"),
-        (Fault::IgnoresFences, "was being made when it was purged"),
-        (Fault::TouchesAnything, "what is not there was touched"),
-        (Fault::NeverTouches, "a touch was refused"),
+        (Fault::MixesCallersUp, "an entry of another key"),
+        (Fault::KeepsForEver, "an expired entry"),
+        (Fault::IgnoresFences, "was purged during its fill"),
+        (
+            Fault::TouchesAnything,
+            "a touch of an unknown entry succeeded",
+        ),
+        (Fault::NeverTouches, "a touch was rejected"),
         (Fault::PurgesSoftly, purged),
         (Fault::PurgesHard, "is not found"),
         (Fault::SoftPurgesNothing, "is expired: false"),
-        (Fault::HidesPurges, "a fill did not learn of a purge"),
+        (Fault::HidesPurges, "`is_purged_since` missed a purge"),
         (Fault::ForgetsTags, purged),
         (Fault::ForgetsCallers, purged),
         (Fault::PurgesEverything, "is not found"),
         (Fault::RecordsFewPurges, others),
         (Fault::ConfusesManyPurges, others),
         (Fault::ExpiresWithManyPurges, "of other names expired"),
-        (Fault::KeepsAllVariants, "a variant beyond the most"),
+        (Fault::KeepsAllVariants, "a variant beyond `max_variants`"),
         (Fault::KeepsOneVariant, "is not found"),
         (Fault::KeepsNothing, "is not found"),
-        (Fault::AsksForEver, "asks again"),
-        (Fault::LeasesToAll, "two lead at once"),
-        (Fault::AnybodyReleases, "somebody who does not hold it"),
+        (Fault::AsksForEver, "returned `Varies`"),
+        (Fault::LeasesToAll, "two leases of one key"),
+        (Fault::AnybodyReleases, "released with another token"),
     ] {
         let store = Wrong::new(fault);
         let clock = store.clock.clone();

@@ -1,11 +1,11 @@
-//! Storability, freshness and age, held against another implementation of RFC 9111.
+//! Storability, freshness and age, compared with another implementation of RFC 9111.
 //!
-//! Requests and answers are drawn at random; where the other one is known to differ, a rule says
-//! why, and the case is left out. What it is known to read wrongly is not drawn at all: directives
-//! in capitals, fields on several lines, an `Age` that overflows, dates of the older forms, numbers
-//! beyond 2^31, a `Date` long past (it counts no apparent age), directives twice or with fields in
-//! quotes, `proxy-revalidate` (it takes it for `no-cache`), `immutable`, and the directives that it
-//! does not have.
+//! Requests and responses are drawn at random. A case in which the other implementation is known
+//! to differ is skipped, and a rule names the reason. Input that it is known to misread is never
+//! drawn: directives in capitals, fields on several lines, an `Age` that overflows, dates in
+//! obsolete formats, numbers beyond 2^31, a `Date` long past (it computes no apparent age),
+//! directives twice or with fields in quotes, `proxy-revalidate` (it treats it as `no-cache`),
+//! `immutable`, and the directives that it does not support.
 
 use std::time::{Duration, SystemTime};
 
@@ -18,13 +18,13 @@ use proptest::{collection::vec, option, prelude::*, sample::select, test_runner:
 
 use super::cache::{App, Handler};
 
-/// What is asked and answered.
+/// A request and the response to it.
 #[derive(Clone, Debug)]
 struct Case {
     asked: Vec<(&'static str, String)>,
     status: u16,
     fields: Vec<(&'static str, String)>,
-    /// How much later it is asked again.
+    /// The time until the request is repeated, in seconds.
     later_secs: u64,
 }
 
@@ -64,7 +64,10 @@ fn control() -> impl Strategy<Value = String> {
 prop_compose! {
     fn cases()(
         authorization in prop::bool::weighted(0.2),
-        status in select(vec![200_u16, 203, 204, 300, 301, 302, 303, 307, 308, 404, 405, 410, 414, 501, 201, 400, 403, 500, 503]),
+        status in select(vec![
+            200_u16, 203, 204, 300, 301, 302, 303, 307, 308, 404, 405, 410, 414, 501, 201, 400, 403,
+            500, 503,
+        ]),
         control in option::weighted(0.8, control()),
         expires in option::weighted(0.3, -100_i64..1_000),
         modified in option::weighted(0.3, -2_000_000_i64..1),
@@ -75,7 +78,8 @@ prop_compose! {
         later_secs in 0_u64..400,
     ) -> Case {
         let mut fields = vec![("date", date(0))];
-        let mut field = |name, value: Option<String>| fields.extend(value.map(|value| (name, value)));
+        let mut field =
+            |name, value: Option<String>| fields.extend(value.map(|value| (name, value)));
         field("cache-control", control);
         field("expires", expires.map(date));
         field("last-modified", modified.map(date));
@@ -88,12 +92,12 @@ prop_compose! {
     }
 }
 
-/// What a cache makes of a case.
+/// The treatment of a case by a cache.
 #[derive(Debug, PartialEq, Eq)]
 struct Verdict {
-    /// For how long the answer is shown unasked; zero if it is not kept.
+    /// The freshness lifetime of the response, or zero if it is not stored.
     fresh_secs: u64,
-    /// Its age when it is shown later, if it is.
+    /// The age of the later response, if it is a hit.
     age_secs: Option<u64>,
 }
 
@@ -154,7 +158,7 @@ async fn ours(case: &Case) -> Verdict {
     let ttl = ttl.map_or(0, |ttl| {
         ttl.split(';').next().unwrap().parse::<i64>().unwrap()
     });
-    // What is kept to be validated each time is never fresh.
+    // A stored response that is revalidated each time is never fresh.
     let ttl = if app.send(ask()).await.is_hit() {
         ttl
     } else {
@@ -176,16 +180,16 @@ fn headers(fields: &[(&'static str, String)]) -> http::HeaderMap {
         .collect()
 }
 
-/// Where the other one is known to differ, and why.
+/// The known differences of the other implementation, with the reasons.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Rule {
-    /// A status that it does not know is never kept; by RFC 9111 section 3 one with explicit
-    /// freshness is, unless `must-understand` says otherwise.
+    /// It never stores a status that it does not know. RFC 9111 section 3 allows that with explicit
+    /// freshness, unless `must-understand` forbids it.
     UnknownStatus,
-    /// It shows nothing that sets a cookie, unless `public`; the profile `rfc` leaves that to the
-    /// answer.
+    /// It serves no response that sets a cookie, unless it is `public`. The profile `rfc` leaves
+    /// that to the response.
     SetCookie,
-    /// It guesses without an end; ours ends at a day.
+    /// Its heuristic freshness is unbounded; ours ends at a day.
     LongGuess,
 }
 

@@ -1,4 +1,4 @@
-//! Answers that are encrypted in the store, seen by whoever reads it and by whoever changes it.
+//! Encrypted cache entries, under an attacker that reads and modifies the store.
 
 #[cfg(feature = "test-util")]
 use std::time::Duration;
@@ -30,13 +30,13 @@ use portcullis::conformance;
 
 type Entry = Arc<StoredResponse>;
 
-/// What becomes of an answer that is looked up.
+/// The attacker's replacement for an entry that is looked up.
 type Hand = dyn Fn(&CacheKey, &Kept, &Entry) -> Entry + Send + Sync;
 
-/// All that was ever given to be kept, by key.
+/// All entries that were ever stored, by key.
 type Kept = HashMap<CacheKey, Vec<Entry>>;
 
-/// A store in the hands of somebody who reads all of it, and may change what it gives back.
+/// A store under the control of an attacker that reads all of it and can change what it returns.
 #[derive(Clone)]
 struct Spied {
     memory: MemoryStore,
@@ -193,7 +193,7 @@ async fn nothing_of_an_answer_can_be_read_in_the_store() {
 
 #[tokio::test]
 async fn an_answer_that_was_brought_from_another_place_is_a_miss() {
-    // Whoever can write to the store gives each caller what another one got.
+    // An attacker with write access to the store swaps the entries of two callers.
     let swap = |key: &CacheKey, kept: &Kept, entry: &Entry| {
         let other = kept.iter().find(|(other, _)| *other != key);
         let other = other.map(|(_, entries)| entries.last().unwrap());
@@ -209,7 +209,7 @@ async fn an_answer_that_was_brought_from_another_place_is_a_miss() {
         assert!(!seen.is_hit());
     }
 
-    // What is not encrypted is not protected from that.
+    // Unencrypted entries are not protected from that.
     let plain = Spied::new(&clock).with_hand(swap);
     let plain = app(plain, &clock, secretive());
     plain.send(get_as("/one", &one)).await;
@@ -267,7 +267,7 @@ async fn an_answer_that_was_changed_is_a_miss() {
         let seen = app(encrypted(changing, 1, &[]), &clock, secretive())
             .get("/a")
             .await;
-        assert!(!seen.is_hit(), "{what} was taken for an answer");
+        assert!(!seen.is_hit(), "{what} was accepted as an entry");
         assert_eq!(seen.body, "secret-body /a 1", "{what}");
     }
 }
@@ -279,18 +279,18 @@ async fn what_a_former_key_encrypted_is_read_and_encrypted_anew_under_the_latest
     let with =
         |now, former: &[u16]| app(encrypted(spied.clone(), now, former), &clock, secretive());
     with(1, &[]).get("/a").await;
-    // The new key is made known everywhere before anybody encrypts under it.
+    // The new key is distributed to all instances before the first one encrypts under it.
     assert!(with(1, &[2]).get("/a").await.is_hit());
     let rotated = with(2, &[1]);
     assert!(rotated.get("/a").await.is_hit());
     rotated.get("/b").await;
     assert!(with(1, &[2]).get("/b").await.is_hit());
-    // Without the former key only what the latest encrypted is there.
+    // Without the previous key, only entries under the latest key are readable.
     let latest = with(2, &[]);
     assert!(latest.get("/b").await.is_hit());
     assert!(!latest.get("/a").await.is_hit());
-    assert!(latest.get("/a").await.is_hit(), "it was not made anew");
-    // A stranger's key opens nothing, under whatever name.
+    assert!(latest.get("/a").await.is_hit(), "it was not stored again");
+    // A foreign key decrypts nothing, under any ID.
     let stranger = EncryptionKey::new(2, [&[7; 31][..], b"x"].concat()).unwrap();
     let stranger = EncryptedStore::builder(spied.clone(), stranger)
         .build()

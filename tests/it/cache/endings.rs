@@ -1,4 +1,4 @@
-//! What a request's record says of an answer that turns out at its end not to be one for the store.
+//! The access log record of a response that proves unstorable only at its end.
 
 use std::{
     collections::VecDeque,
@@ -51,8 +51,9 @@ pub(crate) fn pieces<const N: usize>(pieces: [Result<Piece, &'static str>; N]) -
     Pieces(pieces.into())
 }
 
-/// Has an answer pass a cache that keeps eight bytes of it at most, calls `meanwhile` after its first
-/// frame, reads as many frames, and returns what the record says: whether it was stored, and why not.
+/// Sends a response through a cache that stores at most eight bytes of it, calls `meanwhile` after
+/// the first frame, reads `read` frames, and returns from the record whether the response was
+/// stored, and the reason if not.
 async fn recorded(
     length: Option<&'static str>,
     body: Pieces,
@@ -107,7 +108,7 @@ async fn a_record_says_why_an_answer_was_not_stored_that_ended_otherwise_than_it
         (Some("4"), in_trailers(), all, "trailers".into()),
         // A server that has sent all that was announced need not poll any further.
         (Some("8"), twice(), 2, Value::Null),
-        // Its client has gone away.
+        // Its client has disconnected.
         (None, twice(), 1, "incomplete".into()),
     ] {
         let stored = reason.is_null();

@@ -178,7 +178,7 @@ async fn a_hanging_origin_holds_up_each_request_at_most_once() {
     }
     assert_eq!(origin.calls(), 2);
     assert!(!leader.is_finished());
-    // The flight is retired: nobody waits behind the leader any more.
+    // The flight is retired: no request waits behind the leader any more.
     assert_eq!(site.send(get("/a")).await.unwrap().body, "call 1");
     leader.abort();
 }

@@ -75,7 +75,7 @@ fn response(status: u16, fields: Fields, body: &'static str) -> Response<Full<By
 
 async fn old_is_gone(site: &Site, asked: impl Fn() -> Request<Full<Bytes>>, case: &str) {
     let origin = &site.origin;
-    // The origin fails from now on: whatever could stand in would.
+    // The origin fails from now on: any stored response that is usable would be served.
     origin.responds(|_, _| Ok(response(503, &[], "failed")));
     for secs in [0, 1, 3, 60, 500] {
         site.advance_secs(secs).await;

@@ -1,5 +1,5 @@
-//! Requests past the store at the edges of the flow: bodies that panic, hang, have no end or ask the
-//! cache themselves, and responses that come out of order.
+//! Requests past the store in the edge cases of the flow: bodies that panic, hang, never end or
+//! send requests to the cache themselves, and responses that arrive out of order.
 
 use std::{
     collections::VecDeque,
@@ -99,7 +99,7 @@ async fn a_leader_that_waits_for_its_body_is_woken_after_another_request_joins()
     }
 }
 
-/// A body that panics once it is told to go on.
+/// A body that panics once `go_on` is signaled.
 struct Panicking {
     pieces: VecDeque<Bytes>,
     go_on: tokio::sync::oneshot::Receiver<()>,

@@ -72,7 +72,7 @@ fn ours(handler: Client) -> Client {
 
 type Kept = HashMap<String, (StatusCode, HeaderMap, Bytes)>;
 
-/// Keeps whatever it sees under its path, whole, and gives it to whoever comes.
+/// Stores every response under its path alone, and serves it to all clients.
 fn bad(handler: Client) -> Client {
     let kept: Arc<Mutex<Kept>> = Arc::default();
     BoxCloneService::new(service_fn(move |request: Request<Full<Bytes>>| {
@@ -157,8 +157,8 @@ async fn text(answer: Answer) -> String {
     String::from_utf8(bytes.to_vec()).unwrap()
 }
 
-/// Sends a request with a field, then one with others, and returns whether the second answer is
-/// one of its own.
+/// Sends a request with the first fields, then one with the second ones, and returns `true` if the
+/// responses differ.
 async fn kept_apart(
     client: Client,
     first: &[(&'static str, &'static str)],
@@ -197,7 +197,7 @@ async fn what_one_session_brought_is_not_for_another() {
 
 #[tokio::test]
 async fn what_one_user_of_an_application_brought_is_not_for_another() {
-    // The application's key is known; for whom it asks, another credential says.
+    // The application's key is known; another credential identifies its user.
     for name in ["authorization", "cookie", "x-api-key"] {
         let client = ours(handler(FRESH));
         let ask = |user: &'static str| {
@@ -473,7 +473,7 @@ async fn the_first_byte_does_not_wait_for_the_last() {
             std::future::ready(Ok(answer))
         })));
         send.send(Bytes::from_static(b"first")).unwrap();
-        // The handler never ends its body: whoever waits for the end waits for ever.
+        // The handler never ends its body: a waiter for its end would wait forever.
         let first = async {
             let answer = client.oneshot(get("/a")).await.unwrap();
             answer.into_body().frame().await.unwrap().unwrap()

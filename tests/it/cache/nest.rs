@@ -1,6 +1,7 @@
 //! The cache inside of axum routers that rewrite the URI: nested routers and services.
 //!
-//! A control removes axum's `OriginalUri` in front of the cache, and must mix what the test keeps apart.
+//! A control removes axum's `OriginalUri` in front of the cache, and must mix up the responses that
+//! the test separates.
 
 use axum::{
     Router,
@@ -75,7 +76,7 @@ fn items(name: &'static str) -> Router {
         .route("/items/{id}", routes)
 }
 
-/// Puts a cache around a router, which takes the URI that it sees for the client's if it is `blind`.
+/// Puts a cache around a router. If it is `blind`, it takes the rewritten URI for the client's.
 fn cached(router: Router, cache: &CacheLayer, blind: bool) -> Router {
     let forget = move |mut request: Request<Body>| {
         if blind {

@@ -1,10 +1,10 @@
-//! No caller's answer ever reaches another: an oracle over random interleavings.
+//! No caller receives another caller's response: an oracle over random interleavings.
 //!
-//! Every body bears the name of the caller for whom it was made, its URL and its variant. A seed
-//! decides who asks for what and has what already, when the handler answers, who goes away, whose
-//! rights change, when the handler fails, and what is changed and purged: by URL, tag and caller,
-//! hard and soft. Callers differ in their owner and metadata alone, and some URLs are nested: the
-//! cache and the handler see them without their prefix. A failure prints its seed.
+//! Every body names the caller for whom it was made, its URL and its variant. A seed decides the
+//! callers, their requests and their validators, when the handler responds, when clients
+//! disconnect, when rights change, when the handler fails, and what is changed and purged: by URL,
+//! tag and caller, hard and soft. Callers differ in their owner and metadata alone, and some URLs
+//! are nested: the cache and the handler see them without their prefix. A failure prints its seed.
 
 use std::{
     collections::HashMap,
@@ -33,9 +33,9 @@ use tower::{Layer, Service};
 
 use crate::support::{door::Door, request};
 
-/// How many seeds each of the two kinds of route is tried with.
+/// The number of seeds for each of the two kinds of route.
 const SEEDS: u64 = 10_000;
-/// How much each seed does.
+/// The number of steps of each seed.
 const STEPS: usize = 40;
 /// The paths that clients send.
 const PATHS: [&str; 5] = ["/a/own", "/b/own", "/public", "/stale", "/never"];
@@ -98,13 +98,13 @@ impl Dice {
     }
 }
 
-/// A handler whose answers come when they are let.
+/// A handler whose responses are released by the test.
 #[derive(Clone, Default)]
 struct Origin {
     doors: Arc<Mutex<Vec<Door>>>,
-    /// Counts the answers: some of them are failures.
+    /// Counts the responses, including failures.
     answers: Arc<AtomicU64>,
-    /// Counts what was changed: an answer tells in which state it was made.
+    /// Counts the changes: a response names the version of the state that it was made from.
     versions: Arc<Mutex<HashMap<String, u64>>>,
 }
 
@@ -137,7 +137,7 @@ impl Origin {
         let caller = request.extensions().get::<Caller>().unwrap();
         let variant = request.headers().get("accept");
         let variant = variant.map_or("-", |value| value.to_str().unwrap());
-        // What is public bears nobody's name.
+        // A public response carries no caller's name.
         let made_for = match path {
             "/public" => "all",
             _ => &caller.0,
@@ -229,7 +229,7 @@ type Call = Pin<Box<dyn Future<Output = Result<Response<CacheBody<Pieces>>, Infa
 
 type Reading = Pin<Box<CacheBody<Pieces>>>;
 
-/// A request under way.
+/// A request in flight.
 struct Asking {
     expected: Expected,
     call: Option<Call>,
@@ -237,13 +237,13 @@ struct Asking {
     read: Vec<u8>,
 }
 
-/// What a client may see.
+/// The response that a client is allowed to receive.
 struct Expected {
     method: Method,
     caller: String,
     path: &'static str,
     variant: &'static str,
-    /// What had been changed when it asked: nothing older may be shown.
+    /// The version at the time of the request: no older one may be served.
     version: u64,
     /// The tag of what it has already.
     has: Option<String>,
@@ -279,11 +279,11 @@ struct World {
     shares: bool,
     tasks: Tasks,
     asking: Vec<Asking>,
-    /// How often each caller's rights have changed.
+    /// The number of changes to each caller's rights.
     rights: [u64; 2],
-    /// What has been changed, and said to have been.
+    /// The changes that have been made and confirmed.
     changed: HashMap<&'static str, u64>,
-    /// The same, where only one caller's answers were let go.
+    /// The same for purges of a single caller's responses.
     changed_for: HashMap<(String, &'static str), u64>,
     /// The tag that each caller got last.
     tags: HashMap<(String, &'static str), String>,
@@ -303,7 +303,7 @@ impl World {
         let layer = CacheLayer::secure(store)
             .clock(clock.clone())
             .runtime(tasks.clone())
-            // So little that answers whose clients go away are finished, in every other world.
+            // In every other world, small enough to finish responses whose clients disconnect.
             .max_body_bytes(if seed.is_multiple_of(2) {
                 1 << 10
             } else {
@@ -341,7 +341,7 @@ impl World {
                 18..21 => (0..self.asking.len()).rev().for_each(|at| self.poll(at)),
                 21 => self.run_tasks(),
                 22 => self.clock.advance(Duration::from_secs(1)),
-                // Where nothing is let go, more is found.
+                // Without purges there are more hits.
                 23 if self.seed.is_multiple_of(2) => self.purge(),
                 23 => {}
                 _ => self.go_away_or_change_rights(),
@@ -362,7 +362,7 @@ impl World {
         let left = self.asking.len();
         assert_eq!(
             left, 0,
-            "seed {}: nobody answers {left} requests",
+            "seed {}: {left} requests get no response",
             self.seed
         );
         self.hits
@@ -446,7 +446,7 @@ impl World {
         Some(identity.build())
     }
 
-    /// Changes something behind the cache's back, and lets go of what it has of it.
+    /// Changes a resource behind the cache's back, and purges its entries.
     fn purge(&mut self) {
         let who = self.dice.roll(2) as usize;
         let (what, mut paths) = match self.dice.roll(6) {
@@ -462,8 +462,8 @@ impl World {
             true => PurgeMode::Soft,
             false => PurgeMode::Hard,
         };
-        // What one caller shares with others is not its own; and what may be shown while it is
-        // validated is.
+        // A response that a caller shares with others is not purged with the caller's own. After a
+        // soft purge, a response can be served stale during revalidation.
         paths.retain(|path| !(of_caller && self.shares && *path == "/public"));
         paths.retain(|path| !(mode == PurgeMode::Soft && *path == "/stale"));
         let mut versions = self.origin.versions.lock().unwrap();
@@ -557,7 +557,7 @@ impl World {
 }
 
 impl Expected {
-    /// Checks what a client saw: the tag says of what all of it is, the body may be a part.
+    /// Checks a response: the tag describes the whole representation; the body can be a part.
     fn check(&self, tag: &str, seen: &str, status: StatusCode) -> Result<(), &'static str> {
         let mut words = tag.split(' ');
         let mut next = || words.next().unwrap_or_default();
@@ -567,13 +567,13 @@ impl Expected {
             _ => &self.caller,
         };
         if made_for != may_see {
-            return Err("another's answer");
+            return Err("another caller's response");
         }
         if path != self.path || variant != self.variant {
-            return Err("an answer to another question");
+            return Err("a response to another request");
         }
         if version.parse().unwrap_or(0) < self.version {
-            return Err("an answer from before a change");
+            return Err("a response from before a change");
         }
         let complete = match status {
             StatusCode::OK | StatusCode::SERVICE_UNAVAILABLE if self.method == Method::HEAD => {

@@ -1,10 +1,11 @@
 //! The store follows the origin: an oracle over random histories.
 //!
-//! Each response of the handler has a number, and each `200` a version. A seed decides what the handler
-//! responds and when: new versions, the same one, confirmations of this or another version, responses
-//! that cannot be stored, failures, bodies that break off, and calls that hang; and what the clients
-//! send, when they go away, and what is purged. Once a client has received the head of a final response,
-//! no later request is sent an older version. A failure prints its seed.
+//! Each response of the handler has a number, and each `200` a version. A seed decides what the
+//! handler responds and when: new versions, the same one, confirmations of this or another version,
+//! responses that cannot be stored, failures, bodies that break off, and calls that hang. It also
+//! decides what the clients send, when they disconnect, and what is purged. Once a client has
+//! received the head of a final response, no later request is sent an older version. A failure
+//! prints its seed.
 
 use std::{
     collections::HashMap,
@@ -187,7 +188,7 @@ struct Place {
     variant: usize,
 }
 
-/// How a call of the handler ends.
+/// The outcome of a call of the handler.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Kind {
     /// `200` with a new version.
@@ -255,7 +256,7 @@ const CONTROLS: [&str; 7] = [
     "max-age=3, proxy-revalidate",
 ];
 
-/// What the handler is.
+/// The state of the handler.
 struct Origin {
     seed: u64,
     dice: Dice,
@@ -265,10 +266,10 @@ struct Origin {
     last: u64,
     /// The current version of each place.
     current: HashMap<Place, u64>,
-    /// Which request is polled at this moment, if it is no background task.
+    /// The request that is being polled, unless it is a background task.
     polled: Option<u64>,
     calls: Vec<Call>,
-    /// What the world may open.
+    /// The doors that the world can open.
     doors: Vec<Door>,
 }
 
@@ -277,7 +278,7 @@ struct Call {
     asker: Option<u64>,
     place: Place,
     hangs: bool,
-    /// Whether another call for the place was under way at some time before its response.
+    /// `true` if another call for the place was in flight at some time before its response.
     overlaps: Arc<AtomicBool>,
     alive: Weak<()>,
 }
@@ -374,7 +375,7 @@ fn modified(version: u64) -> String {
     format!("Sun, 06 Nov 1994 08:{minutes:02}:{seconds:02} GMT")
 }
 
-/// Which validators a version has: an entity tag, a date, both or none.
+/// Sets the validators of a version: an entity tag, a date, both or none.
 fn validators(version: u64, headers: &mut HeaderMap) {
     if version % 4 < 2 {
         headers.insert("etag", HeaderValue::try_from(etag(version)).unwrap());
@@ -625,7 +626,7 @@ type Called = Result<Response<CacheBody<Pieces>>, &'static str>;
 /// A body that its client reads.
 type Reading = Pin<Box<CacheBody<Pieces>>>;
 
-/// A request under way.
+/// A request in flight.
 struct Asking {
     id: u64,
     asked: Asked,
@@ -643,17 +644,17 @@ impl Asking {
     }
 }
 
-/// What a client has asked for.
+/// The request of a client.
 struct Asked {
     method: Method,
     place: Place,
     condition: Option<(&'static str, u64)>,
     range: bool,
-    /// What had been received or purged when it was sent.
+    /// The lower bound from what had been received or purged when it was sent.
     floor: Floor,
 }
 
-/// What no later request may be sent less than.
+/// The lower bound on the responses to later requests.
 #[derive(Clone, Copy, Debug, Default)]
 struct Floor {
     number: u64,
@@ -802,7 +803,8 @@ impl World {
 
     fn ask(&mut self) {
         let place = Place {
-            // Where callers share what is public, responses to anonymous requests lead others elsewhere.
+            // If callers share public responses, those to anonymous requests direct other callers
+            // elsewhere.
             who: match self.is_calm {
                 true => self.seed as usize % 2,
                 false => self.dice.roll(2) as usize,
@@ -1013,7 +1015,7 @@ impl World {
     }
 }
 
-/// What a client sees of a response.
+/// A response as the client observes it.
 struct Seen {
     status: u16,
     number: Option<u64>,
@@ -1026,7 +1028,7 @@ struct Seen {
     is_collapsed: bool,
     is_broken: bool,
     overlaps: bool,
-    /// Whether it tells of the current version.
+    /// `true` if it reveals the current version.
     is_final: bool,
 }
 
@@ -1040,8 +1042,8 @@ impl Seen {
         let overlaps = headers.contains_key("x-overlaps");
         let is_final = match status {
             500 | 502..=504 | 412 | 416 => false,
-            // A part without a validator may be of any version, and one of another version does not stop
-            // a response that is being stored.
+            // A part without a validator can be of any version, and one of another version does not
+            // stop a response that is being stored.
             206 | 304 => etag.is_some() && !overlaps,
             _ => true,
         };
@@ -1062,8 +1064,8 @@ impl Seen {
         }
     }
 
-    /// Returns whether an older response may still be stored before the body of this one is complete: that
-    /// of a call which was under way beside its own.
+    /// Returns `true` if an older response can still be stored before the body of this one is
+    /// complete: that of a concurrent call.
     fn is_overtakable(&self) -> bool {
         self.overlaps && (self.is_stored || self.is_collapsed)
     }
@@ -1097,11 +1099,11 @@ impl Seen {
             Some(_) | None => None,
         };
         match (self.status, has) {
-            (304, None) => Err("a comparison that nobody asked for"),
+            (304, None) => Err("a comparison that was not requested"),
             (200 | 206, Some(has)) if self.is_hit && has == version && self.etag.is_some() => {
                 Err("a version that the client has")
             }
-            (206, _) if !asked.range => Err("a part that nobody asked for"),
+            (206, _) if !asked.range => Err("a part that was not requested"),
             _ => Ok(()),
         }
     }

@@ -1,4 +1,4 @@
-//! What the cache does with parts that the handler answers with.
+//! Treatment of partial responses from the handler.
 
 use bytes::Bytes;
 use http::{HeaderValue, Request, Response, StatusCode};

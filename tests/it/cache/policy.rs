@@ -1,4 +1,4 @@
-//! What single routes and answers want of the cache.
+//! Cache policies of single routes and responses.
 
 use std::{sync::Arc, sync::Mutex, time::Duration};
 
@@ -283,7 +283,7 @@ async fn a_route_that_is_off_keeps_nothing_and_drops_no_parameter() {
         assert_eq!(seen.cache_status(), "portcullis; fwd=bypass; detail=off");
     }
     assert_eq!(*seen.lock().unwrap(), "/a?b");
-    // What changes something still does, for all routes.
+    // An unsafe request still invalidates, for all routes.
     app.get("/a?b").await;
     app.send(under(off, request(Method::PUT, "/a?b"))).await;
     assert!(!app.get("/a?b").await.is_hit());

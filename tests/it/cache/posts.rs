@@ -1,4 +1,4 @@
-//! Answers to POST that are kept for those who GET the same target.
+//! Responses to `POST` that are stored for later `GET` requests for the same target.
 
 use std::sync::{Arc, Mutex};
 

@@ -163,7 +163,7 @@ async fn purge_reaches_what_it_names_after_any_number_of_others() {
 #[tokio::test]
 async fn entries_of_a_popular_tag_survive_purges_of_other_tags_and_of_each_other() {
     let filled = Filled::new().await;
-    // Each of these also bears the popular tag.
+    // Each of these also carries the popular tag.
     for number in 1..50 {
         let url = format!("http://a/{number}").parse().unwrap();
         filled.purge([Purge::uri(url)], PurgeMode::Hard).await;

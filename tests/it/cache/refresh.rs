@@ -1,4 +1,4 @@
-//! What is made beside the requests: once for all processes, and only where something can.
+//! Background refreshes: once for all processes, and only with a runtime that can run them.
 
 use std::{sync::atomic::Ordering, time::Duration};
 
@@ -16,7 +16,7 @@ use tower::{Layer, ServiceExt};
 
 const WHILE_STALE: &[(&str, &str)] = &[("cache-control", "max-age=10, stale-while-revalidate=60")];
 
-/// Two processes over one store, which has an answer that is stale.
+/// Two processes over one store, which has a stale response.
 async fn two_with_a_stale_answer() -> (Hands, Shared, Process, Process) {
     let hands = Hands::default();
     let store = Shared::over(&hands);
@@ -113,7 +113,7 @@ fn where_nothing_tells_the_time_a_request_waits_for_another_one_and_for_no_other
         assert_eq!(first.await.unwrap().1, "call 1");
         assert!(second.await.unwrap().0.contains("collapsed"));
         assert_eq!(elsewhere.await.unwrap().1, "call 1");
-        // And a store that says nothing is waited for.
+        // The request also waits for a store that does not reply.
         store.is_late.store(true, Ordering::SeqCst);
         let asked = one.asks();
         let_all_run().await;

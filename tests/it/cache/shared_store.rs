@@ -1,4 +1,4 @@
-//! What caches in several processes do over one store, and over one that does not answer.
+//! Caches of several processes over one store, and over one that does not reply.
 
 use std::{
     convert::Infallible,
@@ -221,8 +221,8 @@ impl http_body::Body for Pieces {
     }
 }
 
-/// Asks for an answer of ten bytes, lets its client go away after the first five, and returns what
-/// sends the rest.
+/// Requests a response of ten bytes, disconnects its client after the first five, and returns the
+/// sender of the rest.
 async fn left_by_its_client(
     hands: &Hands,
     store: &Shared,
@@ -299,7 +299,7 @@ async fn no_more_answers_than_a_few_are_finished_without_their_clients_at_once()
     }
     let goes_on = |number: usize| !endings.lock().unwrap()[number].is_closed();
     assert_eq!((0..70).filter(|number| goes_on(*number)).count(), 64);
-    // There is room again once they have ended.
+    // There is capacity again once they have ended.
     endings.lock().unwrap().clear();
     let_all_run().await;
     leave(70).await;

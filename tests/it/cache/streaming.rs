@@ -379,7 +379,7 @@ async fn stream_that_keeps_up_outlives_the_budget_of_fills_and_one_that_lags_is_
     for number in 0..12 {
         site.origin.sends(1, piece(number)).await;
     }
-    // An older fill gives way to another one.
+    // An older fill yields to another one.
     site.hands.advance(Duration::from_secs(61)).await;
     let _other = site.client(get("/b")).await;
     for number in 0..12 {
@@ -425,8 +425,8 @@ fn acme() -> Request<Full<Bytes>> {
     get("http://acme.test/a")
 }
 
-/// Asserts that a request that comes during a fill does not stream it after `purge`, and is answered
-/// by another call.
+/// Asserts that a request during a fill does not stream it after `purge`, and is served by another
+/// call.
 async fn assert_not_joined<F: Future<Output = ()>>(
     site: &Streaming,
     case: &str,

@@ -27,7 +27,7 @@ fn to(method: Method, (uri, host): (&str, &str)) -> Request<Full<Bytes>> {
     request
 }
 
-/// The URIs of one resource whose scheme is known, with the `Host` field beside each.
+/// The URIs of one resource whose scheme is known, each with its `Host` field.
 const OF_HTTP: [(&str, &str); 8] = [
     ("http://h/e", ""),
     ("http://h/e", "h"),
@@ -256,7 +256,7 @@ async fn post_is_kept_if_its_content_location_is_another_spelling_of_its_target(
     }
 }
 
-/// Strips the first segment of the path, as a layer outside of the cache may, which says so or not.
+/// Strips the first segment of the path, as an outer layer can, and declares it if `says_so`.
 fn stripped(client: Client, says_so: bool) -> Client {
     let strip = move |mut request: Request<Full<Bytes>>| {
         let sent = request.uri().clone();

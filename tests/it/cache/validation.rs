@@ -1,4 +1,4 @@
-//! What the cache does with what is stale, and with what is asked for in part.
+//! Stale responses, and requests for parts.
 
 use std::time::Duration;
 
@@ -20,7 +20,7 @@ const TAGGED: &[(&str, &str)] = &[
     ("x-made", "first"),
 ];
 
-/// Answers `304` to whoever has `"v1"`, as long as that is what there is.
+/// Responds `304` to requests with `"v1"`, as long as that is current.
 fn validating() -> Handler {
     Handler::new(|request, call| {
         let has_it = request.headers().get("if-none-match");
@@ -138,7 +138,7 @@ async fn one_caller_validates_its_own_answer_and_no_others() {
     assert_eq!(app.send(get_as("/a", &one)).await.body, "call 1");
 }
 
-/// Answers `304` with these fields to whoever validates, and with `first` before.
+/// Responds `304` with the fields `then` to conditional requests, and with `first` before.
 fn turning(
     first: &'static [(&'static str, &'static str)],
     then: &'static [(&'static str, &'static str)],
@@ -315,7 +315,7 @@ async fn a_stale_answer_is_shown_while_the_next_one_is_made() {
     }
     assert_eq!(app.handler.calls(), 2);
     app.advance_secs(31);
-    assert_eq!(app.get("/a").await.body, "call 3", "too stale to be shown");
+    assert_eq!(app.get("/a").await.body, "call 3", "too stale to be served");
 }
 
 #[tokio::test]
@@ -471,7 +471,7 @@ async fn head_with_a_matching_validator_refreshes_the_stored_response() {
     let head = app.send(request(Method::HEAD, "/a")).await;
     let status = "portcullis; fwd=stale; fwd-status=200; stored; ttl=30";
     assert_eq!(head.cache_status(), status);
-    // What the handler did not say again still holds.
+    // Fields that the handler did not repeat remain valid.
     assert_eq!(head.header("x-made"), Some("first"));
     let hit = app.get("/a").await;
     assert_eq!((hit.is_hit(), hit.body.as_str()), (true, "call 1"));
@@ -625,7 +625,7 @@ async fn what_was_purged_softly_is_shown_while_it_is_validated_where_it_allows_t
         let seen = app.get("/a").await;
         assert_eq!(seen.body == "call 1", is_shown, "{after_secs}");
         let_all_run().await;
-        // The first one has had it made anew for all.
+        // The first request has had it refreshed for all.
         assert_eq!(app.get("/a").await.body, "call 2");
         assert_eq!(app.handler.calls(), 2);
     }

@@ -1,4 +1,4 @@
-//! What one auditor hears of all layers of a gate.
+//! The events of all layers of a gate, as one auditor receives them.
 
 use std::{
     convert::Infallible,
@@ -26,8 +26,8 @@ use crate::support::{get, slow_store::SlowStore};
 struct Ears(Arc<Mutex<Vec<AuditEvent>>>);
 
 impl Ears {
-    /// Returns what was heard since the last time; of notices only those of these tests' own making
-    /// could be told apart, so they are left out.
+    /// Returns the events since the last call. Notices are left out: those that other tests cause
+    /// cannot be distinguished.
     fn heard(&self) -> Vec<AuditEvent> {
         let mut heard = std::mem::take(&mut *self.0.lock().unwrap());
         heard.retain(|event| !matches!(event, AuditEvent::ConfigWarning { .. }));
@@ -259,7 +259,7 @@ async fn an_auditor_that_panics_stops_no_request() {
 
     impl Auditor for Panics {
         fn audit(&self, _: &AuditEvent) {
-            panic!("an auditor of the user's")
+            panic!("a custom auditor")
         }
     }
 

@@ -80,7 +80,7 @@ fn a_deadline_of_no_time_is_refused() {
     assert_eq!(refused.unwrap_err().option(), "manager_timeout");
 }
 
-/// Hears when a store goes and comes.
+/// Records when a store becomes unavailable and available.
 #[derive(Clone, Debug, Default)]
 struct Ears(Arc<Mutex<Vec<&'static str>>>);
 
@@ -144,7 +144,7 @@ async fn who_manages_keys_waits_in_bounds_and_the_auditor_hears_of_the_store() {
     assert_eq!(of_store.copied().collect::<Vec<_>>(), told);
 }
 
-/// Manages keys beside the test, and returns how the store failed.
+/// Manages keys in the background, and returns the kind of the store's error.
 fn managed<F>(
     manager: &KeyManager,
     manage: impl FnOnce(KeyManager) -> F,

@@ -1,4 +1,4 @@
-//! What all layers share.
+//! Behavior common to all layers.
 
 pub(crate) mod audit;
 pub(crate) mod deadline;

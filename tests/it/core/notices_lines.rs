@@ -204,7 +204,7 @@ impl Auditor for Ears {
     }
 }
 
-/// A log whose failures are heard.
+/// A log that records its failures.
 struct Heard {
     lines: JsonLines,
     ears: Ears,
@@ -234,7 +234,7 @@ impl Heard {
     }
 }
 
-/// Runs a test of notices in a process of its own: all tests of a process hear all its notices.
+/// Runs a test of notices in a separate process: all tests of a process receive all its notices.
 fn alone(test: &str, run: impl FnOnce()) {
     if alone::is_child() {
         return run();
@@ -336,7 +336,7 @@ fn closed_pipe_read_only_file_and_missing_directory_are_one_notice_each() {
     );
 }
 
-/// Opens its file anew for each line, as a writer does that rotates.
+/// Reopens its file for each line, like a writer that rotates.
 struct Rotating(PathBuf);
 
 impl Write for Rotating {

@@ -92,7 +92,7 @@ pub(crate) fn read_to(stream: &mut TcpStream, mark: &str) -> String {
     text
 }
 
-/// Waits until nobody listens there: the signal has arrived.
+/// Waits until the address refuses connections: the signal has arrived.
 fn wait_until_refused(addr: SocketAddr) {
     let begun = Instant::now();
     while TcpStream::connect(addr).is_ok() {

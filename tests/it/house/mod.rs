@@ -1,5 +1,6 @@
 //! The structure of the sources, enforced by reading them.
 
+mod language;
 mod source;
 
 use std::{
@@ -59,7 +60,7 @@ fn files_import_one_another_in_no_circle() {
 
 #[test]
 fn module_with_children_is_a_mod_rs() {
-    assert_eq!(SOURCES.doors_beside_their_folder(), Vec::<PathBuf>::new());
+    assert_eq!(SOURCES.files_next_to_their_folder(), Vec::<PathBuf>::new());
 }
 
 #[test]
@@ -184,7 +185,7 @@ fn each_rule_finds_a_planted_breach() {
     assert_eq!(circles(&straight.imports()), BTreeSet::new());
 
     let beside = tree(vec![file("x.rs", ""), file("x/a.rs", "")]);
-    assert_eq!(beside.doors_beside_their_folder(), [Path::new("x.rs")]);
+    assert_eq!(beside.files_next_to_their_folder(), [Path::new("x.rs")]);
 
     let crowded = (0..=MAX_FILES_IN_FOLDER).map(|number| file(&format!("x/f{number}.rs"), ""));
     assert_eq!(tree(crowded.collect()).crowded_folders(), [Path::new("x")]);
@@ -274,9 +275,9 @@ impl Tree {
 
     /// Returns the paths that files of a part name outside of the allowed parts.
     fn strangers(&self, part: &str, allowed: &[&str]) -> Vec<String> {
-        let of_part = |file: &&Source| file.module.first().is_some_and(|name| name == part);
+        let is_in_part = |file: &&Source| file.module.first().is_some_and(|name| name == part);
         let mut found = Vec::new();
-        for file in self.files.iter().filter(of_part) {
+        for file in self.files.iter().filter(is_in_part) {
             for path in &file.named {
                 let target = self.defined_in(path).unwrap_or_else(|| path.clone());
                 let target = target.first().or(path.first());
@@ -307,7 +308,7 @@ impl Tree {
         graph
     }
 
-    fn doors_beside_their_folder(&self) -> Vec<PathBuf> {
+    fn files_next_to_their_folder(&self) -> Vec<PathBuf> {
         let folders: BTreeSet<&Path> = self
             .files
             .iter()
@@ -403,7 +404,8 @@ fn misplaced_cfgs(text: &str) -> Vec<usize> {
 
 type Graph = BTreeMap<String, BTreeSet<String>>;
 
-/// Returns the circles of the graph: the files of each import one another, directly or through others.
+/// Returns the circles of the graph: the files of each import one another, directly or through
+/// others.
 fn circles(graph: &Graph) -> BTreeSet<Vec<&str>> {
     let reached: BTreeMap<&str, BTreeSet<&str>> = graph
         .keys()

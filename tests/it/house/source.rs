@@ -28,12 +28,12 @@ pub(super) struct Source {
     pub(super) private_types: Vec<String>,
     /// The names that the file re-exports or defines: a path each.
     pub(super) exports: BTreeMap<String, ModulePath>,
-    /// Whether the file holds items other than modules, imports and re-exports.
+    /// `true` if the file holds items other than modules, imports and re-exports.
     pub(super) defines_items: bool,
 }
 
 impl Source {
-    /// Reads a file as the module that its path says.
+    /// Reads a file. Its path below the root names its module.
     pub(super) fn read(root: &Path, path: &Path) -> Self {
         let text = fs::read_to_string(path).unwrap();
         Self::parse(path, module_of(root, path), text)
@@ -45,9 +45,10 @@ impl Source {
         let mut found = Finder::new(module.clone());
         found.visit_file(&file);
         found.resolve_relative();
+        let is_import = |module: &ItemMod| module.content.is_none() || is_test(&module.attrs);
         let is_item = |item: &Item| {
             !matches!(item, Item::Use(_) | Item::Macro(_))
-                && !matches!(item, Item::Mod(module) if module.content.is_none() || is_test(&module.attrs))
+                && !matches!(item, Item::Mod(module) if is_import(module))
         };
         Self {
             path: path.to_owned(),

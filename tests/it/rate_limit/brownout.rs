@@ -35,7 +35,7 @@ enum Fate {
     Answered,
     /// The call never arrived, and this is known.
     Refused,
-    /// The call never arrived, and nobody knows.
+    /// The call never arrived, and neither side learns of it.
     Lost,
     /// The call was done, and its reply was lost.
     Unheard,
@@ -217,7 +217,7 @@ impl Scene {
     async fn counted(&self, policy: &Policy) -> u64 {
         let request = as_caller(Request::new(()));
         let left = self.layer.handle().peek(&RequestHead::from(&request)).await;
-        policy.capacity() - left.unwrap().unwrap().policies[0].remaining
+        policy.capacity() - left.unwrap().unwrap().policies()[0].remaining
     }
 }
 

@@ -78,7 +78,7 @@ async fn take(limits: &RateLimitHandle, cost: u64) -> bool {
 async fn left(limits: &RateLimitHandle) -> u64 {
     let request = by("any");
     let outcome = limits.peek(&RequestHead::from(&request)).await.unwrap();
-    outcome.unwrap().policies[0].remaining
+    outcome.unwrap().policies()[0].remaining
 }
 
 #[tokio::test]
@@ -255,7 +255,7 @@ async fn replacing_back_and_forth_refills_nothing() {
         }
         let rest = left(&limits).await;
         assert!(take(&limits, rest).await);
-        // Nobody asks while the second of three counts.
+        // No request arrives while the second of three policies is active.
         limits
             .replace_policies(policy(Quota::per_minute(10)), None)
             .unwrap();

@@ -1,4 +1,4 @@
-//! Policies that are chosen for each request, and what handlers are told.
+//! Policies that are selected per request, and the decisions that handlers receive.
 
 use std::{convert::Infallible, future::Future, time::Duration};
 
@@ -116,7 +116,7 @@ async fn a_handler_can_read_what_is_left_where_it_is_told() {
         let layer = builder.build().unwrap();
         let inner = service_fn(async |request: Request<Full<Bytes>>| {
             let outcome: Option<&RateLimitOutcome> = request.extensions().get();
-            let left = outcome.map(|outcome| outcome.policies[0].remaining);
+            let left = outcome.map(|outcome| outcome.policies()[0].remaining);
             Ok::<_, Infallible>(Response::new(Full::from(format!("{left:?}"))))
         });
         let reply = layer.layer(inner).oneshot(request("/")).await.unwrap();
@@ -135,7 +135,7 @@ async fn limits_can_be_looked_at_charged_and_reset_beside_the_requests() {
         .unwrap();
     let (limits, request) = (layer.handle(), request("/"));
     let head = RequestHead::from(&request);
-    let left = async || limits.peek(&head).await.unwrap().unwrap().policies[0].remaining;
+    let left = async || limits.peek(&head).await.unwrap().unwrap().policies()[0].remaining;
     assert_eq!((left().await, left().await), (5, 5));
     limits.charge(&head, 3).await.unwrap();
     assert_eq!(left().await, 2);
@@ -162,14 +162,15 @@ async fn what_was_taken_beside_the_requests_can_be_given_back_and_no_more_than_t
     let (limits, request) = (layer.handle(), request("/"));
     let head = RequestHead::from(&request);
     let left = async || {
-        let policies = limits.peek(&head).await.unwrap().unwrap().policies;
+        let outcome = limits.peek(&head).await.unwrap().unwrap();
+        let policies = outcome.policies();
         [policies[0].remaining, policies[1].remaining]
     };
     let take = async |cost| limits.take(&head, cost).await.unwrap().unwrap();
     let taken = take(8).await;
     assert!(taken.is_admitted());
     assert_eq!(
-        (taken.outcome().policies[0].remaining, left().await),
+        (taken.outcome().policies()[0].remaining, left().await),
         (2, [2, 12])
     );
     let denied = take(3).await;

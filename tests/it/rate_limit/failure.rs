@@ -1,4 +1,4 @@
-//! What the rate_limit layer does while its store fails, seen by a client.
+//! Behavior of the rate_limit layer while its store fails, as seen by a client.
 
 use std::{
     convert::Infallible,
@@ -30,7 +30,7 @@ use crate::support::{get, header, slow_store::SlowStore, strict::YieldOnce, text
 
 type Reply = Response<ResponseBody<Full<Bytes>>>;
 
-/// How a server that can be cut off says that it is.
+/// The time at which a disconnected server reports its failure.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Says {
     AtOnce,
@@ -115,7 +115,7 @@ fn local(clock: &ManualClock, share: u32) -> OnStoreError {
     OnStoreError::local(MemoryStore::with_clock(clock.clone()), share)
 }
 
-/// Sends a request of this caller's, and returns the answer beside what the record was told.
+/// Sends a request of this caller, and returns the response and the recorded outcome.
 async fn send_as(caller: &str, layer: &RateLimitLayer) -> (Reply, RateLimitOutcome) {
     let record = RecordHandle::default();
     let mut request = get("/");
@@ -135,7 +135,7 @@ async fn send(layer: &RateLimitLayer) -> (Reply, RateLimitOutcome) {
     send_as("k1", layer).await
 }
 
-/// Sends requests until one is turned away, and returns how many were not.
+/// Sends requests until one is rejected, and returns how many were not.
 async fn admitted(layer: &RateLimitLayer) -> u32 {
     for count in 0..1_000 {
         let status = send(layer).await.0.status();
@@ -162,7 +162,7 @@ async fn without_a_local_store_a_request_is_turned_away_with_503_and_told_when_t
         assert_eq!(header(reply.headers(), "cache-control"), Some("no-store"));
         assert_eq!(header(reply.headers(), "ratelimit"), None);
         let closed = RateLimitDecision::FailedClosed(StoreErrorKind::Unavailable);
-        assert_eq!((outcome.decision, outcome.policies.len()), (closed, 0));
+        assert_eq!((outcome.decision, outcome.policies().len()), (closed, 0));
     }
 }
 
@@ -177,7 +177,7 @@ async fn where_it_is_allowed_all_pass_and_no_header_says_what_nobody_knows() {
             assert_eq!(reply.status(), 200, "{says:?}");
             assert_eq!(header(reply.headers(), "ratelimit"), None);
             let open = RateLimitDecision::FailedOpen(StoreErrorKind::Unavailable);
-            assert_eq!((outcome.decision, outcome.policies.len()), (open, 0));
+            assert_eq!((outcome.decision, outcome.policies().len()), (open, 0));
         }
     }
 }
@@ -216,7 +216,7 @@ async fn the_record_and_the_headers_tell_of_the_share_that_was_decided_on() {
         assert_eq!(header(headers, "ratelimit"), Some("\"few\";r=0;t=10"));
         assert_eq!(outcome.decision, RateLimitDecision::LocallyAllowed(kind));
         assert_eq!(
-            (outcome.policies[0].limit, outcome.policies[0].remaining),
+            (outcome.policies()[0].limit, outcome.policies()[0].remaining),
             (1, 0)
         );
 
@@ -224,7 +224,7 @@ async fn the_record_and_the_headers_tell_of_the_share_that_was_decided_on() {
         assert_eq!(reply.status(), 429, "{says:?}");
         assert_eq!(header(reply.headers(), "retry-after"), Some("10"));
         assert_eq!(outcome.decision, RateLimitDecision::LocallyDenied(kind));
-        assert!(outcome.policies[0].denied);
+        assert!(outcome.policies()[0].denied);
         let body: serde_json::Value = serde_json::from_str(&text(reply).await).unwrap();
         assert_eq!(body["violated-policies"], serde_json::json!(["few"]));
     }
@@ -419,7 +419,7 @@ async fn computes_cost_once_for_each_store_that_decides() {
         let layer = layer.build().unwrap();
         let (reply, outcome) = send(&layer).await;
         assert_eq!(reply.status(), 200);
-        assert_eq!(outcome.policies[0].remaining, 7);
+        assert_eq!(outcome.policies()[0].remaining, 7);
         assert_eq!(calls.load(Ordering::SeqCst), 2, "{says:?}");
     }
 }

@@ -1,4 +1,4 @@
-//! Who is denied again and again is banned for a while, and an auditor is told.
+//! Bans after repeated denials, and their audit events.
 
 use std::{
     convert::Infallible,
@@ -101,17 +101,17 @@ async fn who_is_denied_too_often_stays_out_until_the_ban_ends_and_no_longer() {
         assert_eq!(header(reply.headers(), "retry-after"), Some("599"));
         let outcome: &RateLimitOutcome = reply.extensions().get().unwrap();
         assert_eq!(outcome.decision, RateLimitDecision::Denied);
-        assert_eq!(&*outcome.policies[1].policy, "penalty");
-        assert!(!outcome.policies[0].denied && outcome.policies[1].denied);
+        assert_eq!(&*outcome.policies()[1].policy, "penalty");
+        assert!(!outcome.policies()[0].denied && outcome.policies()[1].denied);
         let body: serde_json::Value = serde_json::from_str(&text(reply).await).unwrap();
         assert_eq!(body["violated-policies"], serde_json::json!(["penalty"]));
     }
     assert_eq!(send(&layer, 10).await.status(), 200, "another client");
-    // A banned request is charged to nobody, and does not make the ban longer.
+    // A banned request is not charged, and does not extend the ban.
     clock.advance(Duration::from_secs(599));
     assert_eq!(send(&layer, 9).await.status(), 200);
     assert_eq!(send(&layer, 9).await.status(), 429);
-    assert_eq!(trail.told().len(), 1, "denials are counted anew");
+    assert_eq!(trail.told().len(), 1, "denials are counted from zero");
 }
 
 #[tokio::test]

@@ -1,4 +1,4 @@
-//! What a leaky bucket as a queue does, seen by those who wait in it.
+//! Behavior of a leaky bucket as a queue, as seen by the waiting requests.
 
 use std::{
     convert::Infallible,
@@ -38,7 +38,7 @@ type Call = Pin<Box<dyn Future<Output = Result<Reply, Infallible>> + Send>>;
 
 const MILLI: Duration = Duration::from_millis(1);
 
-/// Lets ten in a second go on, and nobody wait for longer than this.
+/// Admits ten requests per second, each after a wait of at most `max_wait`.
 fn ten_per_second(max_wait: Duration) -> Policy {
     Policy::leaky_queue("steady", Quota::per_second(10), max_wait).unwrap()
 }
@@ -353,7 +353,7 @@ async fn who_waits_holds_no_permit_of_the_service_that_it_waits_for() {
     assert!(poll(&mut waits).is_pending());
     assert_eq!(all.available_permits(), 1);
 
-    // Its turn has come, and the service is not ready: the permit is somebody else's.
+    // Its turn has come, but the service is not ready: the permit is taken by another request.
     let taken = Arc::clone(&all).try_acquire_owned().unwrap();
     rig.hands.advance(MILLI * 100).await;
     assert!(poll(&mut waits).is_pending());
@@ -385,7 +385,7 @@ proptest! {
                 waiting.push(rig.call());
             }
             settle(&mut waiting);
-            // Who waits has one of the places, and each has its turn within the longest wait.
+            // Each waiting request has a slot, and has its turn within the longest wait.
             prop_assert!(waiting.len() <= 7);
         }
         let left = waiting.len();

@@ -1,4 +1,4 @@
-//! What the rate_limit layer does, seen by a client.
+//! Behavior of the rate_limit layer, as seen by a client.
 
 use std::{
     convert::Infallible,
@@ -272,9 +272,9 @@ async fn the_record_and_the_response_are_told_what_each_policy_said() {
     let response = send(&app, request).await;
     let outcome: &RateLimitOutcome = response.extensions().get().unwrap();
     assert_eq!(outcome.decision, RateLimitDecision::Allowed);
-    assert_eq!(&*outcome.policies[0].policy, "few");
+    assert_eq!(&*outcome.policies()[0].policy, "few");
     assert_eq!(
-        (outcome.policies[0].limit, outcome.policies[0].remaining),
+        (outcome.policies()[0].limit, outcome.policies()[0].remaining),
         (2, 1)
     );
     record.read(|slots| assert_eq!(slots.rate_limits(), std::slice::from_ref(outcome)));
@@ -296,13 +296,13 @@ async fn response_of_two_limiters_has_the_outcome_of_the_inner_one_and_the_recor
         let response = app.clone().oneshot(request).await.unwrap();
         let outcome: &RateLimitOutcome = response.extensions().get().unwrap();
         assert_eq!(outcome.decision, inner_decision);
-        assert_eq!(&*outcome.policies[0].policy, "caller");
+        assert_eq!(&*outcome.policies()[0].policy, "caller");
         record.read(|slots| {
             let [first, second] = slots.rate_limits() else {
                 panic!("one outcome of each limiter");
             };
             assert_eq!(first.decision, RateLimitDecision::Allowed);
-            assert_eq!(&*first.policies[0].policy, "address");
+            assert_eq!(&*first.policies()[0].policy, "address");
             assert_eq!(second, outcome);
         });
     }
@@ -317,7 +317,7 @@ async fn without_a_record_only_a_denial_is_told_to_the_response() {
     let denied = send(&app, from("203.0.113.9")).await;
     let outcome: &RateLimitOutcome = denied.extensions().get().unwrap();
     assert_eq!(outcome.decision, RateLimitDecision::Denied);
-    assert!(outcome.policies[0].denied);
+    assert!(outcome.policies()[0].denied);
 }
 
 #[tokio::test]
@@ -336,7 +336,7 @@ async fn a_policy_that_only_watches_denies_nobody_and_is_told_to_the_record_alon
         let response = send(&app, request).await;
         assert_eq!(response.status(), 200);
         let outcome: &RateLimitOutcome = response.extensions().get().unwrap();
-        assert_eq!(outcome.policies[0].denied, round > 0);
+        assert_eq!(outcome.policies()[0].denied, round > 0);
         let policies = header(response.headers(), "ratelimit-policy");
         assert_eq!(policies, Some("\"real\";q=3;w=10"));
     }
@@ -712,7 +712,7 @@ fn lists_that_admit(limit: u64) -> Vec<Vec<Policy>> {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn tasks_that_hammer_one_key_and_a_thousand_are_admitted_exactly_the_limit_of_each() {
-    // Each key is asked for by so many tasks; all go through the keys in the same order.
+    // Each key is requested by `tasks_of_each` tasks; all go through the keys in the same order.
     for (keys, tasks_of_each, limit) in [(1, 64, 40), (1_000, 8, 5)] {
         for policies in lists_that_admit(limit) {
             let store = MemoryStore::with_clock(ManualClock::default());
@@ -827,7 +827,7 @@ async fn spellings_of_an_address_in_a_header_share_one_quota() {
         assert_eq!(admitted_of(partition.clone(), ipv4()).await, 5);
         let ipv6 = ipv6.into_iter().cycle().take(20).map(request);
         assert_eq!(admitted_of(partition.clone(), ipv4().chain(ipv6)).await, 10);
-        // What is no address is not changed.
+        // Values that are not addresses are unchanged.
         let others = ["a", "A", "192.0.2", "192.0.2.1.5"].map(request);
         assert_eq!(admitted_of(partition, ipv4().chain(others)).await, 9);
     }

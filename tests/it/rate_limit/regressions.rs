@@ -1,4 +1,4 @@
-//! What has gone wrong in other rate limiters, and must not in this one.
+//! Known bugs of other rate limiters, which must not occur in this one.
 
 use std::{convert::Infallible, time::Duration};
 
@@ -18,7 +18,7 @@ use tower::{Layer, Service, ServiceExt, service_fn};
 
 use crate::support::header;
 
-/// What one partition uses of one policy, and a clock to move.
+/// The usage of one partition under one policy, and a clock to move.
 struct Client {
     policy: Policy,
     state: State,
@@ -381,7 +381,7 @@ fn no_pause_gives_more_than_the_quota_at_once() {
     }
 }
 
-// @upstash/ratelimit: a limit of one admitted nobody.
+// @upstash/ratelimit: a limit of one admitted no request.
 #[test]
 fn a_limit_of_one_admits_one() {
     for mut client in each(1, secs(10)) {
@@ -398,7 +398,7 @@ fn nothing_slips_through_after_a_costly_request() {
     }
 }
 
-// governor and its layers: a key for each client that ever came, until somebody swept them out.
+// governor and its layers: a key was stored for each client until an explicit sweep.
 #[test]
 fn a_flood_of_new_clients_does_not_make_the_memory_grow() {
     let store = MemoryStore::builder()
@@ -497,7 +497,7 @@ fn a_bucket_gains_at_its_rate_and_neither_more_nor_less() {
     }
 }
 
-// traefik: what was used was forgotten before the bucket was full again.
+// traefik: usage was evicted before the bucket was full again.
 #[test]
 fn a_bucket_that_is_not_full_is_not_forgotten() {
     let mut client = bucket(Quota::per_second(1).burst(100));
@@ -506,7 +506,7 @@ fn a_bucket_that_is_not_full_is_not_forgotten() {
     assert_eq!(client.wait(secs(3)).admitted_of(200), 3);
 }
 
-// envoy ratelimit: what was denied counted, so a raised limit helped nobody until the window ended.
+// envoy ratelimit: denied requests counted, so a raised limit had no effect in the same window.
 #[test]
 fn what_was_denied_does_not_count_against_a_raised_limit() {
     let mut client = Client::new(Policy::fixed_window("w", Quota::per_minute(10)).unwrap());

@@ -1,4 +1,4 @@
-//! What a request truly cost is charged once that is known, whatever became of it.
+//! The actual cost of a request is charged once it is known, for every outcome of the request.
 
 use std::{
     convert::Infallible,
@@ -25,7 +25,7 @@ use crate::support::{get, hands::let_all_run, slow_store::SlowStore};
 type Reply = Response<ResponseBody<Full<Bytes>>>;
 type Call = Pin<Box<dyn Future<Output = Result<Reply, Infallible>> + Send>>;
 
-/// What becomes of a request once the handler has said what it cost.
+/// The outcome of a request after the handler has reported its cost.
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum End {
     Body,
@@ -108,7 +108,7 @@ impl Rig {
         let request = Self::request();
         let peek = self.layer.handle();
         let outcome = peek.peek(&RequestHead::from(&request)).await.unwrap();
-        outcome.unwrap().policies[0].remaining
+        outcome.unwrap().policies()[0].remaining
     }
 
     /// Sends a request that truly costs this much, and lets it end so.
@@ -168,7 +168,7 @@ async fn what_was_used_beyond_what_was_left_is_owed() {
         assert_eq!(rig.left().await, 0);
         let denied = rig.call(None, End::Body).await.unwrap();
         assert_eq!(denied.status(), 429, "{policy:?}");
-        // Twice what a window admits is the most that anybody owes.
+        // The outstanding charge is at most twice the limit of a window.
         rig.clock.advance(Duration::from_secs(21));
         let admitted = rig.call(None, End::Body).await.unwrap();
         assert_eq!(admitted.status(), 200, "{policy:?}");
@@ -212,8 +212,8 @@ async fn each_policy_has_a_true_cost_of_its_own_and_two_limiters_are_both_told()
     for layer in [outer, inner] {
         let request = Rig::request();
         let outcome = layer.handle().peek(&RequestHead::from(&request)).await;
-        let policies = outcome.unwrap().unwrap().policies;
-        let left = policies.iter().map(|policy| policy.remaining);
+        let outcome = outcome.unwrap().unwrap();
+        let left = outcome.policies().iter().map(|policy| policy.remaining);
         assert_eq!(left.collect::<Vec<_>>(), [99, 58]);
     }
 }
@@ -240,7 +240,7 @@ async fn a_store_on_a_server_is_settled_with_beside_the_request() {
     }
     let request = Rig::request();
     let left = layer.handle().peek(&RequestHead::from(&request)).await;
-    assert_eq!(left.unwrap().unwrap().policies[0].remaining, 93);
+    assert_eq!(left.unwrap().unwrap().policies()[0].remaining, 93);
 }
 
 #[tokio::test]

@@ -141,7 +141,7 @@ fn tiers() -> Tiers {
 
 const LIMITER_OUTSIDE: &[&str] = &[
     "`RateLimitLayer` is `outside of the layer that inserts the `Identity``",
-    "requests pass uncounted",
+    "requests are not counted",
     "inside of `ApiKeyLayer`",
 ];
 
@@ -273,7 +273,7 @@ fn cache_outside_of_the_keys_is_reported_once() {
     let name = "stack::config_checks::cache_outside_of_the_keys_is_reported_once";
     let expected: [&[&str]; 2] = [&[
         "`CacheLayer` is `outside of the layer that inserts the `Identity``",
-        "does not know the caller",
+        "cannot see the caller",
         "inside of `ApiKeyLayer`",
     ]; 2];
     reports(name, &expected, async {
@@ -348,7 +348,7 @@ fn limiters_that_count_apart_are_silent() {
                     .layer(inner.build().unwrap());
                 send(layers.into_inner(), anonymous).await;
             }
-            // Beside one another, for two routes.
+            // Next to one another, for two routes.
             send(outer.clone(), anonymous).await;
             send(outer, anonymous).await;
         },
@@ -641,8 +641,8 @@ fn empty_key_id_is_reported_once() {
     let name = "stack::config_checks::empty_key_id_is_reported_once";
     let expected: [&[&str]; 1] = [&[
         "`Identity::builder` is `an empty key id`",
-        "one to the rate limiter",
-        "an id of its own",
+        "share one rate limit",
+        "a unique id for each caller",
     ]];
     reports(name, &expected, async {
         for _ in 0..3 {
@@ -751,12 +751,12 @@ fn modes_that_do_not_fit_the_limit_are_reported_once() {
             "`SyncMode::Exact`",
         ],
         &[
-            "`mode` is `of policy `log``",
+            "`sync_mode` is `of policy `log``",
             "always counted exactly",
             "drop the call",
         ],
         &[
-            "`mode` is `calls, daily`",
+            "`sync_mode` is `calls, daily`",
             "different modes",
             "the same mode",
         ],
@@ -783,7 +783,7 @@ fn modes_that_do_not_fit_the_limit_are_reported_once() {
             policy("calls", 10).with_sync_mode(lease(2)),
             policy("daily", 10),
         ]);
-        // What fits.
+        // Compatible policies.
         build(vec![policy("calls", 10).with_sync_mode(debt(10))]);
         build(vec![
             policy("calls", 10).with_sync_mode(lease(5)),
@@ -845,7 +845,7 @@ fn field_that_a_trusted_proxy_does_not_write_is_reported_once() {
     ]];
     reports(name, &expected, async {
         let by = |header| limiter(Partition::client_addr(resolver(header)));
-        // What fits, also if the client has sent the other one.
+        // Requests with the right header, even if the client has sent the other one as well.
         send(by(ForwardedHeader::Forwarded), || {
             behind([10, 0, 0, 1], "forwarded")
         })

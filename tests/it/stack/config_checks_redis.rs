@@ -40,7 +40,7 @@ fn secrets_of_one_process_for_a_shared_store_are_reported_once() {
     let expected: [&[&str]; 2] = [
         &[
             "`keys` is `StoreKeys::random`",
-            "each instance counts",
+            "do not share their counts",
             "`StoreKeys::from_secret`",
         ],
         &[
@@ -72,7 +72,7 @@ fn server_that_evicts_counts_is_reported_once() {
     let name = "stack::config_checks_redis::server_that_evicts_counts_is_reported_once";
     let expected: [&[&str]; 1] = [&[
         "`maxmemory-policy` is `allkeys-lru`",
-        "quotas begin anew",
+        "resets quotas",
         "`maxmemory-policy noeviction`",
     ]];
     reports(name, &expected, async {
@@ -93,7 +93,7 @@ fn server_that_loses_api_keys_is_reported_once() {
     let expected: [&[&str]; 2] = [
         &[
             "`maxmemory-policy` is `allkeys-lfu`",
-            "removes API keys",
+            "evicts API keys",
             "noeviction",
         ],
         &[

@@ -126,7 +126,7 @@ async fn a_request_dropped_at_any_poll_leaves_nothing_half_done() {
                 drop(poll_times(future, polls));
                 let called = calls.load(Ordering::SeqCst) - before;
                 assert!(called <= 1, "{name} called the handler {called} times");
-                // Whatever was dropped, the next request is answered.
+                // The next request is served after any drop.
                 let next = service.clone().oneshot(request::<Full<Bytes>>(&stack));
                 assert_eq!(
                     next.await.unwrap().status(),

@@ -1,4 +1,4 @@
-//! What a key may use, stated on the key, charged by the limiter: two layers on one store.
+//! The quota of a key, stated on the key, charged by the limiter: two layers on one store.
 
 use std::time::Duration;
 
@@ -138,7 +138,7 @@ async fn a_rotated_key_and_its_heir_have_one_purse() {
     assert_eq!(house.admitted(&limits, &heir, 9).await, 0);
 }
 
-/// Threat L9: who presents a wrong secret spends nobody's credits.
+/// Threat L9: a request with a wrong secret spends no credits.
 #[tokio::test]
 async fn a_wrong_secret_behind_a_known_id_spends_no_credits() {
     let house = House::new();
@@ -225,7 +225,7 @@ async fn a_keys_own_limit_stands_in_the_place_of_its_tiers() {
     };
     update(Some("1000/minute".parse().unwrap())).await.unwrap();
     house.clock.advance(Duration::from_secs(59));
-    // What all must pass still holds: 10 of 50 were used.
+    // The policy for all callers still applies: 10 of 50 were used.
     assert_eq!(house.admitted(&limits, &key, 99).await, 40);
     update(None).await.unwrap();
     house.clock.advance(Duration::from_secs(60));

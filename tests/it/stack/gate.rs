@@ -157,7 +157,7 @@ async fn layers_stand_in_the_safe_order_whatever_order_they_came_in() {
     }
     assert_eq!(calls.load(Ordering::SeqCst), 1);
 
-    // What each layer did stands in one record, those of the request that was turned away too.
+    // One record describes the actions of all layers, also for the rejected request.
     let records: Vec<serde_json::Value> = stack
         .records
         .all()

@@ -68,7 +68,7 @@ async fn garbage_and_an_unknown_key_are_answered_by_the_same_bytes() {
     let gateway = Gateway::start();
     let other = Gateway::start();
     let garbage = gateway.get("/data", Some("garbage")).await;
-    // A well-formed key of another process: its checksum is right, and nobody here knows it.
+    // A well-formed key of another process: its checksum is right, but it is unknown here.
     let unknown = gateway.get("/data", Some(&other.free)).await;
     assert_eq!(garbage.status, 401);
     assert_eq!(unknown.status, 401);

@@ -1,4 +1,4 @@
-//! The example `keys` as somebody at a terminal meets it.
+//! The example `keys`, as used from a terminal.
 
 use std::{
     io::{BufRead, BufReader, Write},
@@ -67,7 +67,7 @@ fn keys_are_made_checked_rotated_and_revoked_at_a_terminal() {
     let id = terminal.shown_after("id:");
     let key = terminal.shown_after("key:");
     terminal.type_line(&format!("check {key}"));
-    assert_eq!(terminal.shown_after("200 OK:"), "welcome");
+    assert_eq!(terminal.shown_after("200 OK:"), "accepted");
     terminal.type_line("list acme");
     assert!(terminal.shown_after(&id).contains("1 uses"));
 

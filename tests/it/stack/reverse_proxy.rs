@@ -9,7 +9,7 @@ use std::{
 
 use crate::support::process::Example;
 
-/// An origin that is given its answers, and keeps what it was asked.
+/// An origin with prepared responses, which records the requests.
 #[derive(Clone)]
 struct Origin {
     addr: SocketAddr,
@@ -88,7 +88,7 @@ impl Proxy {
         }
     }
 
-    /// Sends a request as it stands, and returns the whole answer.
+    /// Sends a request unchanged, and returns the whole response.
     fn sends(&self, request: &str) -> String {
         let mut stream = TcpStream::connect(self.addr).unwrap();
         stream.write_all(request.as_bytes()).unwrap();

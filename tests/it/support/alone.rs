@@ -34,9 +34,9 @@ pub(crate) fn run_with(test: &str, variables: &[(&str, &str)]) -> Output {
     output
 }
 
-/// Runs a set-up in a process of its own, where it is the only one that emits notices, and asserts that
-/// these are as many as `expected`, and that each contains the words for it. `test` is the whole path of
-/// the test that calls this.
+/// Runs a set-up in its own process, where no other test emits notices. Asserts that it emits as
+/// many as `expected`, and that each contains the words listed for it. `test` is the full path of
+/// the calling test.
 pub(crate) fn reports(test: &str, expected: &[&[&str]], set_up: impl Future<Output = ()>) {
     if is_child() {
         return Builder::new_current_thread()

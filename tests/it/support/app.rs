@@ -16,12 +16,13 @@ use http_body::Body;
 use http_body_util::{BodyExt, Full};
 use tower::{Layer, Service, ServiceExt, service_fn, util::BoxCloneService};
 
-/// A service whose answers have been read to their end.
+/// A service whose response bodies have been read to their end.
 pub(crate) type App = BoxCloneService<Request<Full<Bytes>>, Response<()>, Infallible>;
 
 type Handler = BoxCloneService<Request<Full<Bytes>>, Response<Full<Bytes>>, Infallible>;
 
-/// Puts a layer before a handler whose answers may be kept for a minute, and reads each to its end.
+/// Puts a layer before a handler whose responses are cacheable for a minute, and reads each body to
+/// its end.
 pub(crate) fn app<L, S, B>(layer: L, calls: &Arc<AtomicUsize>) -> App
 where
     L: Layer<Handler, Service = S>,

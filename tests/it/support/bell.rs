@@ -1,4 +1,4 @@
-//! A runtime whose time is over when a test says so.
+//! A runtime whose sleeps end when a test ends them.
 
 use std::{
     sync::{

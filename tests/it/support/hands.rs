@@ -65,7 +65,7 @@ impl fmt::Debug for Hands {
     }
 }
 
-/// A store that nobody can reach.
+/// A store that is always unavailable.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Failing(MemoryStore);
 

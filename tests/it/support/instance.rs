@@ -18,7 +18,7 @@ use tower::{Layer, ServiceExt, service_fn};
 
 use super::{get, redis::Server, text};
 
-/// How many answers were made in all.
+/// The total number of responses.
 static MADE: AtomicUsize = AtomicUsize::new(0);
 
 /// A service's process. A clone is the same one.
@@ -55,7 +55,7 @@ impl Instance {
         let (calls, fields) = (Arc::clone(&self.calls), self.fields.clone());
         let handler = service_fn(move |request: Request<Full<Bytes>>| {
             calls.fetch_add(1, Ordering::SeqCst);
-            // No two answers are the same, whichever instance makes them.
+            // No two responses are the same, on any instance.
             let call = MADE.fetch_add(1, Ordering::SeqCst);
             let accept = request.headers().get("accept");
             let body = format!("{} {accept:?} made {call}", request.uri().path());
@@ -72,12 +72,12 @@ impl Instance {
     }
 }
 
-/// How many times the server was asked by a script.
+/// Returns the number of script calls to the server.
 pub(crate) fn commands(server: &Server) -> u64 {
     server.calls_of("evalsha") + server.calls_of("eval")
 }
 
-/// Waits until nothing is under way.
+/// Waits until no call is in progress.
 pub(crate) async fn settle(server: &Server) {
     loop {
         let before = commands(server);

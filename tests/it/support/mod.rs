@@ -1,4 +1,4 @@
-//! What the tests share: requests, bodies, and services with a will of their own.
+//! Shared test support: requests, bodies, and scripted services.
 #![allow(dead_code, reason = "not every theme is built with every feature")]
 
 pub(crate) mod alone;

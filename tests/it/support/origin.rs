@@ -40,12 +40,12 @@ pub(crate) struct Origin {
     asked: Arc<Mutex<Vec<Request<()>>>>,
 }
 
+/// The response of an origin, or the message with which its connection fails.
+type OriginResult = Result<Response<Full<Bytes>>, &'static str>;
+
 impl Origin {
     pub(crate) fn new(
-        respond: impl Fn(&Request<Full<Bytes>>, usize) -> Result<Response<Full<Bytes>>, &'static str>
-        + Send
-        + Sync
-        + 'static,
+        respond: impl Fn(&Request<Full<Bytes>>, usize) -> OriginResult + Send + Sync + 'static,
     ) -> Self {
         Self {
             respond: Arc::new(Mutex::new(Arc::new(respond))),
@@ -84,10 +84,7 @@ impl Origin {
 
     pub(crate) fn responds(
         &self,
-        respond: impl Fn(&Request<Full<Bytes>>, usize) -> Result<Response<Full<Bytes>>, &'static str>
-        + Send
-        + Sync
-        + 'static,
+        respond: impl Fn(&Request<Full<Bytes>>, usize) -> OriginResult + Send + Sync + 'static,
     ) {
         *self.respond.lock().unwrap() = Arc::new(respond);
     }

@@ -1,4 +1,4 @@
-//! A writer in memory that fails as it is told.
+//! A writer in memory with scripted failures.
 
 use std::{
     io::{self, ErrorKind, Write},
@@ -7,7 +7,7 @@ use std::{
 
 use serde_json::Value;
 
-/// What was written, and what the next writes do.
+/// The written text, and the result of the next writes.
 #[derive(Clone, Default)]
 pub(crate) struct Paper(Arc<Mutex<Sheet>>);
 
@@ -23,7 +23,7 @@ pub(crate) enum Mood {
     Fine,
     Fails,
     Panics,
-    /// Takes so many bytes, and then fails.
+    /// Takes this number of bytes, and then fails.
     Tears(usize),
     FailsToFlush,
 }
@@ -55,7 +55,7 @@ impl Write for Paper {
             Mood::Fails | Mood::Tears(0) => return Err(ErrorKind::StorageFull.into()),
             Mood::Panics => {
                 drop(sheet);
-                panic!("a writer of the user's")
+                panic!("a custom writer")
             }
             Mood::Tears(left) => {
                 let taken = left.min(bytes.len());

@@ -16,7 +16,7 @@ use http_body_util::{BodyExt, Full};
 use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
 
-/// How long a test waits for a process to say or do something before it gives up.
+/// The longest wait of a test for a process to print or do something.
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A running example, ended when this is dropped.
@@ -26,7 +26,7 @@ pub(crate) struct Example {
     stderr: Arc<Mutex<Vec<String>>>,
     /// Reads stderr to its end.
     reader: Option<JoinHandle<()>>,
-    /// What the example has printed so far on stdout.
+    /// The lines that the example has printed on stdout.
     pub(crate) said: Vec<String>,
 }
 
@@ -89,7 +89,7 @@ impl Example {
         }
     }
 
-    /// Returns the address that the example says it listens on.
+    /// Returns the address that the example reports to listen on.
     pub(crate) fn addr(&mut self) -> SocketAddr {
         self.said_after("listening on http://").parse().unwrap()
     }
@@ -171,7 +171,7 @@ impl Answer {
     }
 }
 
-/// Sends one request over a connection of its own and reads the answer.
+/// Sends one request over its own connection and reads the response.
 pub(crate) async fn call(
     addr: SocketAddr,
     method: Method,

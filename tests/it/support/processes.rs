@@ -33,7 +33,7 @@ use crate::cache::cache::answer;
 
 use super::{get, hands::Hands, header, text};
 
-/// Fields of an answer that stays fresh for a minute.
+/// Fields of a response that stays fresh for a minute.
 pub(crate) const FRESH: &[(&str, &str)] = &[("cache-control", "max-age=60")];
 
 /// A store that hands out leases, and that can stop to answer, or do so when it is let.
@@ -203,7 +203,7 @@ impl Process {
         self.slow.calls.load(Ordering::SeqCst)
     }
 
-    /// Lets the handler answer from now on.
+    /// Lets the handler respond from now on.
     pub(crate) fn open(&self) {
         self.slow.let_through.add_permits(100);
     }

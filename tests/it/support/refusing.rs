@@ -10,7 +10,7 @@ use tokio::{
     net::{TcpListener, TcpStream, tcp::OwnedReadHalf},
 };
 
-/// How the proxy treats a command.
+/// The treatment of a command by the proxy.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Treatment {
     /// Replies with this line.

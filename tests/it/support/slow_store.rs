@@ -10,10 +10,7 @@ use std::{
 
 use portcullis::{
     StoreErrorKind, StoreFuture, Timestamp,
-    api_key::{
-        ApiKeyStore, KeyId, KeyQuery,
-        record::{KeyPage, StoredKey},
-    },
+    api_key::{ApiKeyStore, KeyId, KeyPage, KeyQuery, record::StoredKey},
     cache::{CacheStore, PurgeMode},
     rate_limit::{Policy, RateLimitStore},
     store::{
@@ -27,8 +24,8 @@ use portcullis::{
 
 use super::strict::YieldOnce;
 
-/// The store in memory, each of whose answers is pending once; or a failure, while it is down; or
-/// never comes, while it is silent.
+/// A memory store whose replies are pending once. While `is_down` is set, calls fail; while
+/// `is_silent` is set, they never complete.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct SlowStore {
     store: MemoryStore,
@@ -52,7 +49,7 @@ impl SlowStore {
         self.is_silent.store(is_silent, Ordering::Relaxed);
     }
 
-    /// Does what was asked at once, and says so a poll later.
+    /// Runs the call at once, and returns its result a poll later.
     fn later<T: Send + 'static>(&self, answer: StoreFuture<T>) -> StoreFuture<T> {
         let is_down = self.is_down.load(Ordering::Relaxed);
         let is_silent = self.is_silent.load(Ordering::Relaxed);

@@ -113,7 +113,7 @@ impl<B> Service<Request<B>> for NeverReady {
     }
 
     fn call(&mut self, _: Request<B>) -> Self::Future {
-        panic!("called although it said that it is gone")
+        panic!("called after poll_ready returned an error")
     }
 }
 

@@ -1,4 +1,5 @@
-//! A handler whose bodies come frame by frame, the cache before it, and clients that note what they read.
+//! A handler that streams bodies frame by frame, the cache before it, and clients that record their
+//! reads.
 
 use std::{
     future::{Future, Ready, ready},
@@ -166,7 +167,7 @@ impl Streaming {
         }
     }
 
-    /// Sends a request, whose client reads the response as it comes.
+    /// Sends a request, whose client reads the response frame by frame.
     pub(crate) async fn client(&self, request: Request<Full<Bytes>>) -> Client {
         let seen = Arc::new(Mutex::new(Seen::default()));
         let call = self.service.clone().oneshot(request);
@@ -279,7 +280,7 @@ impl Client {
         self.seen.lock().unwrap().end.clone()
     }
 
-    /// Goes away.
+    /// Disconnects.
     pub(crate) async fn leave(self) {
         self.task.abort();
         let_all_run().await;

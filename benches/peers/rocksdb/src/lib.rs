@@ -1,16 +1,16 @@
-//! What limitador names of `rocksdb`, and never calls: its Redis store does not compile without its
-//! store on a disk, and that takes a C++ library.
+//! A stub of the parts of `rocksdb` that limitador names: its Redis store does not compile without
+//! its disk store, which needs a C++ library.
 //!
-//! Everything fails. A store on a disk cannot be made with this.
+//! Every call fails, so no disk store can be created.
 
 use std::{convert::Infallible, fmt, marker::PhantomData, path::Path};
 
 pub type DB = DBWithThreadMode<MultiThreaded>;
 
-/// What an iterator brings: a key and a value.
+/// An item of an iterator: a key and a value.
 type Entry = Result<(Box<[u8]>, Box<[u8]>), Error>;
 
-/// Nothing makes one.
+/// Never created.
 pub struct DBWithThreadMode<T>(Infallible, PhantomData<T>);
 
 pub struct MultiThreaded;
@@ -104,7 +104,7 @@ impl Error {
 
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("there is no disk here")
+        f.write_str("this stub has no disk")
     }
 }
 

@@ -1,6 +1,6 @@
-//! The global allocator, which counts what each thread asks of it.
+//! The global allocator, which counts the allocations of each thread.
 
-#![expect(unsafe_code, reason = "a global allocator cannot be written without")]
+#![expect(unsafe_code, reason = "a global allocator needs it")]
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
@@ -9,10 +9,12 @@ use std::cell::Cell;
 static ALLOCATOR: Counting = Counting;
 
 thread_local! {
-    static COUNTS: Cell<Counts> = const { Cell::new(Counts { allocations: 0, bytes: 0, freed: 0 }) };
+    static COUNTS: Cell<Counts> = const {
+        Cell::new(Counts { allocations: 0, bytes: 0, freed: 0 })
+    };
 }
 
-/// What this thread has asked for since it began; a reallocation is one more allocation.
+/// The allocations of this thread since it started. A reallocation counts as one.
 #[derive(Clone, Copy)]
 pub struct Counts {
     pub allocations: u64,
@@ -30,7 +32,7 @@ impl Counts {
     }
 }
 
-/// Returns what `build` made, and how many of the bytes that it asked for are still held.
+/// Returns the result of `build`, and the bytes of its allocations that are still live.
 pub fn live_bytes<T>(build: impl FnOnce() -> T) -> (T, i64) {
     let before = Counts::now().live_bytes();
     let built = build();
@@ -41,7 +43,7 @@ struct Counting;
 
 impl Counting {
     fn count(allocations: u64, bytes: usize, freed: usize) {
-        // A thread that is being torn down has no counts left; nobody measures it either.
+        // A terminating thread has no counters, and is not measured.
         let _ = COUNTS.try_with(|counts| {
             let Counts {
                 allocations: before,
@@ -57,7 +59,7 @@ impl Counting {
     }
 }
 
-// SAFETY: every call is passed on to the system's allocator as it came; counting touches only a
+// SAFETY: every call is forwarded unchanged to the system's allocator; counting touches only a
 // thread-local cell that needs neither an allocation nor a destructor.
 unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {

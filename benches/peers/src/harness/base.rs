@@ -1,10 +1,10 @@
-//! The bare service that stands under a row, and the costs above it.
+//! The bare service of a row, and the costs above it.
 
 use super::case::{BareShare, Who};
 use super::row::{Readings, Row, Sample};
 
-/// Returns the bare service that stands under a case: the longest of `bare` that its name begins
-/// with, a whole path segment at a time.
+/// Returns the bare service of a case: the longest of `bare` that is a prefix of its name, in whole
+/// path segments.
 pub fn base_of<'a>(name: &str, bare: &[&'a str]) -> Option<&'a str> {
     let is_under = |base: &str| {
         name.strip_prefix(base)
@@ -16,7 +16,7 @@ pub fn base_of<'a>(name: &str, bare: &[&'a str]) -> Option<&'a str> {
         .max_by_key(|base| base.len())
 }
 
-/// Returns the bare service that is taken off a row.
+/// Returns the bare service whose cost is subtracted from a row.
 pub(super) fn base<'a>(row: &Row, rows: &'a [Row]) -> Option<&'a [Sample]> {
     match row.share {
         BareShare::TakenOff => under(row, rows),
@@ -24,7 +24,7 @@ pub(super) fn base<'a>(row: &Row, rows: &'a [Row]) -> Option<&'a [Sample]> {
     }
 }
 
-/// Returns the bare service that stands under a row, whether or not it is taken off.
+/// Returns the bare service of a row, whether or not its cost is subtracted.
 pub(super) fn under<'a>(row: &Row, rows: &'a [Row]) -> Option<&'a [Sample]> {
     if row.share == BareShare::None {
         return None;
@@ -36,7 +36,7 @@ pub(super) fn under<'a>(row: &Row, rows: &'a [Row]) -> Option<&'a [Sample]> {
         .find_map(|row| timed(&row.readings))
 }
 
-/// Adds up, round by round, what our rows `parts` cost above their bare services.
+/// Adds up, per round, the costs of our rows `parts` above their bare services.
 pub(super) fn sum(parts: &[&str], rows: &[Row]) -> Vec<Sample> {
     let costs: Vec<_> = parts.iter().map(|part| above(part, rows)).collect();
     let rounds = costs.iter().map(Vec::len).min().unwrap_or_default();
@@ -48,8 +48,8 @@ fn above(name: &str, rows: &[Row]) -> Vec<Sample> {
     let row = rows
         .iter()
         .find(|row| row.name == name && row.who == Who::Ours)
-        .expect("a sum stands behind its parts");
-    let samples = timed(&row.readings).expect("what is added up is timed");
+        .expect("a sum follows its parts");
+    let samples = timed(&row.readings).expect("parts of a sum are timed");
     match under(row, rows) {
         Some(bare) => paired(samples, bare, |row, bare| *row - *bare),
         None => samples.to_vec(),

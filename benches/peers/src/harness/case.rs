@@ -1,19 +1,19 @@
-//! One row of one case: whose it is, and how it is measured.
+//! One row of one case: its owner, and its measurement.
 
 use std::time::Duration;
 
 use super::clock::Spent;
 
-/// Does the work as often as it is told.
+/// Repeats the work the given number of times.
 pub type Run = Box<dyn FnMut(u64)>;
 
-/// Does the work as often as it is told, and returns the cost of all of it, on whichever thread.
+/// Repeats the work the given number of times, and returns its total cost, on any thread.
 pub type Meter = Box<dyn FnMut(u64) -> Spent>;
 
-/// Does the work for so long, by the clock on the wall, and returns how often in a second.
+/// Repeats the work for a duration of wall-clock time, and returns the rate per second.
 pub type Rate = Box<dyn FnMut(Duration) -> f64>;
 
-/// A row. Rows of one name are compared with each other.
+/// A row. Rows with one name are compared with each other.
 pub struct Case {
     pub name: &'static str,
     pub who: Who,
@@ -21,10 +21,11 @@ pub struct Case {
     pub(super) share: BareShare,
 }
 
-/// Whose row it is.
+/// The owner of a row.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Who {
-    /// What stands under a layer. Its cost is taken off every row whose name begins with its own.
+    /// The service inside a layer. Its cost is subtracted from every row that has its name as
+    /// prefix.
     Bare,
     Ours,
     Peer(&'static str),
@@ -40,29 +41,29 @@ impl Who {
     }
 }
 
-/// Whether the cost of a row has that of a bare service in it.
+/// The bare service in the cost of a row.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum BareShare {
-    /// It is taken off.
+    /// Its cost is subtracted.
     TakenOff,
-    /// It is left in; of the allocations, it is taken off.
+    /// Its time is included; its allocations are subtracted.
     LeftIn,
-    /// There is none.
+    /// The row has no bare service.
     None,
 }
 
-/// What a gauge's value counts.
+/// The unit of a gauge.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Unit {
     Bytes,
-    /// Of one.
+    /// A fraction of one.
     Share,
     Commands,
 }
 
 pub(super) enum Measure {
     Time(Meter),
-    /// The cost of other rows of ours together, each above its bare service.
+    /// The sum of the costs of other rows of ours, each above its bare service.
     Sum(&'static [&'static str]),
     Rate(Rate),
     Gauge(Unit, Box<dyn FnOnce() -> f64>),
@@ -81,7 +82,7 @@ impl Case {
         Self::timed(name, Who::Peer(peer), run)
     }
 
-    /// Makes a row of how much is done at once in a time: more is better.
+    /// Creates a row of a rate. Higher is better.
     pub fn rate(name: &'static str, who: Who, rate: Rate) -> Self {
         Self {
             name,
@@ -91,7 +92,7 @@ impl Case {
         }
     }
 
-    /// Makes a row that is read once instead of timed.
+    /// Creates a row that is read once instead of timed.
     pub fn gauge(
         name: &'static str,
         who: Who,
@@ -106,7 +107,7 @@ impl Case {
         }
     }
 
-    /// Takes no bare service off this row's cost: there is none in it.
+    /// Excludes the row from the subtraction of a bare service.
     pub fn whole(self) -> Self {
         Self {
             share: BareShare::LeftIn,
@@ -118,7 +119,7 @@ impl Case {
         self.who == Who::Bare
     }
 
-    /// Makes a row of anyone's.
+    /// Creates a row for any owner.
     pub fn timed(name: &'static str, who: Who, mut run: Run) -> Self {
         let meter = Box::new(move |iterations| {
             let before = Spent::by_this_thread();
@@ -128,7 +129,7 @@ impl Case {
         Self::metered(name, who, meter)
     }
 
-    /// Makes a row that reads its cost itself, because another thread does the work.
+    /// Creates a row that measures its own cost, because another thread does the work.
     pub fn metered(name: &'static str, who: Who, meter: Meter) -> Self {
         Self {
             name,
@@ -141,9 +142,9 @@ impl Case {
         }
     }
 
-    /// Makes a row that costs what our rows `parts` cost together, each above its bare service.
+    /// Creates a row with the total cost of our rows `parts`, each above its bare service.
     ///
-    /// It must stand behind its parts.
+    /// It must follow its parts.
     pub fn sum(name: &'static str, who: Who, parts: &'static [&'static str]) -> Self {
         Self {
             name,
@@ -153,7 +154,7 @@ impl Case {
         }
     }
 
-    /// Returns the names of the rows whose cost this row adds up.
+    /// Returns the names of the rows in this sum.
     pub fn parts(&self) -> &'static [&'static str] {
         match self.measure {
             Measure::Sum(parts) => parts,

@@ -1,10 +1,10 @@
-//! The CPU time and the allocations of the calling thread: other work on the machine does not count.
+//! The CPU time and the allocations of the calling thread.
 
 use rustix::time::{ClockId, clock_gettime};
 
 use super::allocator::Counts;
 
-/// The CPU time and the allocations of one thread, since it began or over a batch.
+/// The CPU time and the allocations of one thread, since its start or over a batch.
 #[derive(Clone, Copy)]
 pub struct Spent {
     pub nanos: u64,

@@ -1,4 +1,4 @@
-//! Measures rows in turn and reports how they compare; knows nothing of HTTP.
+//! Measures rows in turn and reports their ratios. Independent of HTTP.
 
 pub mod allocator;
 mod base;

@@ -1,10 +1,10 @@
-//! Prints a table for people, then one line for each figure for machines.
+//! Prints a table, then one machine-readable line per figure.
 
 use super::base::{base, paired, under};
 use super::case::{Unit, Who};
 use super::row::{Readings, Row, Sample};
 
-/// Prints what was measured.
+/// Prints the measurements.
 pub fn print(rows: &[Row]) {
     table(rows);
     println!();
@@ -32,7 +32,7 @@ fn cells(row: &Row, rows: &[Row]) -> String {
         Readings::Rates(rates) => {
             let (least, most) = (rates.iter().copied(), rates.iter().copied());
             return format!(
-                "{:>10.0} in a second, {:.0} to {:.0}",
+                "{:>10.0} per second, {:.0} to {:.0}",
                 median(rates.clone()),
                 least.fold(f64::INFINITY, f64::min),
                 most.fold(0.0, f64::max),
@@ -70,7 +70,7 @@ fn figures(ours: &Row, rows: &[Row]) {
     let bare = base(ours, rows);
     match &ours.readings {
         Readings::Timed(samples) => {
-            // A whole row's time has the bare service in it; its allocations are told without.
+            // The time of a whole row includes the bare service; its allocations do not.
             let above = match under(ours, rows) {
                 Some(bare) => paired(samples, bare, |ours, bare| {
                     ours.allocations - bare.allocations
@@ -124,8 +124,8 @@ fn costs_above(row: &Row, bare: &Row) -> Option<Vec<f64>> {
     }
 }
 
-/// Returns the median of our cost divided by the peer's, or `None` where the peer costs so little
-/// above its bare service that noise is all there is to divide by.
+/// Returns the median of our cost divided by the peer's, or `None` if the peer's cost above its
+/// bare service is within the noise.
 fn ratio(ours: &Row, peer: &Row, rows: &[Row]) -> Option<f64> {
     median_ratio(&costs(ours, rows), &costs(peer, rows))
 }
@@ -139,7 +139,7 @@ fn median_ratio(ours: &[f64], peer: &[f64]) -> Option<f64> {
     Some(median(pairs.map(|(ours, peer)| ours / peer).collect()))
 }
 
-/// Returns a row's cost round by round, above its bare service if one stands under it.
+/// Returns the cost of a row per round, above its bare service if it has one.
 fn costs(row: &Row, rows: &[Row]) -> Vec<f64> {
     match (&row.readings, base(row, rows)) {
         (Readings::Gauge(_, value), _) => vec![*value],

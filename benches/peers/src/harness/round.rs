@@ -1,4 +1,4 @@
-//! Rounds: each runs every row once, in turn, so that what disturbs the machine disturbs all.
+//! Rounds: each runs every row once, in turn, so that disturbances affect all rows.
 
 use std::time::Duration;
 
@@ -6,18 +6,18 @@ use super::base;
 use super::case::{BareShare, Case, Measure, Meter, Rate, Unit, Who};
 use super::row::{Readings, Row, Sample};
 
-/// The number of rounds that are run, and how long each row runs in one of them.
+/// The number of rounds, and the time of each row in a round.
 #[derive(Clone, Copy)]
 pub struct Effort {
     rounds: usize,
     batch_nanos: u64,
-    /// The same, of rows that need longer to come to their pace.
+    /// The same for rows that need more time to reach a steady state.
     rate_rounds: usize,
     rate_for: Duration,
 }
 
 impl Effort {
-    // Short batches and many rounds: what is compared must stand close together in time.
+    // Short batches and many rounds, so that compared batches are close in time.
     pub const FULL: Self = Self {
         rounds: 201,
         batch_nanos: 4_000_000,
@@ -39,7 +39,7 @@ pub fn measure(cases: Vec<Case>, effort: Effort) -> Vec<Row> {
         .map(|case| Started::new(case, effort))
         .collect();
     for round in 0..effort.rounds.max(effort.rate_rounds) {
-        // There and back, so that no row always follows the same neighbour.
+        // In alternating order, so that the previous row varies.
         let run = |row: &mut Started| row.run_once(round, effort);
         if round % 2 == 0 {
             started.iter_mut().for_each(run);
@@ -47,7 +47,7 @@ pub fn measure(cases: Vec<Case>, effort: Effort) -> Vec<Row> {
             started.iter_mut().rev().for_each(run);
         }
     }
-    // The gauges come last: one that fills the memory leaves an allocator behind that is slower.
+    // Gauges run last, because one that fills the memory slows the allocator down.
     let mut rows = Vec::with_capacity(started.len());
     for row in started {
         let row = row.finish(&rows);
@@ -92,7 +92,7 @@ impl Started {
             Measure::Gauge(unit, read) => Work::Gauge { unit, read },
             Measure::Sum(parts) => Work::Sum(parts),
             Measure::Rate(mut rate) => {
-                // To warm up.
+                // Warm-up.
                 rate(effort.rate_for);
                 Work::Rated {
                     rate,
@@ -130,7 +130,7 @@ impl Started {
         }
     }
 
-    /// Returns the row; `before` are those that stand before it.
+    /// Returns the row. `before` are the rows that precede it.
     fn finish(self, before: &[Row]) -> Row {
         let Self {
             name,
@@ -153,11 +153,11 @@ impl Started {
     }
 }
 
-/// Finds how many operations fill a batch, and warms the row up on the way.
+/// Returns the number of operations that fill a batch, and warms the row up.
 fn calibrate(run: &mut Meter, batch_nanos: u64) -> u64 {
     let mut iterations = 16;
     loop {
-        // The least of a few: a cost that is paid once must not make every batch too short.
+        // The minimum of several, so that a one-time cost does not shorten every batch.
         let nanos = (0..4)
             .map(|_| sample(run, iterations).nanos)
             .fold(f64::INFINITY, f64::min);

@@ -5,7 +5,7 @@ use std::ops::Sub;
 
 use super::case::{BareShare, Unit, Who};
 
-/// What one operation cost, averaged over one batch.
+/// The cost of one operation, averaged over one batch.
 #[derive(Clone, Copy)]
 pub struct Sample {
     pub nanos: f64,
@@ -51,7 +51,7 @@ pub struct Row {
 pub enum Readings {
     /// One sample for each round; the same place in two rows is the same round.
     Timed(Vec<Sample>),
-    /// How often in a second, likewise.
+    /// The rate per second, likewise.
     Rates(Vec<f64>),
     Gauge(Unit, f64),
 }

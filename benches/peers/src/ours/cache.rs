@@ -1,4 +1,4 @@
-//! Our cache, beside the peers.
+//! Our cache.
 
 use portcullis::{cache::CacheLayer, store::MemoryStore};
 use tower::Layer;
@@ -19,7 +19,7 @@ pub fn cases() -> Vec<Case> {
             ),
         )
         .whole(),
-        // What the origin answers does not say for how long it is fresh.
+        // The origin's responses state no freshness lifetime.
         Case::ours(
             "cache/miss",
             drive(layer().layer(origin()), Requests::anonymous()),

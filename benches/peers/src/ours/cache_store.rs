@@ -1,4 +1,4 @@
-//! Our store of answers, alone: it is asked from within a look-up of the cache, which alone can.
+//! Our cache store alone, called from within a lookup, because only the cache can call it.
 
 use std::cell::RefCell;
 use std::fmt;
@@ -7,21 +7,30 @@ use std::sync::{Arc, Mutex};
 use axum::body::Body;
 use bytes::Bytes;
 use http::{Request, Response, header::CACHE_CONTROL};
-use portcullis::{StoreFuture, store::{StoreKeys, backend::{CacheKey, Found, Lookup, PurgeTarget, Put, PutOutcome, Selection, StoredResponse, Touch}, MemoryStore}, cache::{CacheLayer, CacheStore, PurgeMode}};
+use portcullis::{
+    StoreFuture,
+    cache::{CacheLayer, CacheStore, PurgeMode},
+    store::{
+        MemoryStore, StoreKeys,
+        backend::{
+            CacheKey, Found, Lookup, PurgeTarget, Put, PutOutcome, Selection, StoredResponse, Touch,
+        },
+    },
+};
 use tower::{Layer, service_fn};
 
 use crate::harness::{Case, Unit, Who};
 use crate::workload::trace::{Hits, OBJECTS, STORE_BYTES, Trace, body_bytes, size_class};
 use crate::workload::{answered, trace};
 
-/// An answer of each length, and the keys of all objects.
+/// A cached response of each length, and the keys of all objects.
 pub struct Objects {
     puts: Vec<Put>,
     keys: Vec<CacheKey>,
 }
 
 impl Objects {
-    /// Has the cache make them.
+    /// Creates them through the cache.
     fn made() -> Self {
         let probe = Probe::new(MemoryStore::new());
         let mut service =
@@ -40,8 +49,8 @@ impl Objects {
             let request = Request::builder().uri(format!("/{object}"));
             let request = request.body(Body::empty()).expect("it is a request");
             answered(&mut service, request);
-            let put = probe.put.lock().expect("nobody panics").take();
-            let put = put.expect("each answer is kept");
+            let put = probe.put.lock().expect("no holder panics").take();
+            let put = put.expect("each response is stored");
             keys.push(put.key);
             puts[size_class(object)].get_or_insert(put);
         }
@@ -52,14 +61,14 @@ impl Objects {
         }
     }
 
-    /// Returns the answer that is kept of an object, and its key.
+    /// Returns the cached response of an object, and its key.
     pub fn object(&self, object: usize) -> (&[u8; 32], &Arc<StoredResponse>) {
         let put = &self.puts[size_class(object)];
         (self.keys[object].full().as_bytes(), &put.entry)
     }
 }
 
-/// Returns what an object weighs in a store: the same for all of them.
+/// Returns the weight of an object, the same for all stores.
 pub fn weight(entry: &StoredResponse) -> usize {
     entry.weight_bytes() + 640
 }
@@ -68,7 +77,7 @@ thread_local! {
     static OBJECTS_MADE: Arc<Objects> = Arc::new(Objects::made());
 }
 
-/// Returns the objects that all stores keep.
+/// Returns the objects of all stores.
 pub fn objects() -> Arc<Objects> {
     OBJECTS_MADE.with(Arc::clone)
 }
@@ -102,7 +111,7 @@ pub fn cases() -> Vec<Case> {
     ]
 }
 
-/// What is done within a look-up.
+/// The work within a lookup.
 struct Work {
     objects: Arc<Objects>,
     trace: Trace,
@@ -114,8 +123,8 @@ thread_local! {
     static ASKED: std::cell::Cell<u64> = const { std::cell::Cell::new(0) };
 }
 
-/// A store that remembers the last answer that it was given, and that asks another one, as often as
-/// it is told, before it answers a look-up.
+/// A store that records the last response that it received, and calls another store a given number
+/// of times in each lookup.
 #[derive(Clone)]
 struct Probe {
     store: MemoryStore,
@@ -132,7 +141,7 @@ impl Probe {
         let object = work.trace.next();
         let key = &work.objects.keys[object];
         let Ok(Ok(lookup)) = self.store.get(key, selection).into_ready() else {
-            panic!("a store in memory answers at once");
+            panic!("a store in memory is always ready");
         };
         let is_found = matches!(lookup.found, Found::Entry { .. });
         work.hits.count(is_found);
@@ -156,7 +165,7 @@ impl CacheStore for Probe {
         let accesses = ASKED.take();
         if accesses > 0 {
             WORK.with_borrow_mut(|work| {
-                let work = work.as_mut().expect("there is work where any is asked for");
+                let work = work.as_mut().expect("the work is set");
                 (0..accesses).for_each(|_| self.access(work, selection));
             });
         }
@@ -164,7 +173,7 @@ impl CacheStore for Probe {
     }
 
     fn put(&self, put: Put) -> StoreFuture<PutOutcome> {
-        *self.put.lock().expect("nobody panics") = Some(put);
+        *self.put.lock().expect("no holder panics") = Some(put);
         StoreFuture::ready(PutOutcome::Stored)
     }
 

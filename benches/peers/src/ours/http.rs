@@ -1,4 +1,4 @@
-//! Our layers around a real server, beside the bare one and the glued stack.
+//! Our layers in a real server, the bare server and the glued stack.
 
 use axum::Router;
 use portcullis::rate_limit::RateLimitFields;
@@ -15,7 +15,7 @@ pub fn cases() -> Vec<Case> {
     let mut cases = Vec::new();
     cases.extend(rows("http/miss", &keys, &glued, router));
     cases.extend(rows("http/json", &keys, &glued, json));
-    // Under the hits stands the route that renders each response.
+    // The bare service of the hits is the route that renders each response.
     cases.push(Case::metered(
         "http/hit",
         Who::Bare,

@@ -1,4 +1,4 @@
-//! Our API keys, beside the peers.
+//! Our API keys.
 
 use axum::body::Body;
 use http::{HeaderName, HeaderValue, Request};
@@ -62,9 +62,9 @@ impl Keys {
         &self.secrets
     }
 
-    /// Puts the identity of the next client into each request, as the layer of keys does.
+    /// Inserts the identity of the next client into each request, as the API key layer does.
     ///
-    /// The clients take turns as they do in [`Keys::requests`].
+    /// The order of clients is that of [`Keys::requests`].
     pub fn identified<S>(
         &self,
         service: S,

@@ -1,8 +1,15 @@
-//! Our rate limiter, beside the peers.
+//! Our rate limiter.
 
 use std::net::IpAddr;
 
-use portcullis::{ClientAddr, ClientAddrResolver, store::{backend::{KeySpace, StoreKey, Charge}, MemoryStore}, rate_limit::{Partition, Policy, Quota, RateLimitFields, RateLimitLayer, RateLimitStore}};
+use portcullis::{
+    ClientAddr, ClientAddrResolver,
+    rate_limit::{Partition, Policy, Quota, RateLimitFields, RateLimitLayer, RateLimitStore},
+    store::{
+        MemoryStore,
+        backend::{Charge, KeySpace, StoreKey},
+    },
+};
 use tower::Layer;
 
 use crate::harness::{Case, Unit, Who};
@@ -63,7 +70,7 @@ pub fn cases() -> Vec<Case> {
     all.into_iter().flatten().collect()
 }
 
-/// Limits by the client's address, as the peer does by default.
+/// Limits by client address, the default of the peer.
 pub fn layer(fields: RateLimitFields) -> RateLimitLayer {
     let partition = Partition::client_addr(ClientAddrResolver::default());
     RateLimitLayer::builder(MemoryStore::new(), partition)
@@ -73,13 +80,13 @@ pub fn layer(fields: RateLimitFields) -> RateLimitLayer {
         .expect("one policy is enough")
 }
 
-/// So wide that no row is ever denied, and so slow to refill that none is forgotten meanwhile.
+/// A limit that denies no row, and a refill so slow that no state expires.
 pub fn wide() -> Policy {
     let quota = Quota::per_second(1).burst(1_000_000_000);
     Policy::token_bucket("wide", quota).expect("the quota is within bounds")
 }
 
-/// What decides without HTTP.
+/// A limiter without HTTP.
 struct Limiter {
     store: MemoryStore,
     space: KeySpace,
@@ -99,7 +106,7 @@ impl Limiter {
         }
     }
 
-    /// Decides, on a key that was digested as the layer digests it.
+    /// Decides for a key that is digested as in the layer.
     fn decide(&self, partition: StoreKey) {
         let charges = [Charge::new(&self.policy, 1)];
         let decided = self.store.take(&partition, &charges).into_ready();

@@ -1,4 +1,4 @@
-//! Our access log, beside the peers.
+//! Our access log.
 
 use std::cell::RefCell;
 use std::io;
@@ -7,28 +7,31 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Waker};
 use std::time::Duration;
 
-use portcullis::access_log::{AccessLogLayer, sinks::{JsonLines, LogQueue, TracingSink}, Level, LogEntry, LogQuery, LogStore, LogStream};
+use portcullis::access_log::{
+    AccessLogLayer, LogEntry, LogLevel, LogQuery, LogStore, LogStream,
+    sinks::{JsonLines, LogQueue, TracingSink},
+};
 use portcullis::{Runtime, StoreFuture, Task};
 use tower::Layer;
 
 use crate::harness::{Case, Run};
 use crate::workload::{Requests, drive, origin};
 
-/// The number of requests that a queue takes before its batch is stored.
+/// The number of requests per stored batch of a queue.
 const BATCH: u64 = 512;
 
 pub fn cases() -> Vec<Case> {
     let requests = Requests::default;
-    // The default: all fields, the query redacted, a name for the request.
+    // The default: all fields, a redacted query, a request id.
     let json = AccessLogLayer::new(JsonLines::direct(io::sink()));
-    // Records go to `tracing`, and nobody listens: what the peer's row is, too.
+    // Records go to `tracing` without a subscriber, as in the peer's row.
     let disabled = AccessLogLayer::new(TracingSink);
-    // All that a record costs but for writing it.
+    // The cost of a record without writing it.
     let unwritten = AccessLogLayer::builder()
         .sink(JsonLines::direct(io::sink()))
-        .min_level(Level::Error)
+        .min_level(LogLevel::Error)
         .build()
-        .expect("nothing is wrong with it");
+        .expect("the configuration is valid");
     vec![
         Case::ours("log/json", drive(json.clone().layer(origin()), requests())),
         Case::ours("log/disabled", drive(disabled.layer(origin()), requests())),
@@ -37,18 +40,18 @@ pub fn cases() -> Vec<Case> {
             drive(unwritten.layer(origin()), requests()),
         ),
         Case::ours("log/queue", queued()),
-        // What handing a record to the queue adds to encoding it stands in this ratio.
+        // This ratio is the cost of the queue relative to encoding.
         Case::peer("log/queue", "json", drive(json.layer(origin()), requests())),
     ]
 }
 
-/// Records go to a queue, and from there in batches to a store that forgets them at once. The task
-/// that stores runs on this thread, between the requests, so that its work counts as well.
+/// Sends records to a queue, and in batches to a store that discards them. The storing task runs on
+/// this thread, between the requests, so that its work counts too.
 fn queued() -> Run {
     let runtime = BetweenRequests::default();
     let queue = LogQueue::builder(Forgets, runtime.clone())
         .build()
-        .expect("nothing is wrong with it");
+        .expect("the configuration is valid");
     let mut run = drive(
         AccessLogLayer::new(queue).layer(origin()),
         Requests::default(),
@@ -68,7 +71,7 @@ thread_local! {
     static TASKS: RefCell<Vec<Task>> = const { RefCell::new(Vec::new()) };
 }
 
-/// Runs tasks when it is told to, and lets sleepers wake then.
+/// A runtime that runs tasks and timers on demand.
 #[derive(Clone, Debug, Default)]
 struct BetweenRequests {
     awake: Arc<AtomicBool>,
@@ -82,7 +85,7 @@ impl BetweenRequests {
             let poll = task.as_mut().poll(&mut Context::from_waker(Waker::noop()));
             assert!(
                 poll.is_ready(),
-                "a store that answers at once leaves nothing to wait for"
+                "a store that is always ready leaves no task pending"
             );
         }
         self.awake.store(false, Ordering::Relaxed);
@@ -106,7 +109,7 @@ impl Runtime for BetweenRequests {
     }
 }
 
-/// A store that takes everything and keeps nothing.
+/// A store that discards all records.
 #[derive(Debug)]
 struct Forgets;
 

@@ -1,4 +1,4 @@
-//! Our rows, a file for each suite.
+//! Our rows, one file per suite.
 
 pub mod cache;
 pub mod cache_store;

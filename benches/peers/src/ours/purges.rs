@@ -1,4 +1,4 @@
-//! Purges: what an unsafe request costs, by how many entries are stored.
+//! Purges: the cost of an unsafe request, by the number of stored entries.
 
 use std::convert::Infallible;
 use std::rc::Rc;
@@ -19,7 +19,7 @@ use crate::workload::{CachedOrigin, answered};
 /// Room for all entries.
 const BYTES: u64 = 256 << 20;
 
-/// Each case stands beside the same store without entries, so that its ratio is what they add.
+/// Each case is compared with the same store without entries, so that the ratio is their cost.
 pub fn cases() -> Vec<Case> {
     let mut cases = Vec::new();
     for (name, entries) in [
@@ -49,7 +49,7 @@ fn get(number: usize) -> Request<Body> {
     request.body(Body::empty()).expect("it is a request")
 }
 
-/// Returns an unsafe request to a URL that nobody has asked for.
+/// Returns an unsafe request to a URL that was never requested.
 fn post(number: u64) -> Request<Body> {
     let request = Request::builder()
         .method(Method::POST)
@@ -89,7 +89,7 @@ fn on_redis(tier: Tier, entries: usize) -> Rate {
         Tier::Tiered => app(TieredStore::new(store(&server), BYTES), &origin),
     };
     runtime.block_on(async {
-        // The memory before the server fills once it has heard that purges arrive.
+        // The tiered store fills its memory once its subscription is active.
         ask(&app, get(0)).await;
         tokio::time::sleep(Duration::from_millis(300)).await;
         for number in 0..3 * entries {

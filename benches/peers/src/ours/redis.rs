@@ -1,4 +1,4 @@
-//! Our store on a Redis server: how fast it decides, how often it asks, and what lies there.
+//! Our store on Redis: decisions per second, commands per request, and bytes per item.
 
 use std::convert::Infallible;
 use std::io;
@@ -10,7 +10,20 @@ use std::time::Duration;
 
 use axum::body::{Body, to_bytes};
 use http::{HeaderValue, Request, Response};
-use portcullis::{Gate, store::{backend::{StoreKey, Charge}, TieredStore}, TokioRuntime, access_log::{AccessLogLayer, sinks::{JsonLines, LogQueue}}, api_key::{ApiKeyLayer, KeyManager, KeyRing, NewKey, Pepper}, cache::CacheLayer, rate_limit::{Mode, Partition, Policy, Quota, RateLimitLayer, RateLimitStore}};
+use portcullis::{
+    Gate, TokioRuntime,
+    access_log::{
+        AccessLogLayer,
+        sinks::{JsonLines, LogQueue},
+    },
+    api_key::{ApiKeyLayer, KeyManager, KeyRing, NewKey, Pepper},
+    cache::CacheLayer,
+    rate_limit::{Partition, Policy, Quota, RateLimitLayer, RateLimitStore, SyncMode},
+    store::{
+        TieredStore,
+        backend::{Charge, StoreKey},
+    },
+};
 use tower::{Layer, Service, ServiceExt, util::BoxCloneSyncService};
 
 use crate::harness::{Case, Rate, Unit, Who};
@@ -18,16 +31,16 @@ use crate::peers::{limitador, redis_benchmark};
 use crate::workload::redis::{Server, ask_at_once, command_of, keys, runtime, store};
 use crate::workload::{CREDENTIAL, CachedOrigin, Requests};
 
-/// So wide that nothing is ever denied, and that it is leased in pieces of ten thousand and more.
+/// A limit that denies nothing, leased in pieces of ten thousand and more.
 const WIDE: u64 = 1_000_000_000;
 
-/// Among how many instances a lease divides.
+/// The number of instances that share leases.
 const INSTANCES: NonZeroU32 = NonZeroU32::new(4).unwrap();
 
 pub fn cases() -> Vec<Case> {
     let server = Rc::new(Server::start());
     let (window, bucket) = (wide_window(), wide_bucket());
-    let leased = wide_window().with_sync_mode(Mode::Lease {
+    let leased = wide_window().with_sync_mode(SyncMode::Leased {
         instances: INSTANCES,
     });
     let (exact, exact_bucket) = ("redis/exact/64", "redis/exact_bucket/64");
@@ -69,17 +82,17 @@ fn wide_bucket() -> Policy {
     policy.expect("the quota is within bounds")
 }
 
-/// Returns the one partition by which all rows are asked.
+/// Returns the partition of all rows.
 fn partition() -> StoreKey {
     keys().space("peers").short_key(b"client")
 }
 
-/// Decides by one policy on one caller, with as many tasks as all rows have.
+/// Decides with one policy for one caller, with [`TASKS`] tasks.
 fn decisions(server: &Rc<Server>, policy: &Policy) -> Rate {
     decisions_of(server, policy, vec![partition()])
 }
 
-/// The same on as many callers as all suites have, one after the other.
+/// Decides for each client of the suites in turn.
 fn decisions_of_many(server: &Rc<Server>, policy: &Policy) -> Rate {
     let space = keys().space("peers");
     let partitions = (0..1_024_u32).map(|number| space.short_key(&number.to_le_bytes()));
@@ -94,31 +107,31 @@ fn decisions_of(server: &Rc<Server>, policy: &Policy, partitions: Vec<StoreKey>)
         let at = next.fetch_add(1, Ordering::Relaxed) % partitions.len();
         let taken = store.take(&partitions[at], &[Charge::new(&policy, 1)]);
         async move {
-            let decisions = taken.await.expect("the server answers");
+            let decisions = taken.await.expect("the server replies");
             assert!(decisions.is_admitted());
         }
     })
 }
 
-/// Returns the command that one decision puts to the server.
+/// Returns the command of one decision.
 fn take_of(server: &Server, policy: &Policy) -> Vec<Vec<u8>> {
     let (runtime, store) = (runtime(), store(server));
-    // The server learns the script before.
+    // Loads the script first.
     let take = || {
         let taken = store.take(&partition(), &[Charge::new(policy, 1)]);
-        runtime.block_on(taken).expect("the server answers");
+        runtime.block_on(taken).expect("the server replies");
     };
     take();
     command_of(server, take)
 }
 
-/// How many callers there are where commands are counted.
+/// The number of callers in the rows that count commands.
 const CALLERS: usize = 64;
 
-/// How often each calls: too soon for what lies near to be asked for anew.
+/// The number of requests per caller, too few to exceed the TTL of local caches.
 const CALLS: usize = 20;
 
-/// How often each calls where policies are leased, and of how much: half of it is spent.
+/// The number of requests per caller with leased policies, and their limit: half of it is spent.
 const LEASED_CALLS: usize = 500;
 const LEASED_OF: u64 = 1_000;
 
@@ -135,25 +148,25 @@ fn commands() -> Vec<Case> {
     ]
 }
 
-/// What an instance has seen of a caller.
+/// The state that an instance has cached for a request.
 #[derive(Clone, Copy)]
 enum State {
-    /// Nothing: neither the key nor the answer; another instance has made both.
+    /// Neither the key nor the response. Another instance has created both.
     Cold,
-    /// Not the key. The answer is everybody's, and has been asked for by others.
+    /// The response, which is shared, but not the key.
     NewKey,
-    /// A request like this one, a moment ago.
+    /// The key and the response.
     Warm,
-    /// The same, and the policies are leased.
+    /// The key and the response, with leased policies.
     Leased,
 }
 
 impl State {
     fn policies(self) -> [Policy; 3] {
         let (mode, limit) = match self {
-            Self::Cold | Self::NewKey | Self::Warm => (Mode::Exact, WIDE),
+            Self::Cold | Self::NewKey | Self::Warm => (SyncMode::Exact, WIDE),
             Self::Leased => {
-                let mode = Mode::Lease {
+                let mode = SyncMode::Leased {
                     instances: INSTANCES,
                 };
                 (mode, LEASED_OF)
@@ -164,12 +177,15 @@ impl State {
             Policy::fixed_window("hour", Quota::per_hour(limit)),
             Policy::sliding_window("day", Quota::per_day(limit)),
         ];
-        policies.map(|policy| policy.expect("the quotas are within bounds").with_sync_mode(mode))
+        policies.map(|policy| {
+            policy
+                .expect("the quotas are within bounds")
+                .with_sync_mode(mode)
+        })
     }
 }
 
-/// Returns how many commands a server is given for one request that bears a key, is decided on by
-/// three policies, and hits the cache.
+/// Returns the number of commands for one request with a key, three policies and a cache hit.
 fn commands_for_each_request(state: State) -> f64 {
     let (server, runtime) = (Server::start(), runtime());
     let origin = CachedOrigin::default();
@@ -189,7 +205,7 @@ fn commands_for_each_request(state: State) -> f64 {
             until_hit(&other, Some(caller), &origin).await;
         }
         let one = instance(&server, state, &origin);
-        // It connects, and hears of changes and purges from now on.
+        // Connects, and subscribes to changes and purges.
         let first = callers.swap_remove(0);
         for _ in 0..10 {
             ask(&one, Some(&first)).await;
@@ -200,7 +216,7 @@ fn commands_for_each_request(state: State) -> f64 {
             State::Cold | State::NewKey => 1,
             State::Warm | State::Leased => {
                 for caller in &callers {
-                    // Until the answer lies near, and enough is leased.
+                    // Until the response is in local memory, and enough is leased.
                     for _ in 0..3 {
                         ask(&one, Some(caller)).await;
                     }
@@ -226,12 +242,12 @@ fn commands_for_each_request(state: State) -> f64 {
 type App = BoxCloneSyncService<Request<Body>, Response<Body>, Infallible>;
 
 fn ring(server: &Server) -> KeyRing {
-    let pepper = Pepper::new(1, b"the pepper that all instances have").expect("it is long enough");
+    let pepper = Pepper::new(1, b"the pepper that all instances share").expect("it is long enough");
     let ring = KeyRing::builder("peers", store(server)).pepper(pepper);
     ring.build().expect("the prefix is valid")
 }
 
-/// Returns a service as one process runs it.
+/// Returns the service of one process.
 fn instance(server: &Server, state: State, origin: &CachedOrigin) -> App {
     let store = store(server);
     let limits = RateLimitLayer::builder(store.clone(), Partition::identity());
@@ -248,10 +264,10 @@ fn instance(server: &Server, state: State, origin: &CachedOrigin) -> App {
                 .build()
                 .expect("the defaults are valid"),
         )
-        .rate_limit_by_identity(limits.build().expect("the policies fit one another"))
+        .rate_limit_by_identity(limits.build().expect("the policies are valid"))
         .cache(cache.build().expect("the defaults are valid"))
         .build()
-        .expect("the layers fit one another");
+        .expect("the stack is valid");
     let service = gate.layer(origin.service());
     BoxCloneSyncService::new(ServiceExt::<Request<Body>>::map_response(
         service,
@@ -259,13 +275,13 @@ fn instance(server: &Server, state: State, origin: &CachedOrigin) -> App {
     ))
 }
 
-/// Asks for the one answer as a caller, or as nobody.
+/// Requests the response, with or without a key.
 async fn ask(app: &App, caller: Option<&HeaderValue>) {
     let mut request = match caller {
         Some(caller) => Requests::bearing(CREDENTIAL, [caller.clone()]).next(),
         None => Requests::anonymous().next(),
     };
-    *request.uri_mut() = "/v1/items/7?page=1".parse().expect("it is a target");
+    *request.uri_mut() = "/v1/items/7?page=1".parse().expect("the target is valid");
     let mut app = app.clone();
     let ready = app.ready().await.expect("no layer fails");
     let response = ready.call(request).await.expect("no layer fails");
@@ -275,7 +291,7 @@ async fn ask(app: &App, caller: Option<&HeaderValue>) {
         .expect("the body ends");
 }
 
-/// Asks until what was made for this caller lies on the server.
+/// Sends requests until the response of this caller is stored on the server.
 async fn until_hit(app: &App, caller: Option<&HeaderValue>, origin: &CachedOrigin) {
     for _ in 0..1_000 {
         let before = origin.asked();
@@ -288,13 +304,13 @@ async fn until_hit(app: &App, caller: Option<&HeaderValue>, origin: &CachedOrigi
     panic!("the cache stores nothing");
 }
 
-/// What scripts call: it counts as a part of them.
+/// Commands that scripts call. They count as part of the script.
 const IN_SCRIPTS: &str = "del expire get hdel hexists hget hgetall hmget hset incr mget pexpire \
      pexpireat pttl publish set time unlink zadd zcard zmscore zrange zrangebylex zrem \
      zremrangebyrank zremrangebyscore xadd xrevrange info lrange llen lindex lset ltrim lrem \
      rpush";
 
-/// Returns how many commands clients have given a server.
+/// Returns the number of commands that clients sent to a server.
 fn commands_at(server: &Server) -> u64 {
     let stats = server.ask(&["INFO", "commandstats"]).as_text();
     let lines = stats
@@ -362,7 +378,7 @@ fn policy(made: Result<Policy, portcullis::ConfigError>) -> Policy {
     made.expect("the quota is within bounds")
 }
 
-/// Returns what a caller takes of whom a hundred requests were counted.
+/// Returns the bytes of a caller after a hundred requests.
 fn bytes_of_a_partition(policies: &[Policy]) -> f64 {
     let (server, runtime) = (Server::start(), runtime());
     let store = store(&server);
@@ -372,15 +388,15 @@ fn bytes_of_a_partition(policies: &[Policy]) -> f64 {
         .collect();
     for _ in 0..100 {
         let taken = runtime.block_on(store.take(&partition(), &charges));
-        taken.expect("the server answers");
+        taken.expect("the server replies");
     }
     memory_of(&server, ":l:{", &[]) as f64
 }
 
-/// The number of entries of a kind by which their bytes are divided.
+/// The number of entries by which bytes are divided.
 const MANY: usize = 1_000;
 
-/// Returns what a key takes with its places in the lists, each of an owner of its own.
+/// Returns the bytes of a key with its index entries. Each key has a different owner.
 fn bytes_of_a_key() -> f64 {
     let (server, runtime) = (Server::start(), runtime());
     let manager = KeyManager::new(&ring(&server));
@@ -423,14 +439,14 @@ fn bytes_of_a_record() -> f64 {
     memory_of(&server, ":log:access", &[]) as f64 / MANY as f64
 }
 
-/// Returns what the keys take whose names contain `part`, and end in none of these.
+/// Returns the bytes of all keys whose names contain `part` and have none of these suffixes.
 fn memory_of(server: &Server, part: &str, but: &[&str]) -> i64 {
     let names = server.keys();
     let names = names.iter().filter(|name| name.contains(part));
     let names: Vec<_> = names
         .filter(|name| !but.iter().any(|end| name.ends_with(end)))
         .collect();
-    assert!(!names.is_empty(), "nothing lies there");
+    assert!(!names.is_empty(), "no key matches");
     let bytes = |name: &&String| {
         server
             .ask(&["MEMORY", "USAGE", name, "SAMPLES", "0"])

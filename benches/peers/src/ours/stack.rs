@@ -1,11 +1,18 @@
-//! Our layers, alone and stacked by `Gate`, beside the glued stack.
+//! Our layers, alone and stacked by `Gate`, and the glued stack.
 
 use std::fmt::Debug;
 use std::io;
 
 use axum::body::Body;
 use http::{Request, Response};
-use portcullis::{ClientAddrResolver, Gate, GateLayer, access_log::{AccessLogLayer, sinks::JsonLines}, api_key::ApiKeyLayer, cache::CacheLayer, rate_limit::{Partition, RateLimitFields, RateLimitLayer}, store::MemoryStore};
+use portcullis::{
+    ClientAddrResolver, Gate, GateLayer,
+    access_log::{AccessLogLayer, sinks::JsonLines},
+    api_key::ApiKeyLayer,
+    cache::CacheLayer,
+    rate_limit::{Partition, RateLimitFields, RateLimitLayer},
+    store::MemoryStore,
+};
 use tower::{Layer, Service};
 
 use super::{keys::Keys, limits};
@@ -29,7 +36,7 @@ pub fn cases() -> Vec<Case> {
     let mut cases = vec![
         Case::bare("stack", drive(origin(), keys.requests())),
         bare_router("stack/router"),
-        // Under the layers that need an identity: whatever finds it out is no cost of theirs.
+        // The bare service of layers that need an identity, which excludes authentication.
         Case::bare("stack/identified", drive_identified(&keys, origin())),
     ];
     cases.extend(alone(&keys));
@@ -88,8 +95,8 @@ fn stacked(keys: &Keys) -> Vec<Case> {
     ]
 }
 
-/// Returns the work of a row whose requests bear an identity, and no credential: the layer of keys has
-/// taken it away.
+/// Returns the work of a row whose requests have an identity and no credential, as after the API
+/// key layer.
 fn drive_identified<S, B>(keys: &Keys, service: S) -> Run
 where
     S: Service<Request<Body>, Response = Response<B>, Error: Debug> + 'static,
@@ -98,7 +105,7 @@ where
     drive(keys.identified(service), Requests::anonymous())
 }
 
-/// Returns all layers, stacked; the limiters send these fields.
+/// Returns all layers stacked, with these fields on responses.
 pub fn gate(keys: &Keys, fields: RateLimitFields) -> FullGate {
     let store = MemoryStore::new();
     let by_address = Partition::client_addr(ClientAddrResolver::default());
@@ -109,7 +116,7 @@ pub fn gate(keys: &Keys, fields: RateLimitFields) -> FullGate {
         .rate_limit_by_identity(limit(store.clone(), Partition::identity(), fields))
         .cache(CacheLayer::new(store))
         .build()
-        .expect("the layers fit one another")
+        .expect("the stack is valid")
 }
 
 fn limit(store: MemoryStore, partition: Partition, fields: RateLimitFields) -> RateLimitLayer {

@@ -1,4 +1,4 @@
-//! `axum_gcra` without its layer, which is of an axum before ours.
+//! `axum_gcra` without its layer, which needs an older axum.
 
 use std::hash::RandomState;
 use std::net::IpAddr;
@@ -20,7 +20,7 @@ fn of<K: Key>() -> Vec<Case> {
     decisions(Who::Peer("axum_gcra"), limiter, allow::<K>)
 }
 
-/// So wide that no row is ever denied.
+/// A limit that denies no row.
 fn allow<K: Key>(limiter: &RateLimiter<K>, key: &K) {
     let burst = NonZeroU64::new(1_000_000_000).expect("it is not zero");
     let quota = Quota::new(Duration::from_secs(1), burst);

@@ -1,4 +1,4 @@
-//! Not a crate but a floor: the least that a cache can do on a hit, checking nothing; and the origin.
+//! A lower bound: the minimal work of a cache hit, without checks; and the origin.
 
 use std::convert::Infallible;
 use std::future::ready;

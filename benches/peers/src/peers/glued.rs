@@ -1,4 +1,4 @@
-//! The stack that an application would build today of other crates: `TraceLayer`, `tower_governor` by
+//! The stack that an application would build from other crates: `TraceLayer`, `tower_governor` by
 //! address and by caller, a SHA-256 key check in a map, and `axum-response-cache`.
 
 use std::collections::HashMap;
@@ -28,11 +28,11 @@ use crate::workload::{
 
 const NAME: &str = "glued";
 
-/// For how long the cache stores responses. It reads no `Cache-Control`, so it stands only around the
-/// routes whose responses may be stored.
+/// The TTL of the cache. It does not read `Cache-Control`, so it wraps only the routes with
+/// storable responses.
 const LIFESPAN: Duration = Duration::from_secs(3600);
 
-/// Returns the rows of the suite `stack`; its requests bear `secrets`.
+/// Returns the rows of the suite `stack`, with `secrets` as keys.
 pub fn cases(secrets: &[HeaderValue], requests: &Requests) -> Vec<Case> {
     let (glued, cached) = (Glued::new(secrets), CachedOrigin::default());
     let miss = glued.clone().around(origin());
@@ -53,7 +53,7 @@ pub fn cases(secrets: &[HeaderValue], requests: &Requests) -> Vec<Case> {
     ]
 }
 
-/// The layers that stand around all routes, and the callers that they know.
+/// The layers around all routes, and their callers.
 #[derive(Clone)]
 pub struct Glued {
     check: KeyCheck,
@@ -70,13 +70,13 @@ impl Glued {
         }
     }
 
-    /// Returns the row of a server whose routes have these layers around them.
+    /// Returns the row of a server with these layers around its routes.
     pub fn row(&self, name: &'static str, router: Router, requests: Requests) -> Case {
         let router = self.around_routes(router);
         Case::metered(name, Who::Peer(NAME), serve(|| logged(router), requests)).whole()
     }
 
-    /// Returns the row of the same, with a cache that holds every response already.
+    /// Returns the same row with a filled cache.
     pub fn hits(&self, name: &'static str, requests: Requests) -> Case {
         let origin = JsonOrigin::cacheable();
         let cached = origin.router().layer(CacheLayer::with_lifespan(LIFESPAN));
@@ -90,7 +90,7 @@ impl Glued {
         router.layer(layer_fn(move |route: Route| glued.clone().around(route)))
     }
 
-    /// Puts the layers around a service.
+    /// Wraps a service in the layers.
     pub fn around<S>(
         self,
         service: S,
@@ -120,17 +120,17 @@ impl Glued {
     }
 }
 
-/// Makes this thread write spans and events as JSON, as long as what is returned beside the router.
+/// Makes this thread write spans and events as JSON while the returned guard is alive.
 fn logged(router: Router) -> (Router, DefaultGuard) {
     let subscriber = json_subscriber(Level::INFO);
     (router, tracing::subscriber::set_default(subscriber))
 }
 
-/// A caller that is known by its key, as a request's extension.
+/// An authenticated caller, as a request extension.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 struct Caller(Arc<str>);
 
-/// Looks up the caller by the SHA-256 of the key.
+/// Looks the caller up by the SHA-256 of the key.
 #[derive(Clone)]
 struct KeyCheck(Arc<HashMap<[u8; 32], Caller>>);
 
@@ -152,7 +152,7 @@ impl<B> ValidateRequest<B> for KeyCheck {
     }
 }
 
-/// Limits by the caller.
+/// Limits by caller.
 #[derive(Clone)]
 struct ByCaller;
 

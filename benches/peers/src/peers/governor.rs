@@ -42,7 +42,7 @@ fn default<K: Key>() -> Limiter<K, std::hash::RandomState> {
     RateLimiter::dashmap(wide())
 }
 
-/// So wide that no row is ever denied.
+/// A limit that denies no row.
 fn wide() -> Quota {
     let burst = NonZeroU32::new(1_000_000_000).expect("it is not zero");
     Quota::per_second(NonZeroU32::MIN).allow_burst(burst)

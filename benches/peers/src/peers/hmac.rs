@@ -1,4 +1,4 @@
-//! One HMAC-SHA-256 of a key of 90 bytes: what verifying a key cannot do without.
+//! One HMAC-SHA-256 of a key of 90 bytes: the minimum for verifying a key.
 
 use std::hint::black_box;
 
@@ -12,7 +12,7 @@ pub fn cases() -> Vec<Case> {
 }
 
 fn digest() -> Run {
-    // The pepper's schedule is worked out once, as whoever verifies more than one key would.
+    // The HMAC key schedule is computed once.
     let keyed =
         Hmac::<Sha256>::new_from_slice(&[7; 32]).expect("HMAC takes a pepper of any length");
     Box::new(move |iterations| {

@@ -10,7 +10,7 @@ use crate::workload::{CachedOrigin, Requests, drive, drive_hits};
 
 pub fn cases() -> Vec<Case> {
     let origin = CachedOrigin::default();
-    // The default holds 42 responses, which the requests' targets would drive out.
+    // The default capacity of 42 responses is less than the number of targets.
     let layer = ServerCacheLayer::new(MokaManager::new(Cache::new(10_000)));
     let bare = crate::workload::origin();
     let uncacheable = drive(layer.clone().layer(bare), Requests::anonymous());

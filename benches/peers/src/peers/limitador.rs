@@ -1,4 +1,4 @@
-//! `limitador`, in memory and on Redis. What it is asked by is text: so only the rows of strings.
+//! `limitador`, in memory and on Redis. Its keys are strings, so it has only the rows of strings.
 
 use std::collections::HashMap;
 use std::rc::Rc;
@@ -16,7 +16,7 @@ pub fn cases() -> Vec<Case> {
     decisions::<String, _, _>(Who::Peer("limitador"), limiter, allow)
 }
 
-/// Counts exactly, as far as it does: it looks, and then it adds.
+/// Counts without batching: reads, and then adds.
 pub fn on_redis(name: &'static str, server: &Rc<Server>) -> Case {
     let runtime = runtime();
     let storage = runtime.block_on(AsyncRedisStorage::new(&server.url()));

@@ -1,4 +1,4 @@
-//! The peers' rows, a file for each of them.
+//! The rows of the peers, one file per peer.
 
 pub mod axum_gcra;
 pub mod axum_response_cache;

@@ -1,4 +1,4 @@
-//! `redis-benchmark`: our script, with our arguments, driven as fast as the server goes.
+//! `redis-benchmark`: our script, with our arguments, at the maximum rate of the server.
 
 use std::process::Command;
 use std::rc::Rc;
@@ -11,18 +11,18 @@ const NUMBERS: &str = include_str!("../../../../src/store/redis/scripts/numbers.
 const DECIDE: &str = include_str!("../../../../src/store/redis/scripts/decide.lua");
 const TAKE: &str = include_str!("../../../../src/store/redis/scripts/take.lua");
 
-/// The algorithms by which there are rows.
+/// The algorithms with rows.
 pub const FIXED_WINDOW: &str = include_str!("../../../../src/store/redis/scripts/fixed_window.lua");
 pub const TOKEN_BUCKET: &str = include_str!("../../../../src/store/redis/scripts/token_bucket.lua");
 
-/// Runs a call of our script by one connection on which as many are under way as our tasks keep there.
+/// Calls our script on one connection, with as many calls in flight as our tasks have.
 pub fn case(name: &'static str, server: &Rc<Server>, algorithm: &str, command: &[Vec<u8>]) -> Case {
     let (server, command) = (Rc::clone(server), without_nuls(server, algorithm, command));
-    // What comes first is thrown away: it only tells how many commands fill a batch.
+    // The first result only sets the number of commands per batch.
     let mut in_a_second = 20_000.0;
     let rate: Rate = Box::new(move |time: Duration| {
         let count = (in_a_second * time.as_secs_f64()) as usize;
-        // It aborts now and then if the last ones do not fill its pipeline.
+        // It may abort if the last commands do not fill its pipeline.
         let count = count.next_multiple_of(TASKS).max(10 * TASKS);
         in_a_second = run(&server, &command, count);
         in_a_second
@@ -37,29 +37,34 @@ fn run(server: &Server, command: &[String], count: usize) -> f64 {
         .args(["-n", &count.to_string(), "--csv"])
         .args(command)
         .output()
-        .expect("redis-benchmark comes with redis-server (Debian: redis-tools)");
+        .expect("redis-benchmark is installed (Debian: redis-tools)");
     let csv = String::from_utf8_lossy(&output.stdout);
-    // The name of the test comes first, whatever it is; then seven numbers, of which this is one.
+    // The first column is the name of the test, followed by seven numbers.
     let rate = csv.trim_end().rsplit("\",\"").nth(6);
     let rate = rate.and_then(|rate| rate.parse().ok());
-    rate.unwrap_or_else(|| panic!("redis-benchmark says {output:?}"))
+    rate.unwrap_or_else(|| panic!("unexpected output of redis-benchmark: {output:?}"))
 }
 
-/// Returns the same command as words that `redis-benchmark` can pass on.
+/// Returns the same command in arguments that `redis-benchmark` supports.
 ///
-/// It ends an argument at the first NUL, and so what our script is told of the policies stands as
-/// a constant in a script that is the same otherwise; as many bytes are sent in its place.
+/// It ends an argument at the first NUL. The parameters of the policies are therefore a constant in
+/// an otherwise equal script, and as many bytes are sent in their place.
 fn without_nuls(server: &Server, algorithm: &str, command: &[Vec<u8>]) -> Vec<String> {
     let [evalsha, digest, rest @ .., charges] = command else {
-        panic!("it is no call of a script: {command:?}");
+        panic!("not a call of a script: {command:?}");
     };
     let script = [NUMBERS, algorithm, DECIDE, TAKE].join("\n");
     let known = server.ask(&["SCRIPT", "LOAD", &script]).as_text();
-    assert_eq!(known.as_bytes(), digest, "our store runs another script");
+    assert_eq!(
+        known.as_bytes(),
+        digest,
+        "the store runs a different script"
+    );
     let constant: String = charges.iter().map(|byte| format!("\\{byte:03}")).collect();
     let script = format!("local ARGV = {{ ARGV[1], '{constant}' }}\n{script}");
     let digest = server.ask(&["SCRIPT", "LOAD", &script]).as_text();
-    let text = |word: &Vec<u8>| String::from_utf8(word.clone()).expect("only the last is no text");
+    let text =
+        |word: &Vec<u8>| String::from_utf8(word.clone()).expect("only the last argument is binary");
     let mut words = vec![text(evalsha), digest];
     words.extend(rest.iter().map(text));
     words.push("x".repeat(charges.len()));

@@ -1,4 +1,4 @@
-//! Caches of any value as stores of answers, each with our answers, our weights and one shard.
+//! General caches as cache stores, each with our responses, our weights and one shard.
 
 use std::sync::Arc;
 
@@ -23,7 +23,7 @@ pub fn cases() -> Vec<Case> {
             .estimated_items_capacity(1_024)
             .weight_capacity(STORE_BYTES)
             .build()
-            .expect("all that is needed is set"),
+            .expect("the configuration is complete"),
         Weigh,
         quick_cache::DefaultHashBuilder::default(),
         quick_cache::sync::DefaultLifecycle::default(),

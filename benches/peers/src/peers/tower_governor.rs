@@ -1,4 +1,4 @@
-//! `tower_governor`: by the client's address with and without headers, and by an API key.
+//! `tower_governor`: by client address with and without headers, and by API key.
 
 use std::time::Duration;
 
@@ -63,7 +63,7 @@ where
     GovernorLayer::new(config.expect("neither the burst nor the period is zero"))
 }
 
-/// So wide that no row is ever denied.
+/// A limit that denies no row.
 pub fn wide() -> GovernorConfigBuilder<PeerIpKeyExtractor, NoOpMiddleware> {
     let mut builder = GovernorConfigBuilder::default();
     builder
@@ -72,7 +72,7 @@ pub fn wide() -> GovernorConfigBuilder<PeerIpKeyExtractor, NoOpMiddleware> {
     builder
 }
 
-/// Limits by the client's key, as an application would write it.
+/// Limits by API key, as an application would write it.
 #[derive(Clone)]
 struct ApiKey;
 

@@ -1,4 +1,4 @@
-//! `tower-http`'s bearer checks: one token compared, nothing looked up.
+//! `tower-http`'s bearer checks: one token comparison, without a lookup.
 
 use std::future::{Ready, ready};
 
@@ -13,11 +13,11 @@ use crate::harness::Case;
 use crate::workload::{Requests, drive, origin};
 
 pub fn cases() -> Vec<Case> {
-    // As long as the keys that `hmac` digests.
+    // The length of the keys in `hmac`.
     let bearer = format!("Bearer {}", "k".repeat(90));
-    let value = HeaderValue::try_from(&bearer).expect("a bearer of letters is a header's value");
+    let value = HeaderValue::try_from(&bearer).expect("letters are a valid header value");
     let requests = Requests::bearing(AUTHORIZATION, [value.clone()]);
-    // The deprecated `bearer` checks the same in the same way, but for the status of a refusal.
+    // The deprecated `bearer` makes the same check with a different status.
     let validate = ValidateRequestHeaderLayer::has_header_value("authorization", &bearer)
         .expect("the header's name is valid");
     let authorize = AsyncRequireAuthorizationLayer::new(OneBearer(value));

@@ -1,4 +1,4 @@
-//! `tower-http-cache` on a hit, with its moka store. It wants bodies that are `Sync`.
+//! `tower-http-cache` on a hit, with its moka store. It needs bodies that are `Sync`.
 
 use std::time::Duration;
 

@@ -1,4 +1,4 @@
-//! `tower-http`'s `TraceLayer`, with JSON lines to a sink, and with nobody listening.
+//! `tower-http`'s `TraceLayer`, with JSON lines to a sink, and without a subscriber.
 
 use std::io;
 
@@ -34,14 +34,14 @@ pub fn cases() -> Vec<Case> {
     ]
 }
 
-/// A span and one event for each request: the least that is an access log.
+/// A span and one event per request, the minimum of an access log.
 pub fn one_event() -> TraceLayer<HttpMakeClassifier> {
     TraceLayer::new_for_http()
         .make_span_with(DefaultMakeSpan::new().level(Level::INFO))
         .on_response(DefaultOnResponse::new().level(Level::INFO))
 }
 
-/// Returns what listens to spans and events, and writes them as JSON to a sink.
+/// Returns a subscriber that writes spans and events as JSON to a sink.
 pub fn json_subscriber(level: Level) -> impl Subscriber + Send + Sync {
     tracing_subscriber::fmt()
         .json()
@@ -50,8 +50,8 @@ pub fn json_subscriber(level: Level) -> impl Subscriber + Send + Sync {
         .finish()
 }
 
-/// Listens while `run` runs and no longer: a subscriber that lives would be asked by the rows
-/// that measure what it costs to have none.
+/// Installs the subscriber only while `run` runs, because it would affect the rows without a
+/// subscriber.
 pub fn in_json(level: Level, mut run: Run) -> Run {
     Box::new(move |iterations| {
         tracing::subscriber::with_default(json_subscriber(level), || run(iterations));

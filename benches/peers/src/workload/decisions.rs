@@ -1,4 +1,4 @@
-//! Decisions without HTTP: keys of three kinds, in four numbers, by one thread and by two.
+//! Decisions without HTTP: three kinds of keys, four numbers of keys, one and two threads.
 
 use std::hash::Hash;
 use std::net::{IpAddr, Ipv4Addr};
@@ -8,16 +8,16 @@ use std::sync::{Arc, Barrier, LazyLock};
 use super::clients::key;
 use crate::harness::{Case, Run, Who, allocator};
 
-/// The number of keys that a store is filled with, to learn what one of them takes.
+/// The number of keys for the measurement of bytes per key.
 const MANY: usize = 1_000_000;
 
 const COUNTS: [(usize, &str); 4] = [(1, "1"), (1_000, "1k"), (100_000, "100k"), (MANY, "1m")];
 
-/// What a limiter is asked by.
+/// A kind of key.
 pub trait Key: Clone + Hash + Eq + Send + Sync + 'static {
     const NAME: &'static str;
 
-    /// Returns a million keys; all rows use the same ones, where they lie.
+    /// Returns a million keys. All rows use the same allocations.
     fn all() -> &'static [Self];
 }
 
@@ -52,10 +52,10 @@ impl Key for u64 {
     }
 }
 
-/// Returns the rows of a limiter that is asked by keys of this kind.
+/// Returns the rows of a limiter with keys of this kind.
 ///
-/// It is asked for each key once before, so that all are known, and by a limit so wide that none
-/// is ever denied, and so slow to refill that none is ever forgotten.
+/// Each key is used once before the measurement, so that all are known. The limit denies nothing,
+/// and its refill is so slow that no state expires.
 pub fn decisions<K, L, D>(who: Who, limiter: impl Fn() -> L, decide: D) -> Vec<Case>
 where
     K: Key,
@@ -79,7 +79,7 @@ where
     cases.collect()
 }
 
-/// Returns how many bytes a limiter holds for each of a million keys.
+/// Returns the bytes per key of a limiter with a million keys.
 pub fn bytes_per_key<L>(limiter: impl FnOnce() -> L, take: impl Fn(&L, &String)) -> f64 {
     let keys = String::all();
     let (_limiter, bytes) = allocator::live_bytes(|| {
@@ -92,13 +92,13 @@ pub fn bytes_per_key<L>(limiter: impl FnOnce() -> L, take: impl Fn(&L, &String))
 
 fn run<K>(keys: &[K], at: &mut usize, times: u64, decide: impl Fn(&K)) {
     for _ in 0..times {
-        // Has no divisor in common with any of the counts: each key has its turn, far from the last.
+        // Coprime to all counts: every key has its turn, far from the previous one in memory.
         *at = (*at + 618_033) % keys.len();
         decide(&keys[*at]);
     }
 }
 
-/// The same work, while another thread does it too, on the same keys; only ours is measured.
+/// The same work while another thread does it on the same keys. Only this thread is measured.
 fn beside_another<K: Key>(keys: &'static [K], decide: impl Fn(&K) + Sync + 'static) -> Run {
     let mut at = 0;
     Box::new(move |times| {

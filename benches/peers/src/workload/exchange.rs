@@ -15,9 +15,9 @@ use super::origin::CachedOrigin;
 use super::requests::Requests;
 use crate::harness::Run;
 
-/// Returns the work of a row: a request built, answered by `service`, and its body read.
+/// Returns the work of a row: builds a request, calls `service`, and reads the response body.
 ///
-/// It panics at an answer that is no success, so that no row can measure refusals by mistake.
+/// Panics if the response is not successful, so that no row measures rejections.
 pub fn drive<S, B>(mut service: S, mut requests: Requests) -> Run
 where
     S: Service<Request<Body>, Response = Response<B>, Error: Debug> + 'static,
@@ -30,9 +30,9 @@ where
     })
 }
 
-/// Returns the same work in front of a cache that holds every answer already.
+/// Returns the same work with a filled cache.
 ///
-/// It panics when a batch reaches the origin, so that no row can measure misses by mistake.
+/// Panics if a batch reaches the origin, so that no row measures misses.
 pub fn drive_hits<S, B>(mut service: S, origin: &CachedOrigin, requests: Requests) -> Run
 where
     S: Service<Request<Body>, Response = Response<B>, Error: Debug> + 'static,
@@ -47,7 +47,7 @@ where
     })
 }
 
-/// Asks for each target until the origin is spared: a cache may store behind the caller's back.
+/// Requests each target until the origin is not called. A cache may store in the background.
 fn prime<S, B>(service: &mut S, origin: &CachedOrigin, mut requests: Requests)
 where
     S: Service<Request<Body>, Response = Response<B>, Error: Debug>,
@@ -59,7 +59,7 @@ where
             exchange(service, requests.clone().next());
             let is_stored = origin.asked() == asked;
             if attempt >= 100 && !is_stored {
-                // Whoever stores behind the caller's back needs a core to do it on.
+                // A cache that stores in the background needs a core.
                 thread::sleep(Duration::from_micros(100));
             }
             is_stored
@@ -69,7 +69,7 @@ where
     }
 }
 
-/// Has one request answered, and its body read.
+/// Sends one request, and reads the response body.
 pub fn answered<S, B>(service: &mut S, request: Request<Body>)
 where
     S: Service<Request<Body>, Response = Response<B>, Error: Debug>,
@@ -91,7 +91,7 @@ where
     };
     assert!(
         response.status().is_success(),
-        "the row was answered {}",
+        "the response has status {}",
         response.status()
     );
     let (head, body) = response.into_parts();
@@ -99,7 +99,7 @@ where
     drain(body, &mut context);
 }
 
-/// Reads a body as hyper does: one that says that it has ended is not asked again.
+/// Reads a body as hyper does, without a poll after `is_end_stream`.
 fn drain(body: impl http_body::Body, context: &mut Context<'_>) {
     let mut body = pin!(body);
     while !body.is_end_stream() {
@@ -113,6 +113,6 @@ fn drain(body: impl http_body::Body, context: &mut Context<'_>) {
 fn at_once<T>(poll: Poll<T>) -> T {
     match poll {
         Poll::Ready(ready) => ready,
-        Poll::Pending => panic!("a row in memory answers at once"),
+        Poll::Pending => panic!("a row in memory is always ready"),
     }
 }

@@ -1,4 +1,4 @@
-//! A real server on the loopback, in a thread of its own, and what loads it.
+//! A real server on the loopback, in a separate thread, and its client.
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -24,8 +24,8 @@ const CONNECTIONS: usize = 32;
 
 /// Returns the work of a row: requests over the wire, whose cost is the CPU time of the server.
 ///
-/// `router` runs in the server's thread, and returns beside the router what that thread holds until
-/// the end, such as its default subscriber. A response that is no success panics.
+/// `router` runs in the server's thread. It returns the router and a value that lives as long as
+/// the thread, such as the guard of its default subscriber. Panics if a response is not successful.
 pub fn serve<E>(
     router: impl FnOnce() -> (Router, E) + Send + 'static,
     requests: Requests,
@@ -39,9 +39,9 @@ pub fn serve<E>(
     })
 }
 
-/// Returns the same work in front of a cache that holds every response already.
+/// Returns the same work with a filled cache.
 ///
-/// It panics when a batch reaches the origin.
+/// Panics if a batch reaches the origin.
 pub fn serve_hits<E>(
     router: impl FnOnce() -> (Router, E) + Send + 'static,
     origin: &JsonOrigin,
@@ -63,7 +63,7 @@ pub fn serve_hits<E>(
     })
 }
 
-/// A server of one thread, which says what that thread has spent. It ends when this is dropped.
+/// A server on one thread that reports the cost of that thread. It stops on drop.
 struct Server {
     addr: SocketAddr,
     ask: UnboundedSender<mpsc::Sender<Spent>>,
@@ -106,11 +106,11 @@ async fn run(
     while let Some(reply) = asked.recv().await {
         reply
             .send(Spent::by_this_thread())
-            .expect("the row waits for what was spent");
+            .expect("the row waits for the cost");
     }
 }
 
-/// Connections to one server, and the requests that are sent over them in turn.
+/// Connections to one server, and the requests to send over them in turn.
 struct Load {
     runtime: Runtime,
     connections: Vec<SendRequest<Body>>,
@@ -170,17 +170,17 @@ async fn connect(addr: SocketAddr) -> SendRequest<Body> {
 }
 
 async fn exchange(connection: &mut SendRequest<Body>, request: Request<Body>) {
-    connection.ready().await.expect("the connection is kept");
+    connection.ready().await.expect("the connection stays open");
     let response = connection.send_request(request).await;
     let response = response.expect("the server responds");
     assert!(
         response.status().is_success(),
-        "the row was answered {}",
+        "the response has status {}",
         response.status()
     );
     to_bytes(Body::new(response.into_body()), usize::MAX)
         .await
-        .expect("the body arrives whole");
+        .expect("the body is complete");
 }
 
 fn runtime() -> Runtime {

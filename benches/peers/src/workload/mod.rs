@@ -1,4 +1,4 @@
-//! What every layer is measured on: the requests, the services under it, and one exchange.
+//! The requests, inner services and exchanges of every measurement.
 
 mod clients;
 mod decisions;
@@ -18,17 +18,17 @@ pub use requests::{CREDENTIAL, Requests};
 
 use crate::harness::Case;
 
-/// Returns the row of a bare `service_fn`, to stand under the cases whose names begin with `name`.
+/// Returns the row of a bare `service_fn` for the cases with the prefix `name`.
 pub fn bare_service_fn(name: &'static str) -> Case {
     Case::bare(name, drive(origin(), Requests::default()))
 }
 
-/// Returns the same, of requests that bear no key.
+/// Returns the same row with requests without a key.
 pub fn bare_anonymous(name: &'static str) -> Case {
     Case::bare(name, drive(origin(), Requests::anonymous()))
 }
 
-/// Returns the row of a bare axum `Router`, to stand under the cases whose names begin with `name`.
+/// Returns the row of a bare axum `Router` for the cases with the prefix `name`.
 pub fn bare_router(name: &'static str) -> Case {
     Case::bare(name, drive(router(), Requests::default()))
 }

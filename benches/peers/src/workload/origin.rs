@@ -1,4 +1,4 @@
-//! The services that stand under the layers.
+//! The services inside the layers.
 
 use std::convert::Infallible;
 use std::future::{Ready, ready};
@@ -16,7 +16,7 @@ use http::{HeaderValue, Request, Response};
 use serde::Serialize;
 use tower::{Service, service_fn};
 
-/// Returns a `service_fn` that answers a few bytes of JSON.
+/// Returns a `service_fn` that responds with a few bytes of JSON.
 pub fn origin()
 -> impl Service<Request<Body>, Response = Response<Body>, Error = Infallible, Future: Send>
 + Clone
@@ -26,7 +26,7 @@ pub fn origin()
     service_fn(answer)
 }
 
-/// Returns an axum `Router` whose one route answers the same.
+/// Returns an axum `Router` with one route that responds with the same.
 pub fn router() -> Router {
     Router::new().route("/v1/items/{id}", get(|| async { small() }))
 }
@@ -43,7 +43,7 @@ fn small() -> Response<Body> {
     response
 }
 
-/// An origin of cacheable responses, 1 KiB and four headers each, that knows how often it was asked.
+/// An origin of cacheable responses, 1 KiB and four headers each, that counts its calls.
 #[derive(Clone, Default)]
 pub struct CachedOrigin {
     asked: Arc<AtomicU64>,
@@ -61,12 +61,12 @@ impl CachedOrigin {
         service_fn(move |_| counted(Arc::clone(&asked)))
     }
 
-    /// Returns how many responses were made so far.
+    /// Returns the number of responses.
     pub fn asked(&self) -> u64 {
         self.asked.load(Ordering::Relaxed)
     }
 
-    /// Returns the response that it makes.
+    /// Returns the response.
     pub fn response() -> Response<Body> {
         let mut response = Response::new(Body::from(Bytes::from_static(&[b'x'; 1024])));
         let headers = response.headers_mut();
@@ -84,14 +84,14 @@ impl CachedOrigin {
     }
 }
 
-/// Counts when it is polled, not when it is made: one of the peers makes this future on a hit too,
-/// and drops it.
+/// Counts when it is polled, not when it is created, because one of the peers creates and drops
+/// this future on a hit.
 async fn counted(asked: Arc<AtomicU64>) -> Result<Response<Body>, Infallible> {
     asked.fetch_add(1, Ordering::Relaxed);
     Ok(CachedOrigin::response())
 }
 
-/// The handler of a route that renders 1 KiB of JSON, which a cache may store or not.
+/// A handler that renders 1 KiB of JSON, storable or not.
 #[derive(Clone, Default)]
 pub struct JsonOrigin {
     asked: Arc<AtomicU64>,
@@ -116,7 +116,7 @@ impl JsonOrigin {
         Router::new().route("/v1/items/{id}", get(handler))
     }
 
-    /// Returns how many responses were made so far.
+    /// Returns the number of responses.
     pub fn asked(&self) -> u64 {
         self.asked.load(Ordering::Relaxed)
     }
@@ -134,7 +134,7 @@ impl JsonOrigin {
     }
 }
 
-/// A record as a handler would read it from a table.
+/// A record, as a handler would read it from a table.
 #[derive(Serialize)]
 struct Order {
     id: u32,

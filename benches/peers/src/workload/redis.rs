@@ -1,4 +1,4 @@
-//! A Redis server of the suite's own, and what is asked of it.
+//! A Redis server of the suite, and its load.
 
 use std::future::Future;
 use std::io::{BufRead, BufReader, Write};
@@ -14,34 +14,34 @@ use tokio::task::JoinSet;
 
 use crate::harness::Rate;
 
-/// How many tasks ask at the same time.
+/// The number of concurrent tasks.
 pub const TASKS: usize = 64;
 
-/// So long a call may take: what is measured is not what becomes of late ones.
+/// The timeout of a call, long enough that none is reached.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// A secret that all stores of the suite share.
+/// Returns the secret that all stores of the suite share.
 pub fn keys() -> StoreKeys {
     StoreKeys::from_secret(&[7; 32]).expect("the secret is long enough")
 }
 
-/// Returns a runtime of one thread, the one that asks: a client has a core, and its server another.
+/// Returns a runtime on the calling thread: client and server have a core each.
 pub fn runtime() -> Runtime {
     let runtime = Builder::new_current_thread().enable_all().build();
     runtime.expect("a runtime of one thread can be built")
 }
 
-/// Returns a store with a connection of its own.
+/// Returns a store with a separate connection.
 pub fn store(server: &Server) -> RedisStore {
     let config = RedisConfig::single(server.url())
         .rate_limit_timeout(PATIENCE)
         .api_key_timeout(PATIENCE)
         .cache_timeout(PATIENCE)
         .idle_timeout(PATIENCE);
-    RedisStore::new(config, keys()).expect("the server is where it is")
+    RedisStore::new(config, keys()).expect("the URL is valid")
 }
 
-/// Returns the work of a row that asks with [`TASKS`] tasks at once, each one thing after the other.
+/// Returns the work of a row with [`TASKS`] concurrent tasks, each with one call at a time.
 pub fn ask_at_once<F>(
     server: &Rc<Server>,
     runtime: Runtime,
@@ -52,7 +52,7 @@ where
 {
     let server = Rc::clone(server);
     Box::new(move |time| {
-        // It lives as long as whoever asks it.
+        // The server lives as long as the work.
         let _ = &server;
         let begun = Instant::now();
         let asked = runtime.block_on(async {
@@ -74,16 +74,18 @@ where
     })
 }
 
-/// Returns the words of the one command that `ask` puts to a server, as the server read them.
+/// Returns the words of the one command that `ask` sends, as the server received them.
 pub fn command_of(server: &Server, ask: impl FnOnce()) -> Vec<Vec<u8>> {
     let mut monitor = BufReader::new(TcpStream::connect(server.addr()).expect("the server is up"));
     monitor
         .get_mut()
         .write_all(b"MONITOR\r\n")
-        .expect("it reads");
+        .expect("the stream is readable");
     let mut line = || {
         let mut line = Vec::new();
-        monitor.read_until(b'\n', &mut line).expect("it answers");
+        monitor
+            .read_until(b'\n', &mut line)
+            .expect("the server replies");
         line
     };
     assert_eq!(line(), b"+OK\r\n");
@@ -99,7 +101,7 @@ pub fn command_of(server: &Server, ask: impl FnOnce()) -> Vec<Vec<u8>> {
     }
 }
 
-/// Reads what stands between quotes, as servers write it.
+/// Parses quoted words, as servers write them.
 fn words_in(line: &[u8]) -> Vec<Vec<u8>> {
     let (mut words, mut word) = (Vec::new(), None);
     let mut bytes = line.iter().copied();
@@ -112,7 +114,7 @@ fn words_in(line: &[u8]) -> Vec<Vec<u8>> {
         };
         match byte {
             b'"' => words.extend(word.take()),
-            b'\\' => open.push(match bytes.next().expect("something is escaped") {
+            b'\\' => open.push(match bytes.next().expect("an escape has a character") {
                 b'n' => b'\n',
                 b'r' => b'\r',
                 b't' => b'\t',

@@ -1,4 +1,4 @@
-//! Requests as a server hands them over: five headers and the client's address.
+//! Requests as a server creates them: five headers and the client address.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::{Arc, LazyLock};
@@ -10,10 +10,10 @@ use http::{HeaderName, HeaderValue, Request, Uri};
 
 use super::clients::{CLIENTS, api_keys, next_client};
 
-/// The header that bears a client's key, where a row does not choose another.
+/// The default header of a client's key.
 pub const CREDENTIAL: HeaderName = HeaderName::from_static("x-api-key");
 
-/// Builds a request of another client each time.
+/// Builds requests, one client after the other.
 #[derive(Clone)]
 pub struct Requests {
     credential: HeaderName,
@@ -23,8 +23,7 @@ pub struct Requests {
     turn: usize,
 }
 
-/// One set of clients for all rows: a row that brought its own would pay for other cache misses
-/// than its neighbour, and the rows would differ in more than their layers.
+/// One set of clients for all rows, so that their cache misses are comparable.
 static SHARED: LazyLock<Requests> = LazyLock::new(|| Requests {
     credential: CREDENTIAL,
     credentials: api_keys()
@@ -37,14 +36,14 @@ static SHARED: LazyLock<Requests> = LazyLock::new(|| Requests {
 });
 
 impl Default for Requests {
-    /// The clients bear [`api_keys`] in [`CREDENTIAL`].
+    /// Returns requests with [`api_keys`] in [`CREDENTIAL`].
     fn default() -> Self {
         SHARED.clone()
     }
 }
 
 impl Requests {
-    /// Makes requests whose fifth header is one of `credentials`, in turn.
+    /// Returns requests with one of `credentials` as fifth header, in turn.
     pub fn bearing(
         credential: HeaderName,
         credentials: impl IntoIterator<Item = HeaderValue>,
@@ -56,12 +55,12 @@ impl Requests {
         }
     }
 
-    /// Makes requests that bear no key, as a shared cache would like them.
+    /// Returns requests without a key, for shared caches.
     pub fn anonymous() -> Self {
         Self::bearing(ACCEPT_LANGUAGE, [HeaderValue::from_static("en")])
     }
 
-    /// Returns how many requests go by before the same one comes again.
+    /// Returns the number of distinct requests.
     pub fn distinct(&self) -> usize {
         CLIENTS
     }

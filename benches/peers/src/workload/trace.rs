@@ -1,31 +1,31 @@
-//! Accesses to a store of answers: some often, most seldom, and scans that come once.
+//! Accesses to a cache store: a few popular objects, many rare ones, and scans.
 
 use std::cell::Cell;
 use std::rc::Rc;
 
-/// The number of objects that are asked for more than once.
+/// The number of objects with more than one access.
 const POPULAR: usize = 1 << 14;
-/// How many stand in a scan, which begins again when all of them were asked for.
+/// The number of objects in a scan, which repeats.
 const SCANNED: usize = 3 * POPULAR;
-/// How many objects there are in all.
+/// The total number of objects.
 pub const OBJECTS: usize = POPULAR + SCANNED;
-/// How many bytes of memory the stores have: a tenth of what the popular objects take.
+/// The capacity of the stores in bytes: a tenth of the popular objects.
 pub const STORE_BYTES: u64 = 8 << 20;
-/// How many accesses there are before they begin again.
+/// The number of accesses before they repeat.
 const ACCESSES: usize = 1 << 19;
 
-/// Returns how long the body of an object is: half of them the shortest, a quarter twice that, up to
+/// Returns the length of an object's body: half of them the shortest, a quarter twice that, up to
 /// 64 KiB.
 pub fn body_bytes(object: usize) -> usize {
     512 << size_class(object)
 }
 
-/// Returns which of eight lengths an object has.
+/// Returns the index of an object's length, of eight.
 pub fn size_class(object: usize) -> usize {
     (mixed(object as u64).trailing_zeros() as usize).min(7)
 }
 
-/// Who asks for what: by a Zipf law of 0.9, and three of ten by a scan.
+/// The sequence of accesses: a Zipf law of 0.9, and three of ten in scans.
 #[derive(Clone)]
 pub struct Trace {
     accesses: Rc<[u32]>,
@@ -64,7 +64,7 @@ impl Trace {
     }
 }
 
-/// Counts which accesses found what they asked for.
+/// Counts the hits.
 #[derive(Clone, Default)]
 pub struct Hits {
     all: Rc<Cell<u64>>,

@@ -1,11 +1,11 @@
-//! A record as one line of JSON.
+//! Encoding of a record as one JSON line.
 
 use std::{borrow::Cow, cell::RefCell, time::Duration};
 
 use http::{HeaderName, header::USER_AGENT};
 
 use super::{
-    fixed::FixedMembers,
+    object::FixedMembers,
     object::Object,
     value::{push_bool, push_float, push_int},
     words::{
@@ -25,8 +25,8 @@ use crate::{
     },
 };
 
-/// A buffer that has grown beyond this is given back after the line.
-const KEPT_BYTES_MAX: usize = 64 << 10;
+/// A buffer with a larger capacity is freed after the line.
+const MAX_IDLE_BYTES: usize = 64 << 10;
 
 // By the cases of `words.rs`.
 static AUTH_OUTCOMES: FixedMembers<4> = FixedMembers::new();
@@ -36,28 +36,29 @@ static SOURCES: FixedMembers<6> = FixedMembers::new();
 static CACHE_FLAGS: FixedMembers<4> = FixedMembers::new();
 
 impl Record<'_> {
-    /// Writes the record as one line of JSON into a buffer that the thread keeps, and shows it.
+    /// Encodes the record as one JSON line into a thread-local buffer and passes it to `show`.
     ///
-    /// The line is one object and ends with a line feed: no other control stands in it.
+    /// The line is one JSON object and ends with a line feed. It contains no other control
+    /// character.
     pub fn with_json_line<T>(&self, names: FieldNaming, show: impl FnOnce(&[u8]) -> T) -> T {
         thread_local! {
             static LINE: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
         }
 
-        // The buffer is taken out: a sink that is called from within another finds an empty one,
-        // and so does a request that is dropped while its thread ends.
+        // The buffer is taken out: a nested call finds an empty one, and so does a request that is
+        // dropped while its thread ends.
         let mut line = LINE.try_with(RefCell::take).unwrap_or_default();
         line.clear();
         push_object(&mut line, self, names);
         line.push(b'\n');
         let shown = show(&line);
-        if line.capacity() <= KEPT_BYTES_MAX {
+        if line.capacity() <= MAX_IDLE_BYTES {
             let _ = LINE.try_with(|kept| kept.replace(line));
         }
         shown
     }
 
-    /// Returns the handler's own fields as a JSON object, if it wrote any.
+    /// Returns the custom fields of the handler as a JSON object, or `None` if it set none.
     pub fn fields_json(&self) -> Option<String> {
         if self.data().fields().is_empty() {
             return None;
@@ -144,7 +145,7 @@ impl Object<'_> {
             self.bool(Field::ClientMasked, true);
         }
         match record.peer_addr() {
-            // Most clients are the peer: what was written is copied.
+            // The client is usually the peer: copy the encoded address.
             peer @ Some(_) if peer == client => {
                 self.name(Field::PeerAddress);
                 self.out.extend_from_within(written);
@@ -262,8 +263,8 @@ impl Object<'_> {
         }
     }
 
-    /// Writes the handler's own fields. One that is named like a field of ours stands under
-    /// `field.`: no name stands twice in an object.
+    /// Writes the custom fields of the handler. A name that equals a built-in field is prefixed
+    /// with `field.`, so that names in the object are unique.
     fn fields(&mut self, record: &Record<'_>) {
         for (name, value) in record.data().fields() {
             let name = capped(name, SHORT_BYTES_MAX);
@@ -287,7 +288,7 @@ impl Object<'_> {
             }
             FieldValue::Int(int) => push_int(self.out, *int),
             FieldValue::Float(float) if float.is_finite() => push_float(self.out, *float),
-            FieldValue::Float(_) => self.out.extend_from_slice(b"null"),
+            FieldValue::Float(_) | FieldValue::Null => self.out.extend_from_slice(b"null"),
             FieldValue::Bool(bool) => push_bool(self.out, *bool),
         }
     }
@@ -307,7 +308,7 @@ impl Object<'_> {
         }
     }
 
-    /// Writes headers that were asked for: each name once, with all its values.
+    /// Writes the recorded headers: each name once, with all its values.
     fn headers<'r>(
         &mut self,
         prefix: &str,
@@ -331,7 +332,7 @@ impl Object<'_> {
         }
     }
 
-    /// Writes how long the request took: in seconds, but for ECS, which counts nanoseconds.
+    /// Writes the duration of the request: in seconds, or in nanoseconds for ECS.
     fn duration(&mut self, duration: Duration) {
         match self.names {
             FieldNaming::Ecs => self.int(Field::Duration, micros(duration).saturating_mul(1_000)),

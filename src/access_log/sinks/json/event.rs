@@ -1,4 +1,4 @@
-//! Audit events, notices and losses as lines of JSON.
+//! Encoding of audit events, notices and losses as JSON lines.
 
 use std::net::IpAddr;
 
@@ -14,7 +14,7 @@ use crate::{
     core::{audit::AuditEvent, error::StoreErrorKind, time::Timestamp},
 };
 
-/// Returns a line, without its line feed, that tells of records that were lost.
+/// Returns the line that reports lost records, without a line feed.
 pub(crate) fn loss(names: FieldNaming, at: Timestamp, reason: &str, lost: u64) -> Vec<u8> {
     event(names, at, LogLevel::Warn, LOSS_EVENT_NAME, |object| {
         object.text(Field::ErrorType, reason);
@@ -22,14 +22,14 @@ pub(crate) fn loss(names: FieldNaming, at: Timestamp, reason: &str, lost: u64) -
     })
 }
 
-/// Returns the line of a notice, without its line feed.
+/// Returns the line of a notice, without a line feed.
 pub(crate) fn notice(names: FieldNaming, at: Timestamp, message: &str) -> Vec<u8> {
     event(names, at, LogLevel::Warn, NOTICE_EVENT_NAME, |object| {
         object.text(Field::AuditMessage, &capped(message, TEXT_BYTES_MAX));
     })
 }
 
-/// Returns the line of an audit event, without its line feed.
+/// Returns the line of an audit event, without a line feed.
 pub(crate) fn audit(names: FieldNaming, at: Timestamp, audited: &AuditEvent) -> Vec<u8> {
     let level = audit_level(audited);
     event(names, at, level, audited.name(), |object| {
@@ -61,7 +61,7 @@ fn audit_level(event: &AuditEvent) -> LogLevel {
     }
 }
 
-/// Returns the line of an event that is no request.
+/// Returns the line of an event other than a request.
 fn event(
     names: FieldNaming,
     at: Timestamp,

@@ -1,8 +1,7 @@
-//! Records and events as lines of JSON.
+//! Encoding of records and events as JSON lines.
 
 mod encode;
 pub(super) mod event;
-mod fixed;
 mod object;
 mod time;
 mod value;

@@ -1,9 +1,8 @@
-//! A JSON object under construction.
+//! A JSON object that is being written.
 
-use std::{net::IpAddr, ops::Range, time::Duration};
+use std::{net::IpAddr, ops::Range, sync::OnceLock, time::Duration};
 
 use super::{
-    fixed::FixedMembers,
     time::push_rfc3339,
     value::{push_addr, push_bool, push_int, push_secs},
 };
@@ -18,17 +17,17 @@ use crate::{
     core::{json, time::Timestamp},
 };
 
-/// The kind of the line of a request's record, by its level.
+/// The members of the kind of a request record, by its level.
 static ACCESS_RECORD: FixedMembers<4> = FixedMembers::new();
 
-/// A JSON object that is being written.
+/// An incomplete JSON object and the naming of its fields.
 pub(super) struct Object<'a> {
     pub(super) out: &'a mut Vec<u8>,
     pub(super) names: FieldNaming,
 }
 
 impl Object<'_> {
-    /// Writes what every line begins with.
+    /// Writes the fields at the start of every line.
     pub(super) fn preamble(&mut self, at: Timestamp, level: LogLevel, name: &'static str) {
         // The first member of the object: no comma.
         let member = self.names.member(Field::Timestamp);
@@ -40,7 +39,7 @@ impl Object<'_> {
         self.kind(level, name);
     }
 
-    /// Writes what kind of a line it is.
+    /// Writes the level, the event name and the schema version.
     pub(super) fn kind(&mut self, level: LogLevel, name: &'static str) {
         self.word(Field::SeverityText, level.as_str());
         self.int(Field::SeverityNumber, level.severity_number());
@@ -60,7 +59,7 @@ impl Object<'_> {
         }
     }
 
-    /// Writes an address, which needs no escape, and returns where it stands.
+    /// Writes an address, which needs no escaping, and returns its range in the output.
     pub(super) fn addr(&mut self, field: Field, addr: IpAddr) -> Range<usize> {
         self.name(field);
         let from = self.out.len();
@@ -91,7 +90,7 @@ impl Object<'_> {
         push_secs(self.out, duration);
     }
 
-    /// Our own names need no escape.
+    /// Writes a field name, which needs no escaping.
     #[inline]
     pub(super) fn name(&mut self, field: Field) {
         let member = self.names.member(field);
@@ -105,17 +104,17 @@ impl Object<'_> {
         self.out.extend_from_slice(member.as_bytes());
     }
 
-    /// Neither do our own words.
+    /// Writes a constant, which needs no escaping.
     pub(super) fn word(&mut self, field: Field, word: &'static str) {
         self.plain(field, word);
     }
 
-    /// Writes a text that was found to need no escape.
+    /// Writes text that needs no escaping.
     pub(super) fn plain(&mut self, field: Field, word: &str) {
         self.plain_bytes(field, word.as_bytes());
     }
 
-    /// Writes bytes of ASCII that were found to need no escape.
+    /// Writes ASCII bytes that need no escaping.
     pub(super) fn plain_bytes(&mut self, field: Field, word: &[u8]) {
         debug_assert!(
             word.iter()
@@ -124,5 +123,35 @@ impl Object<'_> {
         self.text_name(field);
         self.out.extend_from_slice(word);
         self.out.push(b'"');
+    }
+}
+
+/// The members of each of `N` cases, by each naming convention, rendered once and then copied.
+pub(super) struct FixedMembers<const N: usize>([[OnceLock<Vec<u8>>; N]; 3]);
+
+impl<const N: usize> FixedMembers<N> {
+    pub(super) const fn new() -> Self {
+        Self([const { [const { OnceLock::new() }; N] }; 3])
+    }
+
+    /// Appends the members of a case to an object. They are rendered for the first object.
+    #[inline]
+    pub(super) fn push(
+        &self,
+        object: &mut Object<'_>,
+        case: usize,
+        render: impl FnOnce(&mut Object<'_>),
+    ) {
+        let names = object.names;
+        let members = self.0[names as usize][case].get_or_init(|| {
+            let mut out = Vec::new();
+            let mut object = Object {
+                out: &mut out,
+                names,
+            };
+            render(&mut object);
+            out
+        });
+        object.out.extend_from_slice(members);
     }
 }

@@ -1,16 +1,16 @@
-//! Times as RFC 3339 text.
+//! Timestamps as RFC 3339 text.
 
 use std::{cell::Cell, ops::Range};
 
 use crate::core::time::Timestamp;
 
-/// `"2026-01-01T00:00:00`: a moment by RFC 3339 as far as its second, with the quote before it.
+/// `"2026-01-01T00:00:00`: the opening quote and an RFC 3339 timestamp without fractional seconds.
 type Second = [u8; 20];
 
-/// Appends a moment by RFC 3339, quotes included: `"2026-01-01T00:00:00.000000Z"`.
+/// Appends an RFC 3339 timestamp with quotes: `"2026-01-01T00:00:00.000000Z"`.
 pub(super) fn push_rfc3339(out: &mut Vec<u8>, at: Timestamp) {
     thread_local! {
-        /// The second that this thread wrote last: the next record is likely of the same.
+        /// The last second that this thread wrote, which the next record probably shares.
         static LAST: Cell<(u64, Second)> = const { Cell::new((0, *b"\"1970-01-01T00:00:00")) };
     }
 
@@ -48,10 +48,10 @@ fn second(secs: u64) -> Second {
     text
 }
 
-/// Returns year, month and day of the day that many days after 1970-01-01.
+/// Returns the year, month and day of a number of days after 1970-01-01.
 ///
-/// Years are counted from the first of March, so that a leap day ends one: then the months before
-/// it have the same lengths in each year.
+/// Years start on March 1, so that a leap day is the last day of a year and the months before it
+/// have the same length in every year.
 fn civil(days: u64) -> (u64, u64, u64) {
     const DAYS_OF_400_YEARS: u64 = 146_097;
     const DAYS_FROM_0000_03_01: u64 = 719_468;
@@ -71,7 +71,7 @@ fn civil(days: u64) -> (u64, u64, u64) {
     (era * 400 + year_of_era + u64::from(month <= 2), month, day)
 }
 
-/// Appends the last `N` digits of a number, with zeros in front.
+/// Appends the last `N` digits of a number, padded with zeros.
 pub(super) fn push_digits<const N: usize>(out: &mut Vec<u8>, mut number: u64) {
     let mut digits = [b'0'; N];
     for digit in digits.iter_mut().rev() {
@@ -117,7 +117,8 @@ mod tests {
             let same_month = (next_year, next_month, next_day) == (year, month, day + 1);
             let new_month = (next_year, next_month, next_day) == (year, month + 1, 1);
             let new_year = (next_year, next_month, next_day) == (year + 1, 1, 1);
-            prop_assert!(same_month || (new_month && day >= 28) || (new_year && (month, day) == (12, 31)));
+            let new_year = new_year && (month, day) == (12, 31);
+            prop_assert!(same_month || (new_month && day >= 28) || new_year);
         }
     }
 }

@@ -1,10 +1,10 @@
-//! JSON numbers, addresses and other values that need no escape.
+//! JSON numbers, addresses and other values that need no escaping.
 
 use std::{io::Write, net::IpAddr, time::Duration};
 
 use super::time::push_digits;
 
-/// Appends an address; one of IPv4 without the detour of formatting.
+/// Appends an address, without the formatting machinery for IPv4.
 pub(super) fn push_addr(out: &mut Vec<u8>, addr: IpAddr) {
     match addr {
         IpAddr::V4(addr) => {
@@ -20,7 +20,7 @@ pub(super) fn push_addr(out: &mut Vec<u8>, addr: IpAddr) {
             }
             out.extend_from_slice(&text[..len - 1]);
         }
-        IpAddr::V6(addr) => write!(out, "{addr}").expect("a vector takes all that is written"),
+        IpAddr::V6(addr) => write!(out, "{addr}").expect("writing to a vector never fails"),
     }
 }
 
@@ -32,12 +32,12 @@ pub(super) fn push_bool(out: &mut Vec<u8>, bool: bool) {
     out.extend_from_slice(if bool { b"true" } else { b"false" });
 }
 
-/// Appends a finite number. `Debug` writes the shortest digits that read back the same.
+/// Appends a finite number. `Debug` writes the shortest digits that parse to the same value.
 pub(super) fn push_float(out: &mut Vec<u8>, float: f64) {
-    write!(out, "{float:?}").expect("a vector takes all that is written");
+    write!(out, "{float:?}").expect("writing to a vector never fails");
 }
 
-/// Appends a duration in seconds, to the microsecond, without rounding through a float.
+/// Appends a duration in seconds with microsecond precision, without rounding through a float.
 pub(super) fn push_secs(out: &mut Vec<u8>, duration: Duration) {
     push_int(out, duration.as_secs());
     out.push(b'.');

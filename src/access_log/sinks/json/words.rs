@@ -1,4 +1,4 @@
-//! The words of a record that all sinks share.
+//! Field values that all sinks share.
 
 use http::{Method, Version};
 
@@ -10,7 +10,7 @@ use crate::{
     core::record::{AuthOutcome, CacheSource, RateLimitDecision},
 };
 
-/// The value of OpenTelemetry for an unknown method.
+/// The OpenTelemetry value for an unknown method.
 pub(super) const OTHER_METHOD: &str = "_OTHER";
 
 /// Returns the event name of a record.
@@ -21,7 +21,7 @@ pub(crate) fn event_name(record: &Record<'_>) -> &'static str {
     }
 }
 
-/// Returns the number of the word for an outcome of authentication.
+/// Returns the reason for which authentication denied the request.
 pub(super) fn auth_case(auth: &AuthOutcome) -> usize {
     match auth {
         AuthOutcome::Allowed(_) => 0,
@@ -56,7 +56,7 @@ pub(super) fn source_case(source: CacheSource) -> usize {
     }
 }
 
-/// Returns why a caller was turned away.
+/// Returns the reason for which authentication denied the request.
 pub(crate) fn auth_reason(auth: Option<&AuthOutcome>) -> Option<&'static str> {
     match auth? {
         AuthOutcome::Denied { reason, .. } => Some(reason.as_str()),
@@ -64,7 +64,7 @@ pub(crate) fn auth_reason(auth: Option<&AuthOutcome>) -> Option<&'static str> {
     }
 }
 
-/// Returns the public id of the key that was presented.
+/// Returns the public id of the presented key.
 pub(crate) fn auth_key_id(auth: Option<&AuthOutcome>) -> Option<&str> {
     match auth? {
         AuthOutcome::Allowed(identity) => Some(identity.key_id()),
@@ -73,7 +73,7 @@ pub(crate) fn auth_key_id(auth: Option<&AuthOutcome>) -> Option<&str> {
     }
 }
 
-/// Returns a method of RFC 9110 or RFC 5789 as it is, and the others as one.
+/// Returns a method of RFC 9110 or RFC 5789 unchanged, and `_OTHER` for all others.
 pub(crate) fn method(method: &Method) -> &str {
     let known = [
         Method::GET,
@@ -93,7 +93,7 @@ pub(crate) fn method(method: &Method) -> &str {
     }
 }
 
-/// Returns a version as OpenTelemetry writes it: `1.1`, `2`, `3`.
+/// Returns a version in OpenTelemetry format: `1.1`, `2`, `3`.
 pub(crate) fn version(version: Version) -> Option<&'static str> {
     match version {
         Version::HTTP_09 => Some("0.9"),

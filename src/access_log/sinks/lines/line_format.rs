@@ -1,12 +1,12 @@
-//! The format of lines that are no records.
+//! The format of lines other than records.
 
 use crate::core::time::Timestamp;
 
-/// Writes lines that are no records in the format of the records, each with its line feed.
+/// Formats lines other than records like the records, each with its line feed.
 pub(in crate::access_log) trait Words: Send + Sync {
-    /// Returns the line that counts lost records.
+    /// Returns the line that reports lost records.
     fn loss(&self, at: Timestamp, reason: &'static str, lost: u64) -> Vec<u8>;
 
-    /// Returns the line of a notice, and its time.
+    /// Returns the line of a notice and its time.
     fn notice(&self, message: &str) -> (Timestamp, Vec<u8>);
 }

@@ -1,4 +1,4 @@
-//! Lines that the calling thread writes, or that a dedicated thread writes in the background.
+//! Line output on the calling thread or on a dedicated thread.
 
 use std::{
     fmt,
@@ -27,53 +27,54 @@ use crate::{
 
 /// The destination of finished lines.
 pub(crate) struct LineOutput {
-    way: Way,
+    mode: WriteMode,
     target: Arc<LogTarget>,
-    /// Read when something was lost, with each notice, and when the thread starts.
+    /// Read on losses, with each notice, and when the thread starts.
     words: Mutex<Arc<dyn Words>>,
 }
 
-enum Way {
-    /// To the writer, on the thread that made the line.
+enum WriteMode {
+    /// Calls the writer on the calling thread.
     Direct {
         writer: Mutex<Box<dyn Write + Send>>,
         lost: AtomicU64,
-        told: AtomicU64,
+        reported: AtomicU64,
     },
-    /// To a queue that a thread of its own empties into the writer.
+    /// Pushes to a queue that a dedicated thread writes.
     Queued(Arc<WriterQueue>),
 }
 
 impl LineOutput {
-    /// Calls the writer on the thread that makes the line.
+    /// Creates an output that calls the writer on the calling thread.
     pub(in crate::access_log) fn direct(
         writer: impl Write + Send + 'static,
         words: impl Words + 'static,
     ) -> Arc<Self> {
         let target = LogTarget::of(&writer);
-        let way = Way::Direct {
+        let mode = WriteMode::Direct {
             writer: Mutex::new(Box::new(writer)),
             lost: AtomicU64::new(0),
-            told: AtomicU64::new(0),
+            reported: AtomicU64::new(0),
         };
-        Self::new(way, target, words)
+        Self::new(mode, target, words)
     }
 
-    /// Calls the writer on a thread of its own, which starts with the first line.
+    /// Creates an output that calls the writer on a dedicated thread, which starts with the first
+    /// line.
     pub(in crate::access_log) fn queued(
         writer: impl Write + Send + 'static,
         words: impl Words + 'static,
     ) -> Arc<Self> {
         let target = LogTarget::of(&writer);
         let queue = WriterQueue::new(Box::new(writer));
-        Self::new(Way::Queued(Arc::new(queue)), target, words)
+        Self::new(WriteMode::Queued(Arc::new(queue)), target, words)
     }
 
-    /// Notices are lines of those on a standard stream.
-    fn new(way: Way, target: LogTarget, words: impl Words + 'static) -> Arc<Self> {
+    /// An output to a standard stream also receives the notices.
+    fn new(mode: WriteMode, target: LogTarget, words: impl Words + 'static) -> Arc<Self> {
         let stream = target.stream;
         let lines = Arc::new(Self {
-            way,
+            mode,
             target: Arc::new(target),
             words: Mutex::new(Arc::new(words)),
         });
@@ -84,7 +85,7 @@ impl LineOutput {
         lines
     }
 
-    /// Sets the format of lines that are no records, as long as no line was taken.
+    /// Sets the format of lines other than records. Call it before the first line.
     pub(in crate::access_log) fn set_words(&self, words: impl Words + 'static) {
         *lock(&self.words) = Arc::new(words);
     }
@@ -93,25 +94,29 @@ impl LineOutput {
         Arc::clone(&lock(&self.words))
     }
 
-    /// Sets how many bytes may wait.
-    pub(in crate::access_log) fn set_bytes_max(&self, max_bytes: usize) {
-        match &self.way {
-            Way::Direct { .. } => {}
-            Way::Queued(queue) => queue.state().max_bytes = max_bytes,
+    /// Sets the maximum number of queued bytes.
+    pub(in crate::access_log) fn set_max_bytes(&self, max_bytes: usize) {
+        match &self.mode {
+            WriteMode::Direct { .. } => {}
+            WriteMode::Queued(queue) => queue.state().max_bytes = max_bytes,
         }
     }
 
-    /// Takes one line, with its line feed, of this moment.
+    /// Writes or enqueues one line, which ends with a line feed.
     pub(crate) fn take(&self, weight: Weight, line: &[u8], at: Timestamp) {
-        match &self.way {
-            Way::Direct { writer, lost, told } => {
-                let written = self.write_now(writer, lost, told, line, at);
+        match &self.mode {
+            WriteMode::Direct {
+                writer,
+                lost,
+                reported,
+            } => {
+                let written = self.write_now(writer, lost, reported, line, at);
                 if written.is_err() {
                     lost.fetch_add(1, Ordering::Relaxed);
                 }
                 self.target.note(written.as_ref().copied());
             }
-            Way::Queued(queue) => {
+            WriteMode::Queued(queue) => {
                 if let PushOutcome::StartThread = queue.push(weight, line, at) {
                     queue.start(&self.target, &self.words());
                 }
@@ -119,22 +124,23 @@ impl LineOutput {
         }
     }
 
-    /// Returns how many lines were lost so far, and why.
+    /// Returns the number of lost lines, by reason.
     pub(crate) fn drop_counts(&self) -> DropCounts {
-        match &self.way {
-            Way::Direct { lost, .. } => DropCounts {
+        match &self.mode {
+            WriteMode::Direct { lost, .. } => DropCounts {
                 writer_failed: lost.load(Ordering::Relaxed),
                 ..DropCounts::default()
             },
-            Way::Queued(queue) => queue.state().drop_counts,
+            WriteMode::Queued(queue) => queue.state().drop_counts,
         }
     }
 
-    /// Waits until the writer has all lines, but not longer. Returns whether it has.
+    /// Waits at most `at_most` until the writer has accepted all lines, and returns `true` if it
+    /// has.
     pub(crate) fn flush(&self, at_most: Duration) -> bool {
-        match &self.way {
-            Way::Direct { .. } => true,
-            Way::Queued(queue) => queue.flush(at_most),
+        match &self.mode {
+            WriteMode::Direct { .. } => true,
+            WriteMode::Queued(queue) => queue.flush(at_most),
         }
     }
 
@@ -142,17 +148,17 @@ impl LineOutput {
         &self,
         writer: &Mutex<Box<dyn Write + Send>>,
         lost: &AtomicU64,
-        told: &AtomicU64,
+        reported: &AtomicU64,
         line: &[u8],
         at: Timestamp,
     ) -> io::Result<()> {
-        // A line is whole or it is an error: what a panicking writer left behind is its own affair.
+        // A poisoned lock is ignored: the state of a writer that panicked is up to the writer.
         let mut writer = lock(writer);
         let news = lost.load(Ordering::Relaxed);
-        let untold = news - told.load(Ordering::Relaxed);
-        if untold > 0 {
-            writer.write_all(&self.words().loss(at, "writer_failed", untold))?;
-            told.store(news, Ordering::Relaxed);
+        let unreported = news - reported.load(Ordering::Relaxed);
+        if unreported > 0 {
+            writer.write_all(&self.words().loss(at, "writer_failed", unreported))?;
+            reported.store(news, Ordering::Relaxed);
         }
         writer.write_all(line)
     }
@@ -170,11 +176,11 @@ impl Route for LineOutput {
 }
 
 impl Drop for LineOutput {
-    /// Gives the thread a moment to write what is left: nobody can wait for it after this.
+    /// Gives the thread time to write the remaining lines, which no caller can wait for later.
     fn drop(&mut self) {
-        match &self.way {
-            Way::Direct { .. } => {}
-            Way::Queued(queue) => queue.close(),
+        match &self.mode {
+            WriteMode::Direct { .. } => {}
+            WriteMode::Queued(queue) => queue.close(),
         }
     }
 }

@@ -5,11 +5,11 @@ use std::{
     panic::{AssertUnwindSafe, catch_unwind},
 };
 
-/// The maximum number of bytes of one write, which holds whole lines: POSIX writes as many to a pipe
-/// without interleaving them with the writes of others.
-const CHUNK_BYTES_MAX: usize = 4 << 10;
+/// The maximum number of bytes per write, which contains whole lines. POSIX writes up to this many
+/// bytes to a pipe without interleaving them with other writes.
+const MAX_CHUNK_BYTES: usize = 4 << 10;
 
-/// A writer, and whether it was left amid a line.
+/// A writer that tracks incomplete lines.
 pub(super) struct Pen {
     pub(super) writer: Box<dyn Write + Send>,
     pub(super) torn: bool,
@@ -18,7 +18,7 @@ pub(super) struct Pen {
 }
 
 impl Pen {
-    /// Writes whole lines, and returns how many of them were lost.
+    /// Writes whole lines and returns the number of lost ones.
     pub(super) fn write(&mut self, mut lines: &[u8]) -> u64 {
         let mut lost = 0;
         let all = lines;
@@ -27,7 +27,8 @@ impl Pen {
             lost += self.write_chunk(chunk);
             lines = rest;
         }
-        // A writer that keeps lines back and cannot get rid of them has not written any.
+        // If the flush fails, the writer may have buffered lines that it cannot write: all count as
+        // lost.
         match self.guarded(|pen| pen.writer.flush()) {
             true => lost,
             false => count_lines(all),
@@ -50,20 +51,20 @@ impl Pen {
         count_lines(&chunk[taken..])
     }
 
-    /// Calls the writer, and returns whether it succeeded.
+    /// Calls the writer and returns `true` if it succeeded.
     fn guarded(&mut self, call: impl FnOnce(&mut Self) -> io::Result<()>) -> bool {
         let called = catch_unwind(AssertUnwindSafe(|| call(self)));
         let failure = match called {
             Ok(Ok(())) => return true,
             Ok(Err(error)) => error,
-            Err(_) => io::Error::other("it panicked"),
+            Err(_) => io::Error::other("the writer panicked"),
         };
         self.failure = Some(failure);
         false
     }
 }
 
-/// Writes all of it, or tells how much was taken.
+/// Writes all bytes. On an error, `taken` is the number of accepted bytes.
 fn write_all(writer: &mut dyn Write, bytes: &[u8], taken: &mut usize) -> io::Result<()> {
     while *taken < bytes.len() {
         match writer.write(&bytes[*taken..]) {
@@ -76,9 +77,9 @@ fn write_all(writer: &mut dyn Write, bytes: &[u8], taken: &mut usize) -> io::Res
     Ok(())
 }
 
-/// Returns how many bytes are given to the writer by one call: whole lines, one at least.
+/// Returns the length of the next chunk: whole lines, at least one.
 fn chunk_len(lines: &[u8]) -> usize {
-    let within = &lines[..lines.len().min(CHUNK_BYTES_MAX)];
+    let within = &lines[..lines.len().min(MAX_CHUNK_BYTES)];
     let end = |bytes: &[u8]| bytes.iter().rposition(|byte| *byte == b'\n');
     let first = || lines.iter().position(|byte| *byte == b'\n');
     end(within).or_else(first).map_or(lines.len(), |at| at + 1)

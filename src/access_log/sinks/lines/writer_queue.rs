@@ -1,4 +1,4 @@
-//! Lines that wait for the thread of a writer, and the thread.
+//! The queue and the thread of a line writer.
 
 use std::{
     io::Write,
@@ -16,61 +16,61 @@ use crate::{
     core::{runtime, time::Timestamp},
 };
 
-/// How many bytes of lines wait for the writer at most, unless it is told otherwise.
+/// The default maximum number of queued bytes.
 const MAX_BYTES: usize = 4 << 20;
 
-/// How long the thread leaves lines to gather after it has written.
+/// The time that the thread lets lines accumulate after a write.
 const LINGER: Duration = Duration::from_millis(10);
 
-/// So many bytes that wait end the gathering.
+/// The number of queued bytes that ends the accumulation early.
 const BATCH_BYTES: usize = 256 << 10;
 
-/// A buffer that has grown beyond this is given back.
-const KEPT_BYTES_MAX: usize = 512 << 10;
+/// A buffer with a larger capacity is shrunk after the write.
+const MAX_IDLE_BYTES: usize = 512 << 10;
 
-/// How long the last lines have when nobody is left to write any.
-const FAREWELL: Duration = Duration::from_secs(1);
+/// The maximum time to write the remaining lines after the last handle is dropped.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// Lines that wait for the thread.
+/// The lines that wait for the thread.
 pub(super) struct WriterQueue {
     state: Mutex<WriterState>,
     /// Wakes the thread.
     to_write: Condvar,
-    /// Wakes those who wait until all is written.
+    /// Wakes callers that wait until all lines are written.
     written: Condvar,
 }
 
 pub(super) struct WriterState {
-    /// The writer, until the thread has it.
+    /// The writer, until the thread takes it.
     pub(super) writer: Option<Box<dyn Write + Send>>,
     /// Whole lines.
     pub(super) waiting: Vec<u8>,
-    /// The number of bytes that the writer has been given and not taken yet: they count as waiting.
-    pub(super) under_way_bytes: usize,
+    /// The number of bytes that are being written. They count as queued.
+    pub(super) in_flight_bytes: usize,
     pub(super) max_bytes: usize,
-    /// When the latest line was made.
+    /// The time of the latest line.
     pub(super) latest: Timestamp,
     pub(super) drop_counts: DropCounts,
-    /// Losses that a line tells of.
-    pub(super) told: DropCounts,
+    /// The losses that a line reports.
+    pub(super) reported: DropCounts,
     thread: WriterThread,
-    /// Nobody is left to write lines, or somebody waits for what there is.
+    /// `true` if the output is closed or a caller waits in `flush`.
     pub(super) hurry: bool,
     pub(super) closed: bool,
 }
 
-/// What the thread does.
+/// The state of the thread.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum WriterThread {
     NotStarted,
     Working,
-    /// Lets lines gather.
+    /// Lets lines accumulate.
     Lingering,
     /// Waits for a line.
     Parked,
 }
 
-/// What is to be done once a line has been taken in.
+/// The action to take after a line is pushed.
 pub(super) enum PushOutcome {
     StartThread,
     Nothing,
@@ -81,11 +81,11 @@ impl Default for WriterState {
         Self {
             writer: None,
             waiting: Vec::new(),
-            under_way_bytes: 0,
+            in_flight_bytes: 0,
             max_bytes: MAX_BYTES,
             latest: Timestamp::EPOCH,
             drop_counts: DropCounts::default(),
-            told: DropCounts::default(),
+            reported: DropCounts::default(),
             thread: WriterThread::NotStarted,
             hurry: false,
             closed: false,
@@ -94,7 +94,7 @@ impl Default for WriterState {
 }
 
 impl WriterState {
-    fn room(&self, weight: Weight) -> usize {
+    fn capacity(&self, weight: Weight) -> usize {
         let eighths = match weight {
             Weight::Routine => 6,
             Weight::Important => 7,
@@ -104,7 +104,7 @@ impl WriterState {
     }
 
     fn is_idle(&self) -> bool {
-        self.waiting.is_empty() && self.under_way_bytes == 0
+        self.waiting.is_empty() && self.in_flight_bytes == 0
     }
 }
 
@@ -121,14 +121,14 @@ impl WriterQueue {
     }
 
     pub(super) fn state(&self) -> MutexGuard<'_, WriterState> {
-        // Nothing panics while the lock is held, but for want of memory.
+        // The lock is never held across code that panics, except on allocation failure.
         lock(&self.state)
     }
 
     pub(super) fn push(&self, weight: Weight, line: &[u8], at: Timestamp) -> PushOutcome {
         let mut state = self.state();
-        let waiting = state.waiting.len() + state.under_way_bytes;
-        if waiting + line.len() > state.room(weight) {
+        let waiting = state.waiting.len() + state.in_flight_bytes;
+        if waiting + line.len() > state.capacity(weight) {
             state.drop_counts.queue_full += 1;
             return PushOutcome::Nothing;
         }
@@ -141,7 +141,7 @@ impl WriterQueue {
             WriterThread::Parked => (PushOutcome::Nothing, true),
         };
         if wake {
-            // The next line need not wake it again.
+            // The next line does not need to wake it again.
             state.thread = WriterThread::Working;
             drop(state);
             self.to_write.notify_one();
@@ -149,7 +149,7 @@ impl WriterQueue {
         next
     }
 
-    /// Starts the thread. Where none can be had, the lines wait, and the next one tries again.
+    /// Starts the thread. If that fails, the lines wait and the next line retries.
     pub(super) fn start(self: &Arc<Self>, target: &Arc<LogTarget>, words: &Arc<dyn Words>) {
         let mut state = self.state();
         let Some(writer) = state.writer.take() else {
@@ -157,24 +157,25 @@ impl WriterQueue {
         };
         state.thread = WriterThread::Working;
         drop(state);
-        // Should there be no thread, the writer must not be gone with the work: it waits here.
-        let place = Arc::new(Mutex::new(Some(writer)));
+        // The writer stays here, so that it is not lost with the closure if the thread cannot
+        // start.
+        let slot = Arc::new(Mutex::new(Some(writer)));
         let (queue, target, words) = (Arc::clone(self), Arc::clone(target), Arc::clone(words));
-        let taken = Arc::clone(&place);
+        let taken = Arc::clone(&slot);
         let work = move || {
             if let Some(writer) = lock(&taken).take() {
                 queue.work(writer, &target, &*words);
             }
         };
         if runtime::spawn_thread("portcullis-log", work).is_err() {
-            let writer = lock(&place).take();
+            let writer = lock(&slot).take();
             let mut state = self.state();
             state.writer = writer;
             state.thread = WriterThread::NotStarted;
         }
     }
 
-    /// What the thread does: writes what waits until nobody is left who makes lines.
+    /// Runs on the thread: writes lines until the queue is closed and empty.
     fn work(&self, writer: Box<dyn Write + Send>, target: &LogTarget, words: &dyn Words) {
         let mut pen = Pen {
             writer,
@@ -182,20 +183,20 @@ impl WriterQueue {
             failure: None,
         };
         let mut batch = Vec::new();
-        while let Some(untold) = self.next(&mut batch) {
-            self.tell(untold, &mut pen, words);
+        while let Some(unreported) = self.next(&mut batch) {
+            self.report(unreported, &mut pen, words);
             let lost = pen.write(&batch);
-            // A task that waits for the lines finds the notice of their loss emitted.
+            // The notice of a loss is emitted before callers of `flush` are woken.
             target.note(pen.failure.take().as_ref().map_or(Ok(()), Err));
             self.has_written(lost);
             batch.clear();
-            batch.shrink_to(KEPT_BYTES_MAX);
+            batch.shrink_to(MAX_IDLE_BYTES);
             self.flush_interval();
         }
     }
 
-    /// Waits for lines, and takes them over. Returns what was lost and not told yet, or nothing when
-    /// all is over.
+    /// Waits for lines and moves them into `batch`. Returns the unreported losses, or `None` at the
+    /// end.
     fn next(&self, batch: &mut Vec<u8>) -> Option<DropCounts> {
         let mut state = self.state();
         while state.waiting.is_empty() && !state.closed {
@@ -203,42 +204,42 @@ impl WriterQueue {
             state = wait(&self.to_write, state);
         }
         state.thread = WriterThread::Working;
-        let untold = state.drop_counts - state.told;
+        let unreported = state.drop_counts - state.reported;
         if state.waiting.is_empty() {
-            // The last words, if there are any, and they are said once.
-            state.told = state.drop_counts;
-            return (untold.total() > 0).then_some(untold);
+            // The final losses are reported once.
+            state.reported = state.drop_counts;
+            return (unreported.total() > 0).then_some(unreported);
         }
         mem::swap(batch, &mut state.waiting);
-        state.under_way_bytes = batch.len();
-        Some(untold)
+        state.in_flight_bytes = batch.len();
+        Some(unreported)
     }
 
-    /// Writes how many lines were lost. If that is lost too, it is told with later losses.
-    fn tell(&self, untold: DropCounts, pen: &mut Pen, words: &dyn Words) {
-        if untold.total() == 0 {
+    /// Writes the number of lost lines. If that line is lost too, later losses include it.
+    fn report(&self, unreported: DropCounts, pen: &mut Pen, words: &dyn Words) {
+        if unreported.total() == 0 {
             return;
         }
         let latest = self.state().latest;
-        let news = untold.each().filter(|(_, lost)| *lost > 0);
+        let news = unreported.each().filter(|(_, lost)| *lost > 0);
         let lines: Vec<u8> = news
             .flat_map(|(reason, lost)| words.loss(latest, reason, lost))
             .collect();
         if pen.write(&lines) == 0 {
             let mut state = self.state();
-            state.told = state.told + untold;
+            state.reported = state.reported + unreported;
         }
     }
 
     fn has_written(&self, lost: u64) {
         let mut state = self.state();
-        state.under_way_bytes = 0;
+        state.in_flight_bytes = 0;
         state.drop_counts.writer_failed += lost;
         drop(state);
         self.written.notify_all();
     }
 
-    /// Lets lines gather, so that a busy thread is not woken for each.
+    /// Lets lines accumulate, so that a busy thread is not woken for each.
     fn flush_interval(&self) {
         let mut state = self.state();
         state.thread = WriterThread::Lingering;
@@ -267,12 +268,12 @@ impl WriterQueue {
     pub(super) fn close(&self) {
         let mut state = self.state();
         (state.closed, state.hurry) = (true, true);
-        // Where no thread could be had there is none to wait for.
+        // Without a thread there is nothing to wait for.
         let started = state.thread != WriterThread::NotStarted;
         drop(state);
         self.to_write.notify_all();
         if started {
-            self.flush(FAREWELL);
+            self.flush(CLOSE_TIMEOUT);
         }
     }
 }

@@ -1,4 +1,4 @@
-//! The options of a log queue.
+//! The builder of a log queue.
 
 use std::{fmt, sync::Arc, time::Duration};
 
@@ -18,7 +18,7 @@ use crate::{
 };
 
 impl LogQueue {
-    /// Begins a queue to this store, whose tasks run on this runtime.
+    /// Creates a builder for a queue that writes to this store and runs its tasks on this runtime.
     pub fn builder(store: impl LogStore, runtime: impl Runtime) -> LogQueueBuilder {
         LogQueueBuilder {
             store: Arc::new(store),
@@ -28,12 +28,12 @@ impl LogQueue {
             clock: None,
             names: FieldNaming::default(),
             bounds: BacklogBounds {
-                entries_max: 8_192,
+                max_entries: 8_192,
                 max_bytes: 8 << 20,
             },
             max_batch: 512,
             flush_interval: Duration::from_secs(1),
-            deadline: Duration::from_secs(5),
+            store_timeout: Duration::from_secs(5),
         }
     }
 }
@@ -50,92 +50,99 @@ pub struct LogQueueBuilder {
     bounds: BacklogBounds,
     max_batch: usize,
     flush_interval: Duration,
-    deadline: Duration,
+    store_timeout: Duration,
 }
 
 impl LogQueueBuilder {
-    /// Keeps audit events in a store of their own. In the same store as the records by default, in a
-    /// trail of their own.
+    /// Sets a separate store for audit events. Defaults to the store of the records, in a separate
+    /// stream.
     ///
-    /// They then also tell when the records' store stops answering, and when it answers again.
+    /// With a separate store, audit events also report when the records' store becomes unavailable
+    /// and when it recovers.
     pub fn audit_store(mut self, store: impl LogStore) -> Self {
         self.audit_store = Some(Arc::new(store));
         self
     }
 
-    /// Adds who is told how the stores answer, and how long they take: `Metrics` (feature
-    /// `metrics`), say.
+    /// Adds an observer of the store calls and their duration, such as `Metrics` (feature
+    /// `metrics`). Defaults to none.
     pub fn observer(mut self, observer: impl Observer) -> Self {
         self.observers.push(Arc::new(observer));
         self
     }
 
-    /// Sets how many records may wait. 8 192 by default.
+    /// Sets the maximum number of waiting records. Defaults to 8 192. [`build`](Self::build)
+    /// returns an error below 8.
     pub fn max_records(mut self, records: usize) -> Self {
-        self.bounds.entries_max = records;
+        self.bounds.max_entries = records;
         self
     }
 
-    /// Sets how many bytes of records may wait. 8 MiB by default.
+    /// Sets the maximum size of waiting records, in bytes. Defaults to 8 MiB.
+    /// [`build`](Self::build) returns an error below 64 KiB.
     pub fn max_bytes(mut self, bytes: usize) -> Self {
         self.bounds.max_bytes = bytes;
         self
     }
 
-    /// Sets how many records are stored by one call. 512 by default.
+    /// Sets the maximum number of records per store call. Defaults to 512. [`build`](Self::build)
+    /// returns an error for 0.
     pub fn max_batch(mut self, records: usize) -> Self {
         self.max_batch = records;
         self
     }
 
-    /// Sets how long a record waits for others to be stored with. 1 s by default.
+    /// Sets the maximum time that a record waits for its batch to fill. Defaults to 1 second.
     pub fn flush_interval(mut self, flush_interval: Duration) -> Self {
         self.flush_interval = flush_interval;
         self
     }
 
-    /// Sets how long the store has to take a batch. 5 s by default; then the batch is lost.
-    pub fn store_timeout(mut self, deadline: Duration) -> Self {
-        self.deadline = deadline;
+    /// Sets the timeout of a store call. Defaults to 5 seconds. A batch that times out is lost.
+    pub fn store_timeout(mut self, timeout: Duration) -> Self {
+        self.store_timeout = timeout;
         self
     }
 
-    /// Sets by whose convention the fields are named: OpenTelemetry's by default.
+    /// Sets the naming convention of the fields. Defaults to [`FieldNaming::Otel`].
     pub fn field_naming(mut self, names: FieldNaming) -> Self {
         self.names = names;
         self
     }
 
-    /// Sets the clock that dates what the queue itself has to tell. The machine's by default.
+    /// Sets the clock that sets the time of audit events and loss counts. Defaults to the system
+    /// clock.
     pub fn clock(mut self, clock: impl Clock) -> Self {
         self.clock = Some(Arc::new(clock));
         self
     }
 
-    /// Returns the queue.
+    /// Builds the queue.
     ///
     /// # Errors
     ///
-    /// If the queue has no room for eight records, or a batch none for one.
+    /// Returns a [`ConfigError`] if [`max_records`](Self::max_records) is below 8,
+    /// [`max_bytes`](Self::max_bytes) is below 65 536, or [`max_batch`](Self::max_batch) is 0.
     pub fn build(self) -> Result<LogQueue, ConfigError> {
-        let problem = "a queue of no room loses each record";
-        if self.bounds.entries_max < 8 {
-            return Err(
-                ConfigError::new("max_records", self.bounds.entries_max, problem)
-                    .fix("give at least 8, or leave the default"),
-            );
+        if self.bounds.max_entries < 8 {
+            return Err(ConfigError::new(
+                "max_records",
+                self.bounds.max_entries,
+                "it must be at least 8",
+            )
+            .fix("raise it, or drop the call to use 8192"));
         }
         if self.bounds.max_bytes < 64 << 10 {
-            return Err(
-                ConfigError::new("max_bytes", self.bounds.max_bytes, problem)
-                    .fix("give at least 65536, or leave the default"),
-            );
+            return Err(ConfigError::new(
+                "max_bytes",
+                self.bounds.max_bytes,
+                "it must be at least 65536",
+            )
+            .fix("raise it, or drop the call to use 8 MiB"));
         }
         if self.max_batch == 0 {
-            return Err(
-                ConfigError::new("max_batch", 0, "an empty batch stores nothing")
-                    .fix("give at least 1, or leave the default"),
-            );
+            return Err(ConfigError::new("max_batch", 0, "it must be at least 1")
+                .fix("raise it, or drop the call to use 512"));
         }
         let watches = self.audit_store.is_some();
         let audit_store = self.audit_store.unwrap_or_else(|| Arc::clone(&self.store));
@@ -150,7 +157,7 @@ impl LogQueueBuilder {
                 names: self.names,
                 max_batch: self.max_batch,
                 flush_interval: self.flush_interval,
-                deadline: self.deadline,
+                store_timeout: self.store_timeout,
             }),
         })
     }

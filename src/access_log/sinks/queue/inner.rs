@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use super::lane::{Down, Lane, UnderWay};
+use super::lane::{Down, InFlightBatch, Lane};
 use crate::{
     access_log::{
         emit::{observer::Observer, weight::Weight},
@@ -25,13 +25,14 @@ use crate::{
     },
 };
 
-/// The longest that a store which is down is left alone.
-const PAUSE_MAX: Duration = Duration::from_secs(10);
+/// The maximum pause between attempts while the store is unavailable.
+const MAX_PAUSE: Duration = Duration::from_secs(10);
 
 pub(super) struct LogQueueInner {
     pub(super) access: Lane,
     pub(super) audit: Lane,
-    /// Whether audit events tell of the records' store: they do where they have another one.
+    /// `true` if audit events report outages of the records' store, as they do if they have another
+    /// store.
     pub(super) watches: bool,
     pub(super) observers: Vec<Arc<dyn Observer>>,
     pub(super) runtime: Arc<dyn Runtime>,
@@ -39,19 +40,20 @@ pub(super) struct LogQueueInner {
     pub(super) names: FieldNaming,
     pub(super) max_batch: usize,
     pub(super) flush_interval: Duration,
-    pub(super) deadline: Duration,
+    pub(super) store_timeout: Duration,
 }
 
-/// Says that a task is at work, until it ends, is dropped or panics: then the next entry starts
-/// another.
-struct AtWork {
+/// The running delivery task of a stream. When it ends, is dropped or panics, the next entry starts
+/// another one.
+struct DeliveryTask {
     shared: Arc<LogQueueInner>,
     trail: LogStream,
     ended: bool,
 }
 
-impl AtWork {
-    /// Stores what waits until nothing does. After a failure it pauses, longer each time.
+impl DeliveryTask {
+    /// Stores waiting entries until none is left. After a failure it pauses, for twice as long each
+    /// time.
     async fn run(mut self) {
         let mut pause = None;
         while !self.has_ended() {
@@ -60,26 +62,26 @@ impl AtWork {
             let last = pause.unwrap_or(self.shared.flush_interval);
             pause = match self.shared.deliver(lane).await {
                 Ok(()) => None,
-                Err(Down) => Some((last * 2).min(PAUSE_MAX)),
+                Err(Down) => Some((last * 2).min(MAX_PAUSE)),
             };
         }
     }
 
-    /// Ends the work if nothing waits: in one step, so that no entry is left without a task.
+    /// Ends the task if no entry waits. Atomic, so that no entry is left without a task.
     fn has_ended(&mut self) -> bool {
         let mut state = self.shared.lane(self.trail).state();
         if state.backlog.waiting() == 0 {
-            state.at_work = false;
+            state.is_delivering = false;
             self.ended = true;
         }
         self.ended
     }
 }
 
-impl Drop for AtWork {
+impl Drop for DeliveryTask {
     fn drop(&mut self) {
         if !self.ended {
-            self.shared.lane(self.trail).state().at_work = false;
+            self.shared.lane(self.trail).state().is_delivering = false;
         }
     }
 }
@@ -97,20 +99,20 @@ impl LogQueueInner {
         state.backlog.offer(weight, entry);
         let due = state.backlog.waiting() >= shared.max_batch;
         let waker = if due { state.waker.take() } else { None };
-        // Notices are audit events that come from any thread, such as that of a writer: outside of the
-        // runtime they wait for the next event or for a flush.
+        // Notices are audit events that any thread can emit, such as that of a writer. Outside of
+        // the runtime they wait for the next event or a flush.
         let can_start = match trail {
             LogStream::Access => true,
             LogStream::Audit => shared.runtime.can_spawn(),
         };
-        let starts = can_start && !state.at_work;
-        state.at_work |= starts;
+        let starts = can_start && !state.is_delivering;
+        state.is_delivering |= starts;
         drop(state);
         if let Some(waker) = waker {
             waker.wake();
         }
         if starts {
-            let work = AtWork {
+            let work = DeliveryTask {
                 shared: Arc::clone(shared),
                 trail,
                 ended: false,
@@ -124,8 +126,8 @@ impl LogQueueInner {
         LogEntry::new(at, event::audit(self.names, at, event))
     }
 
-    /// Waits until a batch is full or the oldest entry has waited long enough; after a failure,
-    /// until the pause is over.
+    /// Waits until a batch is full or the flush interval is over; after a failure, until the pause
+    /// is over.
     async fn flush_interval(&self, lane: &Lane, pause: Option<Duration>) {
         let mut sleep = self.runtime.sleep(pause.unwrap_or(self.flush_interval));
         poll_fn(|cx| {
@@ -141,64 +143,64 @@ impl LogQueueInner {
         .await;
     }
 
-    /// Stores what waits, and tells the store of losses.
+    /// Stores all waiting entries, and then the number of new losses.
     pub(super) async fn deliver(self: &Arc<Self>, lane: &Lane) -> Result<(), Down> {
-        while let Some(batch) = UnderWay::take(lane, self.max_batch) {
-            let answer = self.append(lane, batch.entries()).await;
-            self.note(lane, &answer);
-            batch.end(answer)?;
+        while let Some(batch) = InFlightBatch::take(lane, self.max_batch) {
+            let result = self.append(lane, batch.entries()).await;
+            self.note(lane, &result);
+            batch.end(result)?;
         }
-        self.tell_losses(lane).await
+        self.store_losses(lane).await
     }
 
-    /// Appends to the lane's store, but does not wait for its answer for ever.
+    /// Appends to the lane's store, with the store timeout.
     pub(super) async fn append(&self, lane: &Lane, entries: &[LogEntry]) -> Result<(), StoreError> {
         let mut pending = match lane.store.append(lane.trail, entries).into_ready() {
-            Ok(answer) => {
-                self.observe(lane, None, &answer);
-                return answer;
+            Ok(result) => {
+                self.observe(lane, None, &result);
+                return result;
             }
             Err(pending) => pending,
         };
-        let asked_at = self.clock.now();
-        let mut sleep = self.runtime.sleep(self.deadline);
-        let answer = poll_fn(|cx| match pending.as_mut().poll(cx) {
-            Poll::Ready(answer) => Poll::Ready(answer),
+        let called_at = self.clock.now();
+        let mut sleep = self.runtime.sleep(self.store_timeout);
+        let result = poll_fn(|cx| match pending.as_mut().poll(cx) {
+            Poll::Ready(result) => Poll::Ready(result),
             Poll::Pending => sleep
                 .as_mut()
                 .poll(cx)
                 .map(|()| Err(StoreErrorKind::Timeout.into())),
         })
         .await;
-        self.observe(lane, Some(self.clock.now() - asked_at), &answer);
-        answer
+        self.observe(lane, Some(self.clock.now() - called_at), &result);
+        result
     }
 
-    /// Tells the observers how a store answered, and after how long if that was waited for.
-    fn observe(&self, lane: &Lane, waited: Option<Duration>, answer: &Result<(), StoreError>) {
+    /// Reports the result of a store call to the observers, with its duration if it was pending.
+    fn observe(&self, lane: &Lane, waited: Option<Duration>, result: &Result<(), StoreError>) {
         let layer = match lane.trail {
             LogStream::Access => "access_log",
             LogStream::Audit => "audit",
         };
-        let call = StoreCall::new(layer, waited, answer.as_ref().err().map(StoreError::kind));
+        let call = StoreCall::new(layer, waited, result.as_ref().err().map(StoreError::kind));
         self.each_observer(|observer| observer.on_store_call(&call));
     }
 
-    /// Tells each observer. One that panics costs nothing else.
-    pub(super) fn each_observer(&self, tell: impl Fn(&dyn Observer)) {
+    /// Calls each observer. A panic of one does not affect the others.
+    pub(super) fn each_observer(&self, call: impl Fn(&dyn Observer)) {
         for observer in &self.observers {
-            let _ = catch_unwind(AssertUnwindSafe(|| tell(&**observer)));
+            let _ = catch_unwind(AssertUnwindSafe(|| call(&**observer)));
         }
     }
 
-    /// Makes an audit event of it when the records' store stops answering, and when it answers again.
-    fn note(self: &Arc<Self>, lane: &Lane, answer: &Result<(), StoreError>) {
+    /// Emits an audit event when the records' store becomes unavailable and when it recovers.
+    fn note(self: &Arc<Self>, lane: &Lane, result: &Result<(), StoreError>) {
         if !self.watches || lane.trail != LogStream::Access {
             return;
         }
         let store = Arc::from("access_log");
-        let was_down = lane.is_down.swap(answer.is_err(), Ordering::Relaxed);
-        let event = match answer {
+        let was_down = lane.is_down.swap(result.is_err(), Ordering::Relaxed);
+        let event = match result {
             Ok(()) if was_down => AuditEvent::StoreUp { store },
             Err(error) if !was_down => AuditEvent::StoreDown {
                 store,
@@ -209,13 +211,13 @@ impl LogQueueInner {
         Self::offer(self, LogStream::Audit, Weight::Audit, self.audited(&event));
     }
 
-    /// Stores how many entries were lost since that was last told.
-    async fn tell_losses(&self, lane: &Lane) -> Result<(), Down> {
-        let (drop_counts, told) = {
+    /// Stores the number of entries that were lost since the last report.
+    async fn store_losses(&self, lane: &Lane) -> Result<(), Down> {
+        let (drop_counts, reported) = {
             let state = lane.state();
-            (state.backlog.drop_counts(), state.told)
+            (state.backlog.drop_counts(), state.reported)
         };
-        let news = drop_counts - told;
+        let news = drop_counts - reported;
         let at = self.clock.wall();
         let entries: Vec<_> = news
             .each()
@@ -227,7 +229,7 @@ impl LogQueueInner {
         }
         match self.append(lane, &entries).await {
             Ok(()) => {
-                lane.state().told = drop_counts;
+                lane.state().reported = drop_counts;
                 Ok(())
             }
             Err(_) => Err(Down),

@@ -1,4 +1,4 @@
-//! The entries of one trail on their way to its store.
+//! The queue of one stream of entries.
 
 use std::{
     mem,
@@ -15,7 +15,7 @@ use crate::{
     core::error::StoreError,
 };
 
-/// The way of one trail's entries.
+/// The queue of one stream, and its store.
 pub(super) struct Lane {
     pub(super) trail: LogStream,
     pub(super) store: Arc<dyn LogStore>,
@@ -25,19 +25,19 @@ pub(super) struct Lane {
 
 pub(super) struct LaneState {
     pub(super) backlog: Backlog,
-    /// Losses that an entry in the store tells of.
-    pub(super) told: DropCounts,
-    /// Whether a task is at work, or about to be.
-    pub(super) at_work: bool,
-    /// Who is to be woken when a batch is full.
+    /// The losses that an entry in the store reports.
+    pub(super) reported: DropCounts,
+    /// `true` if a delivery task is running or about to start.
+    pub(super) is_delivering: bool,
+    /// The waker of the task that waits for a full batch.
     pub(super) waker: Option<Waker>,
-    /// The number of batches that are on their way to the store.
-    pub(super) under_way: usize,
-    /// Who is to be woken when none is.
+    /// The number of batches that are being stored.
+    pub(super) in_flight: usize,
+    /// The wakers of tasks that wait until no batch is being stored.
     pub(super) flushing: Vec<Waker>,
 }
 
-/// The store did not take a batch: to be left alone for a while.
+/// The store did not accept a batch: pause before the next attempt.
 pub(super) struct Down;
 
 impl Lane {
@@ -48,17 +48,17 @@ impl Lane {
             is_down: AtomicBool::new(false),
             state: Mutex::new(LaneState {
                 backlog: Backlog::new(bounds),
-                told: DropCounts::default(),
-                at_work: false,
+                reported: DropCounts::default(),
+                is_delivering: false,
                 waker: None,
-                under_way: 0,
+                in_flight: 0,
                 flushing: Vec::new(),
             }),
         }
     }
 
     pub(super) fn state(&self) -> MutexGuard<'_, LaneState> {
-        // Nothing panics while the lock is held, but for want of memory.
+        // The lock is never held across code that panics, except on allocation failure.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -66,10 +66,10 @@ impl Lane {
         self.state().backlog.waiting()
     }
 
-    /// Waits until no batch is on its way to the store.
+    /// Waits until no batch is being stored.
     pub(super) fn poll_idle(&self, cx: &mut Context<'_>) -> Poll<()> {
         let mut state = self.state();
-        if state.under_way == 0 {
+        if state.in_flight == 0 {
             return Poll::Ready(());
         }
         if !state
@@ -83,17 +83,18 @@ impl Lane {
     }
 }
 
-/// A batch that is being stored. One whose fate is never learned is lost: it is not sent twice.
-pub(super) struct UnderWay<'a> {
+/// A batch that is being stored. If the result is never known, the batch is lost: it is not sent
+/// twice.
+pub(super) struct InFlightBatch<'a> {
     lane: &'a Lane,
     batch: Option<Vec<LogEntry>>,
 }
 
-impl<'a> UnderWay<'a> {
+impl<'a> InFlightBatch<'a> {
     pub(super) fn take(lane: &'a Lane, max_batch: usize) -> Option<Self> {
         let mut state = lane.state();
         let batch = Some(state.backlog.take(max_batch)?);
-        state.under_way += 1;
+        state.in_flight += 1;
         Some(Self { lane, batch })
     }
 
@@ -101,15 +102,15 @@ impl<'a> UnderWay<'a> {
         self.batch.as_ref().expect("a batch ends once")
     }
 
-    pub(super) fn end(mut self, answer: Result<(), StoreError>) -> Result<(), Down> {
+    pub(super) fn end(mut self, result: Result<(), StoreError>) -> Result<(), Down> {
         let batch = self.batch.take().expect("a batch ends once");
         let backlog = &mut self.lane.state().backlog;
-        match answer.map_err(|error| error.kind()) {
+        match result.map_err(|error| error.kind()) {
             Ok(()) => {
                 backlog.stored(&batch);
                 return Ok(());
             }
-            // Nothing was done: the batch may be tried again.
+            // Nothing was stored: the batch can be retried.
             Err(kind) if kind.is_undone() => backlog.put_back(batch),
             Err(_) => backlog.lost(&batch),
         }
@@ -117,14 +118,14 @@ impl<'a> UnderWay<'a> {
     }
 }
 
-impl Drop for UnderWay<'_> {
+impl Drop for InFlightBatch<'_> {
     fn drop(&mut self) {
         let mut state = self.lane.state();
         if let Some(batch) = self.batch.take() {
             state.backlog.lost(&batch);
         }
-        state.under_way -= 1;
-        if state.under_way == 0 {
+        state.in_flight -= 1;
+        if state.in_flight == 0 {
             let flushing = mem::take(&mut state.flushing);
             drop(state);
             flushing.into_iter().for_each(Waker::wake);

@@ -1,4 +1,4 @@
-//! A queue of records on their way to a store.
+//! A queue that stores records in the background.
 
 mod builder;
 mod inner;

@@ -1,4 +1,4 @@
-//! Records on their way to a store, which no request waits for.
+//! A sink that stores records in the background.
 
 use std::{fmt, future::poll_fn, sync::Arc};
 
@@ -16,20 +16,20 @@ use crate::{
     },
 };
 
-/// Hands records to a [`LogStore`](crate::access_log::LogStore) in batches, beside the requests.
+/// Stores records in a [`LogStore`](crate::access_log::LogStore) in batches, in the background.
 ///
-/// A request pays for encoding and for one push onto a bounded queue. A batch is stored when it is
-/// full or when the oldest record has waited long enough; the task that stores ends when nothing is
-/// left to do, and the next record starts another.
+/// A request only encodes its record and pushes it onto a bounded queue. A batch is stored when it
+/// is full or when the flush interval is over. The delivery task ends when the queue is empty, and
+/// the next record starts another one.
 ///
-/// When the store is slow or down, what matters least is lost first: requests that went well may
-/// take three quarters of the room, and those that failed or were denied seven eighths. What is lost
-/// is counted, and the count is stored as an entry `portcullis.log.lost` as soon as the store takes
-/// one.
+/// When the store is slow or unavailable, the least important records are lost first: records of
+/// successful requests can use three quarters of the queue, records of failed or denied requests
+/// seven eighths. Lost records are counted, and a `portcullis.log.lost` entry reports their number
+/// when the store accepts entries again.
 ///
-/// It is an [`Auditor`] too. Audit events have the last eighth of the room to themselves, a task of
-/// their own, so that no record stands in their way, and a trail of their own, in the same store or
-/// in [another](crate::access_log::sinks::LogQueueBuilder::audit_store).
+/// `LogQueue` is also an [`Auditor`]. Audit events have one eighth of the capacity to themselves, a
+/// separate task, so that records do not delay them, and a separate stream, in the same store or in
+/// [another one](crate::access_log::sinks::LogQueueBuilder::audit_store).
 ///
 /// ```
 /// use portcullis::{
@@ -42,7 +42,7 @@ use crate::{
 /// # async fn main() -> Result<(), portcullis::ConfigError> {
 /// let queue = LogQueue::builder(MemoryStore::new(), TokioRuntime).build()?;
 /// let layer = AccessLogLayer::new(queue.clone());
-/// // Before the process ends: what still waits is stored.
+/// // Before the process ends, store the remaining records.
 /// queue.flush().await;
 /// # let _ = layer;
 /// # Ok(())
@@ -54,31 +54,31 @@ pub struct LogQueue {
 }
 
 impl LogQueue {
-    /// Returns how many records and events wait to be stored.
+    /// Returns the number of records and events that wait to be stored.
     pub fn pending(&self) -> usize {
         self.shared.access.waiting() + self.shared.audit.waiting()
     }
 
-    /// Returns how many entries of this trail were lost so far, and why.
+    /// Returns the number of lost entries of this stream, by reason.
     pub fn drop_counts(&self, trail: LogStream) -> DropCounts {
         self.shared.lane(trail).state().backlog.drop_counts()
     }
 
-    /// Stores an audit event now, and returns once the store has it: for what may not be lost
-    /// unseen, such as the revocation of a key.
+    /// Stores an audit event immediately and returns when the store has it, for events that must
+    /// not be lost unnoticed, such as the revocation of a key.
     ///
     /// # Errors
     ///
-    /// If the store failed, or did not answer in time.
+    /// Returns a [`StoreError`] if the store failed or timed out.
     pub async fn audit_now(&self, event: &AuditEvent) -> Result<(), StoreError> {
         let entry = self.shared.audited(event);
         self.shared.append(&self.shared.audit, &[entry]).await
     }
 
-    /// Stores all that waits, unless a store fails, and waits for what is on its way: for the end of
-    /// the process.
+    /// Stores all waiting entries, unless a store fails, and waits for batches that are being
+    /// stored. For the end of the process.
     ///
-    /// Returns whether nothing is left waiting.
+    /// Returns `true` if no entry is left.
     pub async fn flush(&self) -> bool {
         let shared = &self.shared;
         let audit = shared.deliver(&shared.audit).await;

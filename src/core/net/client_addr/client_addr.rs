@@ -1,4 +1,4 @@
-//! The address of a client, and its key in a store.
+//! The address of a client and its store key.
 
 use std::{
     fmt,
@@ -10,10 +10,10 @@ use crate::core::{
     store_api::store_key::{KeySpace, StoreKey},
 };
 
-/// How many bits of an IPv6 address name one client, unless it is said otherwise.
+/// The default prefix length that identifies an IPv6 client.
 pub(super) const DEFAULT_IPV6_PREFIX: u8 = 56;
 
-/// The address of a client, and how much of it names the client.
+/// The address of a client, and the prefix that identifies the client.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct ClientAddr {
     pub(super) ip: IpAddr,
@@ -21,21 +21,22 @@ pub struct ClientAddr {
 }
 
 impl ClientAddr {
-    /// Returns the address: an IPv4 address is never in its IPv6 form.
+    /// Returns the address. IPv4-mapped IPv6 addresses are returned as IPv4.
     pub fn ip(&self) -> IpAddr {
         self.ip
     }
 
-    /// Returns the network that counts as this one client: an IPv4 address, or an IPv6 prefix.
+    /// Returns the network that counts as one client: an IPv4 address, or an IPv6 prefix.
     pub fn network(&self) -> IpNetwork {
         IpNetwork::around(self.ip, self.prefix())
     }
 
-    /// Returns the network in bytes: the same for all addresses of one client, and for no other.
+    /// Returns the network as bytes, which are equal for all addresses of one client and for no
+    /// other.
     #[inline]
     pub fn partition_bytes(&self) -> [u8; 17] {
-        // The first byte keeps the families apart, and resolvers that group differently: no prefix
-        // of an IPv6 client is as short as 4.
+        // The first byte distinguishes the address families, and resolvers with different prefixes:
+        // no IPv6 prefix is as short as 4.
         let mut bytes = [0; 17];
         match self.ip {
             IpAddr::V4(ip) => {
@@ -52,13 +53,14 @@ impl ClientAddr {
         bytes
     }
 
-    /// Returns the key by which a store tells this client from all others of a space.
+    /// Returns the key of this client in a key space.
     #[inline]
     pub fn store_key(&self, space: &KeySpace) -> StoreKey {
         match self.ip {
             IpAddr::V4(ip) => key_of_ipv4(ip, space),
             IpAddr::V6(_) => {
-                // Beyond the prefix all is zero, and the prefix stands in the first byte.
+                // The bits after the prefix are zero, and the first byte contains the prefix
+                // length.
                 let named = 1 + usize::from(self.ipv6_prefix.div_ceil(8));
                 space.short_key(&self.partition_bytes()[..named])
             }
@@ -73,7 +75,7 @@ impl ClientAddr {
     }
 }
 
-/// Takes an address that was found in another way; an IPv6 client is then its /56.
+/// Converts an address of any origin. An IPv6 client is its /56.
 impl From<IpAddr> for ClientAddr {
     fn from(ip: IpAddr) -> Self {
         Self {

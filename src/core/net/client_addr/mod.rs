@@ -1,4 +1,4 @@
-//! The client's address: the peer's, or what trusted proxies say of it; never what a client says.
+//! The client's address: that of the peer, or one that trusted proxies forward.
 
 mod client_addr;
 #[cfg(feature = "rate-limit")]

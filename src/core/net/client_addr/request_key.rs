@@ -1,4 +1,4 @@
-//! The key of a request's client, for limits by address.
+//! The store key of a request's client, for limits by address.
 
 use std::net::SocketAddr;
 
@@ -12,8 +12,8 @@ use super::{
 use crate::core::store_api::store_key::{KeySpace, StoreKey};
 
 impl ClientAddrResolver {
-    /// Returns the key of the client that [`resolve`](Self::resolve) finds, without a word to the
-    /// operator: for who asks that too, of each client that is new.
+    /// Returns the key of the client that [`resolve`](Self::resolve) returns, without notices, for
+    /// callers that also resolve each new client.
     #[inline(always)]
     pub(crate) fn store_key(
         &self,

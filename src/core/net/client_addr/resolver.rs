@@ -1,4 +1,4 @@
-//! The client's address: the peer's, or what trusted proxies say of it; never what a client says.
+//! The client's address: that of the peer, or one that trusted proxies forward.
 
 use std::{
     net::{IpAddr, SocketAddr},
@@ -23,18 +23,18 @@ const PROXIES_CHECKED_MAX: u32 = 1_024;
 
 /// The peer address of the connection, as a request extension.
 ///
-/// A server on bare hyper inserts it into each request. It has priority over the address that a
-/// framework left there; axum's `ConnectInfo<SocketAddr>` needs no `PeerAddr`. For tonic and other
-/// servers, [`PeerAddrLayer`](crate::net::PeerAddrLayer) inserts it.
+/// A server on hyper inserts it into each request. It has priority over the address of a framework;
+/// axum's `ConnectInfo<SocketAddr>` needs no `PeerAddr`. For tonic and other servers,
+/// [`PeerAddrLayer`](crate::net::PeerAddrLayer) inserts it.
 ///
 /// A Unix socket has no peer address. If the proxy connects through one, insert a loopback address:
-/// `PeerAddr(([127, 0, 0, 1], 0).into())` is the address of the proxy, the first hop to be trusted.
+/// `PeerAddr(([127, 0, 0, 1], 0).into())` is the address of the proxy, the first hop to trust.
 ///
 /// ```
 /// use portcullis::PeerAddr;
 ///
 /// # fn main() -> Result<(), std::net::AddrParseError> {
-/// // What `TcpListener::accept` returned beside the stream.
+/// // The address that `TcpListener::accept` returned together with the stream.
 /// let addr = "203.0.113.9:4711".parse()?;
 ///
 /// let mut request = http::Request::new(());
@@ -45,11 +45,11 @@ const PROXIES_CHECKED_MAX: u32 = 1_024;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct PeerAddr(pub SocketAddr);
 
-/// Finds the client's address of a request.
+/// Resolves the client's address of a request.
 ///
-/// By default this is the peer's: [`PeerAddr`] if the request has one, else what the framework
-/// knows (axum's `ConnectInfo<SocketAddr>`, with feature `axum`). Behind proxies that is the last
-/// proxy, so say which to trust:
+/// By default this is the address of the peer: [`PeerAddr`] if the request has one, otherwise that
+/// of the framework (axum's `ConnectInfo<SocketAddr>`, with feature `axum`). Behind proxies that is
+/// the last proxy, so configure the proxies to trust:
 ///
 /// ```
 /// use http::{Extensions, HeaderMap, HeaderValue};
@@ -69,10 +69,10 @@ pub struct PeerAddr(pub SocketAddr);
 /// # }
 /// ```
 ///
-/// All lines of the header count as one list. An entry is an address with or without a port; an
-/// IPv6 address with a port stands in brackets. One that is anything else (`unknown`, an obfuscated
-/// `_name`, a zone id) ends the walk: the client is then the hop to its right, and nothing further
-/// left is believed. IPv4 addresses written as IPv6 (`::ffff:192.0.2.1`) are taken as IPv4.
+/// All lines of the header are one list. An entry is an address with an optional port; an IPv6
+/// address with a port is in brackets. Any other entry (`unknown`, an obfuscated `_name`, a zone
+/// id) ends the search: the client is then the hop to its right, and entries further left are not
+/// trusted. IPv4-mapped IPv6 addresses (`::ffff:192.0.2.1`) count as IPv4.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ClientAddrResolver {
     pub(super) trusted_proxies: TrustedProxies,
@@ -81,9 +81,9 @@ pub struct ClientAddrResolver {
 }
 
 impl ClientAddrResolver {
-    /// Creates a resolver that believes these proxies.
+    /// Creates a resolver that trusts these proxies.
     ///
-    /// It reads `X-Forwarded-For`, and takes each IPv6 /56 for one client.
+    /// It reads `X-Forwarded-For`, and an IPv6 /56 is one client.
     pub fn new(trusted_proxies: TrustedProxies) -> Self {
         Self {
             trusted_proxies,
@@ -92,21 +92,21 @@ impl ClientAddrResolver {
         }
     }
 
-    /// Sets the header that the trusted proxies write.
+    /// Sets the header that the trusted proxies write. Defaults to `X-Forwarded-For`.
     ///
-    /// It must be the one that each of them writes itself: a header that they pass on untouched
-    /// says what the client likes.
+    /// Each of them must write it: a header that a proxy passes on unchanged is controlled by the
+    /// client.
     #[must_use]
     pub fn forwarded_header(mut self, header: ForwardedHeader) -> Self {
         self.forwarded_header = header;
         self
     }
 
-    /// Sets how many leading bits of an IPv6 address name one client: 32 to 128, 56 by default.
+    /// Sets the prefix length that identifies an IPv6 client. Defaults to 56; must be 32 to 128.
     ///
-    /// A customer of a provider holds a whole network, often a /56 or a /64, and can call from each
-    /// of its addresses. A longer prefix lets one client count as many; a shorter one makes
-    /// neighbours share.
+    /// An Internet customer usually has a whole network, often a /56 or a /64, and can use each of
+    /// its addresses. With a longer prefix, one client can count as several; with a shorter one,
+    /// neighbors share a limit.
     ///
     /// # Errors
     ///
@@ -120,12 +120,12 @@ impl ClientAddrResolver {
         Ok(self)
     }
 
-    /// Returns the client's address, from a request's extensions and headers.
+    /// Returns the client's address from a request's extensions and headers.
     ///
     /// # Errors
     ///
-    /// Returns an error if nobody said who the peer is; it is never guessed, and forwarded headers
-    /// do not stand in for it. The first time, this is also reported to the operator.
+    /// Returns an error if the peer address is missing. It is never guessed, and forwarded headers
+    /// do not replace it. The first time, this is also reported as a notice.
     pub fn resolve(
         &self,
         extensions: &Extensions,
@@ -134,7 +134,7 @@ impl ClientAddrResolver {
         Ok(self.resolve_behind(peer_ip(extensions)?, headers))
     }
 
-    /// Returns the client's address, where the peer's is known.
+    /// Returns the client's address for a known peer.
     pub(crate) fn resolve_behind(&self, peer: IpAddr, headers: &HeaderMap) -> ClientAddr {
         match self.trusted_proxies {
             TrustedProxies::None => self.report_unnamed_proxy(peer, headers),
@@ -172,7 +172,7 @@ impl ClientAddrResolver {
         }
     }
 
-    /// Checks what the trusted proxies send, for the first requests of the process.
+    /// Checks the headers of the trusted proxies, for the first requests of the process.
     #[inline]
     fn check_proxies(&self, peer: IpAddr, headers: &HeaderMap) {
         static LEFT: AtomicU32 = AtomicU32::new(PROXIES_CHECKED_MAX);
@@ -188,7 +188,7 @@ impl ClientAddrResolver {
         }
     }
 
-    /// Returns whether the peer is a proxy whose forwarded header is read.
+    /// Returns `true` if the peer is a proxy whose forwarded header is read.
     fn trusts(&self, peer: IpAddr) -> bool {
         match &self.trusted_proxies {
             TrustedProxies::None | TrustedProxies::Hops(0) => false,
@@ -212,11 +212,11 @@ impl ClientAddrResolver {
         }
     }
 
-    /// Says once that a proxy seems to stand in front which nobody named.
+    /// Reports once that requests appear to come through a proxy that is not configured.
     fn report_unnamed_proxy(&self, peer: IpAddr, headers: &HeaderMap) {
         static SAID: AtomicBool = AtomicBool::new(false);
 
-        if is_neighbour(peer)
+        if is_neighbor(peer)
             && !SAID.load(Ordering::Relaxed)
             && headers.contains_key(self.forwarded_header.name())
         {
@@ -231,10 +231,10 @@ impl Default for ClientAddrResolver {
     }
 }
 
-/// Nobody said who the peer of a request is, so the client is not known.
+/// The error if the peer address of a request is missing, so that the client is unknown.
 ///
-/// A layer that needs the address answers `500`: the server is set up wrongly, and to let all
-/// unknown clients count as one would let one of them lock out the others.
+/// A layer that needs the address responds with `500`, since the server is misconfigured. If all
+/// unknown clients counted as one, one of them could lock out the others.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
     "the client's address is not known: serve with \
@@ -256,7 +256,7 @@ fn other_header(own: ForwardedHeader, other: ForwardedHeader) -> ConfigError {
     ))
 }
 
-/// Returns the address at the other end of the connection, if somebody said so.
+/// Returns the address of the peer, if a server has inserted it.
 #[inline]
 pub(crate) fn peer_addr(extensions: &Extensions) -> Option<&SocketAddr> {
     let inserted = extensions.get().map(|PeerAddr(addr)| addr);
@@ -275,7 +275,7 @@ fn peer_ip(extensions: &Extensions) -> Result<IpAddr, MissingClientAddrError> {
     }
 }
 
-fn is_neighbour(ip: IpAddr) -> bool {
+fn is_neighbor(ip: IpAddr) -> bool {
     match ip {
         IpAddr::V4(ip) => ip.is_private() || ip.is_loopback(),
         IpAddr::V6(ip) => ip.is_unique_local() || ip.is_loopback(),
@@ -337,14 +337,14 @@ mod tests {
         )
     }
 
-    /// The client as the resolver sees it, if these are the lines of the header that it reads.
+    /// Returns the client that the resolver finds with these lines of its header.
     fn client(resolver: &ClientAddrResolver, peer: &str, lines: &[&str]) -> String {
         let headers = header_lines(resolver.forwarded_header.name(), lines);
         let client = resolver.resolve(&from_peer(ip(peer)), &headers);
         client.unwrap().to_string()
     }
 
-    /// The same behind one proxy that writes `Forwarded`, if this is its whole value.
+    /// Returns the client behind one proxy that writes `Forwarded` with this value.
     fn forwarded(value: &str) -> String {
         let resolver = hop_count(1).forwarded_header(ForwardedHeader::Forwarded);
         client(&resolver, "10.0.0.7", &[value])
@@ -698,7 +698,7 @@ mod tests {
     }
 
     #[test]
-    fn private_networks_are_neighbours_and_the_internet_is_not() {
+    fn private_networks_are_neighbors_and_the_internet_is_not() {
         let resolver = ClientAddrResolver::new(TrustedProxies::private_networks());
         for peer in [
             "127.0.0.1",
@@ -708,19 +708,19 @@ mod tests {
             "192.168.1.1",
             "fd00::1",
         ] {
-            assert!(is_neighbour(ip(peer)), "{peer}");
+            assert!(is_neighbor(ip(peer)), "{peer}");
             assert_eq!(client(&resolver, peer, &["203.0.113.9"]), "203.0.113.9");
         }
         for peer in ["172.32.0.1", "192.169.0.1", "2001:db8::1"] {
-            assert!(!is_neighbour(ip(peer)), "{peer}");
+            assert!(!is_neighbor(ip(peer)), "{peer}");
             assert_eq!(client(&resolver, peer, &["203.0.113.9"]), peer);
         }
     }
 
-    /// What a client may send in a header, with more of what matters than chance would give.
+    /// A header from a client, with significant characters more frequent than by chance.
     fn forged_line() -> impl Strategy<Value = Vec<u8>> {
         let byte = prop_oneof![
-            // All that a header may hold; the bytes that matter to a parser come on top.
+            // All valid characters of a header value, plus those that matter to a parser.
             Just(b'\t'),
             0x20..=0x7e_u8,
             0x80..=0xff_u8,
@@ -759,7 +759,7 @@ mod tests {
         ]
     }
 
-    /// An entry as a proxy writes it, with or without port and brackets.
+    /// An entry in the format of a proxy, with or without port and brackets.
     fn entry(header: ForwardedHeader, ip: IpAddr, with_port: bool) -> String {
         let node = match with_port {
             true => SocketAddr::from((ip, 4711)).to_string(),
@@ -779,7 +779,7 @@ mod tests {
     }
 
     proptest! {
-        /// The client sends what it likes; then each proxy adds whom it was called by.
+        /// The client sends any header. Then each proxy appends the address of its peer.
         #[test]
         fn a_forged_header_changes_nothing_unless_every_hop_right_of_it_is_trusted(
             header in header(),

@@ -1,4 +1,4 @@
-//! The proxies that are trusted, and the header that they write.
+//! The trusted proxies and their forwarding header.
 
 use std::net::IpAddr;
 
@@ -6,7 +6,7 @@ use http::header::{FORWARDED, HeaderName};
 
 use crate::core::{error::ConfigError, net::ip_network::IpNetwork};
 
-/// The networks that nobody reaches from the Internet: RFC 1918, RFC 4193, and the host itself.
+/// Networks that cannot be reached from the Internet: RFC 1918, RFC 4193, and loopback addresses.
 const PRIVATE_NETWORKS: [&str; 6] = [
     "127.0.0.0/8",
     "::1/128",
@@ -18,24 +18,24 @@ const PRIVATE_NETWORKS: [&str; 6] = [
 
 pub(super) static X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 
-/// Which proxies are believed when they say whom they forward for.
+/// The proxies whose forwarded headers are trusted.
 ///
-/// Each proxy adds the address that it was called from on the right of a forwarded header; all that
-/// stands further left came with the request, and the client may have written it. So the header is
-/// read from the right, and only as far as the proxies are trusted. Never is the leftmost entry
-/// taken because it is the leftmost.
+/// Each proxy appends the address of its peer to the right of a forwarded header. Entries further
+/// left came with the request, and the client may have written them. So the header is read from the
+/// right, only as far as the proxies are trusted. The leftmost entry is never used for its
+/// position.
 ///
 /// ```
 /// use portcullis::TrustedProxies;
 ///
 /// # fn main() -> Result<(), portcullis::ConfigError> {
-/// // Nothing in front: the peer is the client.
+/// // No proxy: the peer is the client.
 /// let direct = TrustedProxies::None;
 ///
-/// // One load balancer in front, and no way around it.
+/// // One load balancer that all requests pass.
 /// let behind_one = TrustedProxies::Hops(1);
 ///
-/// // Proxies that are known by where they stand; a client that comes past them is seen as itself.
+/// // Proxies in known networks; a client that bypasses them is identified by its own address.
 /// let behind_known = TrustedProxies::cidrs(["10.0.0.0/8", "fd00::/8"])?;
 /// # Ok(())
 /// # }
@@ -43,19 +43,20 @@ pub(super) static X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwa
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum TrustedProxies {
-    /// Nobody: the peer is the client, and forwarded headers are not read.
+    /// No proxy: the peer is the client, and forwarded headers are not read.
     #[default]
     None,
-    /// As many proxies as this, the peer among them: the client is the entry that far from the right.
+    /// A number of proxies, including the peer: the client is the entry at that position from the
+    /// right.
     ///
-    /// Only right if *every* request passes all of them: who can reach the second proxy past the
-    /// first writes the entry that is taken. With fewer entries the leftmost is the client, with
-    /// none the peer. `Hops(0)` is the same as `None`; more than 64 hops are not followed.
+    /// Only correct if *every* request passes all of them: a client that reaches the second proxy
+    /// directly controls the entry. With fewer entries the client is the leftmost entry, without
+    /// entries the peer. `Hops(0)` is equal to `None`. At most 64 hops are followed.
     Hops(usize),
-    /// The proxies in these networks: the client is the first from the right that is in none of them.
+    /// Proxies in these networks: the client is the first entry from the right outside of them.
     ///
-    /// If the peer is in none, it is the client. If all are, the client is the leftmost. Made by
-    /// [`cidrs`](Self::cidrs), which also refuses lists that can only be a mistake.
+    /// If the peer is outside of them, it is the client. If all entries are inside, the client is
+    /// the leftmost one. Use [`cidrs`](Self::cidrs), which also rejects lists that are mistakes.
     Cidrs(Vec<IpNetwork>),
 }
 
@@ -64,8 +65,8 @@ impl TrustedProxies {
     ///
     /// # Errors
     ///
-    /// Returns an error if one of them is not a network, if one holds every address (each client
-    /// would choose its own), or if there are none at all.
+    /// Returns an error if one of them is not a network, if one contains all addresses (each client
+    /// could then choose its address), or if the list is empty.
     pub fn cidrs<I>(networks: I) -> Result<Self, ConfigError>
     where
         I: IntoIterator,
@@ -76,24 +77,24 @@ impl TrustedProxies {
             .map(|network| trusted_network(network.as_ref()))
             .collect::<Result<Vec<_>, _>>()?;
         if networks.is_empty() {
-            return Err(trusted_proxies_error("", "an empty list trusts nobody")
-                .fix("name the proxies' networks, or say `TrustedProxies::None`"));
+            return Err(trusted_proxies_error("", "the list is empty")
+                .fix("list the networks of the proxies, or use `TrustedProxies::None`"));
         }
         Ok(Self::Cidrs(networks))
     }
 
-    /// Trusts the proxies in the private networks, and those on this host.
+    /// Trusts proxies in private networks and on this host.
     ///
     /// These are `10.0.0.0/8`, `172.16.0.0/12`, `192.168.0.0/16` (RFC 1918), `fc00::/7` (RFC 4193),
-    /// `127.0.0.0/8` and `::1`. A client that calls from one of them is taken for a proxy too, and
-    /// may write its own address: where that matters, name the proxies by [`cidrs`](Self::cidrs).
+    /// `127.0.0.0/8` and `::1`. Clients in these networks count as proxies too and can forge their
+    /// addresses. If that matters, use [`cidrs`](Self::cidrs) with the networks of the proxies.
     pub fn private_networks() -> Self {
         Self::cidrs(PRIVATE_NETWORKS).expect("the private networks are networks")
     }
 
-    /// Finds the client among the peer and the entries, which come from the right.
+    /// Returns the client from the peer and the entries, which are ordered from the right.
     ///
-    /// An entry that is `None` does not parse: the walk ends before it.
+    /// `None` is an entry that cannot be parsed. It ends the search.
     pub(super) fn client(
         &self,
         peer: IpAddr,
@@ -116,13 +117,14 @@ impl TrustedProxies {
     }
 }
 
-/// The header in which the trusted proxies say whom they forward for.
+/// The header that the trusted proxies write.
 ///
-/// Only one is ever read: a proxy that writes the one passes the other on as the client sent it.
+/// Only one header is read, since a proxy that writes one of them passes the other one on
+/// unchanged.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum ForwardedHeader {
-    /// `X-Forwarded-For: 203.0.113.9, 10.0.0.7`, which nearly all proxies write.
+    /// `X-Forwarded-For: 203.0.113.9, 10.0.0.7`, which most proxies write.
     #[default]
     XForwardedFor,
     /// `Forwarded: for=203.0.113.9, for="[2001:db8::1]:4711";proto=https` (RFC 7239, section 4).

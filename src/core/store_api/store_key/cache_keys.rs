@@ -1,4 +1,4 @@
-//! The keys that the cache makes of other keys.
+//! The keys that the cache derives from other keys.
 
 use super::{
     digest::{LongStoreKey, StoreKey},
@@ -14,15 +14,15 @@ impl KeySpace {
 }
 
 impl LongStoreKey {
-    /// Returns the first half, which is as good a digest of what this is one of.
+    /// Returns the first half, which is also a digest of the input.
     #[inline]
     pub(crate) fn first_half(&self) -> StoreKey {
         let half = self.0.first_chunk();
         StoreKey(*half.expect("a digest has 32 bytes"))
     }
 
-    /// Returns another key for each mark. None of them is that of anything else: what is a digest but
-    /// for one byte is no digest of anything that could be found.
+    /// Returns a different key for each mark. It does not collide with other keys: an input whose
+    /// digest differs in only one byte cannot be found.
     #[inline]
     pub(crate) fn marked(mut self, mark: u8) -> Self {
         self.0[31] ^= mark;

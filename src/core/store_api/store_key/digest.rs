@@ -1,24 +1,24 @@
-//! The keys of stores: digests.
+//! Store keys.
 
 use std::fmt;
 
-/// In place of a length: what follows is the digest of a longer field, and of its length.
+/// A mark in place of a length: the digest of a longer field, including its length, follows.
 pub(super) const DIGESTED_FIELD: u8 = 0xff;
 
-/// In place of a length: what follows is the digest of all that was gathered before.
+/// A mark in place of a length: the digest of all previous bytes follows.
 pub(super) const DIGESTED_START: u8 = 0xfe;
 
-/// A store's key of 128 bits: a keyed digest, which tells nothing of what it stands for.
+/// A 128-bit key of a store: a keyed digest that does not reveal its input.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct StoreKey(pub(super) [u8; 16]);
 
 impl StoreKey {
-    /// Takes a digest that [`StoreKey::as_bytes`] gave, back from where it was written down.
+    /// Creates a key from stored [`StoreKey::as_bytes`].
     pub fn from_bytes(digest: [u8; 16]) -> Self {
         Self(digest)
     }
 
-    /// Returns the digest, for a store to make a name of.
+    /// Returns the digest, for use as a name in a store.
     pub fn as_bytes(&self) -> &[u8; 16] {
         &self.0
     }
@@ -37,12 +37,12 @@ impl fmt::Display for StoreKey {
     }
 }
 
-/// A store's key of 256 bits: a keyed digest, which tells nothing of what it stands for.
+/// A 256-bit key of a store: a keyed digest that does not reveal its input.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct LongStoreKey(pub(super) [u8; 32]);
 
 impl LongStoreKey {
-    /// Returns the digest, for a store to make a name of.
+    /// Returns the digest, for use as a name in a store.
     pub fn as_bytes(&self) -> &[u8; 32] {
         &self.0
     }

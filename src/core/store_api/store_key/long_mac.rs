@@ -1,12 +1,12 @@
-//! The MAC of keys of 256 bits, and the derivation of its keys.
+//! The MAC of 256-bit keys, and the derivation of its keys.
 
 use hmac::{Hmac, KeyInit, Mac as _};
 use sha2::Sha256;
 
 use crate::core::crypto::mac::BlockMac;
 
-/// Digests inputs of up to 63 bytes by one block, and longer ones by HMAC-SHA-256. The keys of both differ, so neither digest is that
-/// of another input.
+/// Digests inputs of up to 63 bytes by one block, and longer ones by HMAC-SHA-256. Both have
+/// different keys, so their digests do not collide.
 #[derive(Clone)]
 pub(super) struct LongMac {
     block: BlockMac,
@@ -15,7 +15,7 @@ pub(super) struct LongMac {
 
 impl LongMac {
     pub(super) fn new(key: &[u8; 32]) -> Self {
-        // HMAC is given no other input of this length.
+        // HMAC receives no other input of this length.
         let block = BlockMac::new(&derive(key, b"portcullis-v1 block key"));
         Self {
             block,

@@ -1,4 +1,4 @@
-//! The writer of keys of 256 bits.
+//! The writer of 256-bit keys.
 
 use std::fmt;
 
@@ -10,18 +10,18 @@ use super::{
 /// Digests fields into a [`LongStoreKey`]. Each field is prefixed by its length, so that distinct
 /// lists of fields are distinct inputs.
 ///
-/// As with a [`ShortKeyWriter`](crate::store::backend::ShortKeyWriter), fields are gathered and digested at once, a long one by its own
-/// digest.
+/// As with a [`ShortKeyWriter`](crate::store::backend::ShortKeyWriter), fields are collected and
+/// digested together, and a long one is replaced by its digest.
 pub struct LongKeyWriter<'a> {
     pub(super) mac: &'a LongMac,
     pub(super) gathered: [u8; LONG_GATHERED_MAX],
     pub(super) len: usize,
 }
 
-/// The number of bytes that are gathered for a long key before they are digested.
+/// The number of bytes that are collected for a long key before they are digested.
 pub(super) const LONG_GATHERED_MAX: usize = 192;
 
-/// The longest field that is gathered for a long key as it is.
+/// The maximum length of a field of a long key that is not digested.
 const LONG_PLAIN_FIELD_MAX: usize = 128;
 
 impl LongKeyWriter<'_> {
@@ -44,14 +44,14 @@ impl LongKeyWriter<'_> {
         }
         self.field(field);
         let start = self.len - field.len();
-        // Whole blocks take less than an odd number of bytes. The bytes behind the field are not digested
-        // before other fields have replaced them.
+        // Whole blocks are faster than an odd number of bytes. The bytes after the field are
+        // overwritten before they are digested.
         let end = LONG_GATHERED_MAX.min(start + field.len().next_multiple_of(16));
         self.gathered[start..end].make_ascii_lowercase();
         self
     }
 
-    /// Returns the key of all fields added so far.
+    /// Returns the key of the fields.
     #[inline]
     pub fn finish(&self) -> LongStoreKey {
         LongStoreKey(self.mac.digest(&self.gathered[..self.len]))

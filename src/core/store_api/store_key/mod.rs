@@ -1,4 +1,4 @@
-//! Keys under which stores keep things: digests, so that no byte of a request reaches a store.
+//! Keys of stores. They are digests, so that no byte of a request reaches a store.
 
 #[cfg(feature = "cache")]
 mod cache_keys;

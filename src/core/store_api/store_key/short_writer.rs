@@ -1,4 +1,4 @@
-//! The writer of keys of 128 bits.
+//! The writer of 128-bit keys.
 
 use std::fmt;
 
@@ -6,21 +6,21 @@ use siphasher::sip128::SipHasher13;
 
 use super::digest::{DIGESTED_FIELD, DIGESTED_START, StoreKey};
 
-/// Digests fields into a [`StoreKey`]. Each field is prefixed by its length, so that distinct
-/// lists of fields are distinct inputs.
+/// Digests fields into a [`StoreKey`]. Each field is prefixed by its length, so that distinct lists
+/// of fields are distinct inputs.
 ///
-/// Short fields are gathered and digested at once; a long one stands there by its own digest, so
-/// the writer has one size whatever a client sends.
+/// Short fields are collected and digested together. A long field is replaced by its digest, so the
+/// size of the writer does not depend on the input.
 pub struct ShortKeyWriter {
     sip: SipHasher13,
     gathered: [u8; GATHERED_MAX],
     len: usize,
 }
 
-/// The number of bytes that are gathered before they are digested.
+/// The number of bytes that are collected before they are digested.
 const GATHERED_MAX: usize = 64;
 
-/// The longest field that is gathered as it is, its length in the byte before it.
+/// The maximum length of a field that is not digested. Its length is the byte before it.
 const PLAIN_FIELD_MAX: usize = 40;
 
 impl ShortKeyWriter {
@@ -38,14 +38,14 @@ impl ShortKeyWriter {
         if field.len() <= PLAIN_FIELD_MAX {
             self.gather(field.len() as u8, field);
         } else {
-            // The hash is of a string with its length in it, and so of the length too.
+            // The hash of a byte string depends on its length.
             let digest = self.sip.hash(field).as_bytes();
             self.gather(DIGESTED_FIELD, &digest);
         }
         self
     }
 
-    /// Returns the key of all fields added so far.
+    /// Returns the key of the fields.
     #[inline]
     pub fn finish(&self) -> StoreKey {
         StoreKey(self.sip.hash(&self.gathered[..self.len]).as_bytes())

@@ -1,4 +1,4 @@
-//! The algorithms: pure functions of what is remembered, the time, and what is asked for.
+//! Dispatch to the algorithms: pure functions of the state, the time and the cost.
 
 use super::{
     fixed_window::{Alignment, FixedWindow},
@@ -20,12 +20,12 @@ use crate::{
     },
 };
 
-/// How a quota is counted: one of the algorithms, and the numbers that it needs.
+/// An algorithm with its parameters.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Algorithm {
     FixedWindow(FixedWindow),
     SlidingWindow(SlidingWindow),
-    /// Exactly in a log, or as a sliding window where a store keeps words alone.
+    /// Exact in a log, or a sliding window in a store that supports only states.
     SlidingLog(SlidingLog, SlidingWindow),
     TokenBucket(TokenBucket),
     LeakyBucket(LeakyBucket),
@@ -58,8 +58,8 @@ impl Algorithm {
         LeakyQueue::new(quota, max_wait).map(Self::LeakyQueue)
     }
 
-    /// Returns the part of each of so many instances of the quota that this was made of, and the
-    /// same algorithm made of it.
+    /// Divides the quota of this algorithm by a number of instances. Returns the quota of one
+    /// instance, and the same algorithm with that quota.
     pub(crate) fn divided(
         &self,
         quota: &Quota,
@@ -86,11 +86,11 @@ impl Algorithm {
         Ok((part, same?))
     }
 
-    /// Decides one request, and says what to remember of it.
+    /// Decides one request. Returns the decision and the next state.
     ///
-    /// If it is denied, the state comes back as it was, but for one thing: if the clock went back
-    /// by more than a second, it is cut to the longest that it may last.
-    // Where it is called, so that what it returns need not go through memory.
+    /// A denied request leaves the state unchanged, with one exception: if the clock went back by
+    /// more than a second, the state is truncated to its maximum duration.
+    // Inlined, so that the result stays in registers.
     #[inline(always)]
     pub(crate) fn decide(&self, state: State, now: Timestamp, cost: u64) -> (Decision, State) {
         let now = now.min(LATEST);
@@ -105,8 +105,8 @@ impl Algorithm {
         }
     }
 
-    /// Decides as [`decide`](Self::decide) does if a token bucket admits the request, without its
-    /// exceptions. Returns `None` for the exceptions, and for the other algorithms.
+    /// Decides like [`decide`](Self::decide) if a token bucket admits the request in the common
+    /// case. Returns `None` in all other cases, and for other algorithms.
     #[inline(always)]
     #[cfg_attr(not(feature = "memory"), allow(dead_code))]
     pub(crate) fn admit_whole(
@@ -125,7 +125,7 @@ impl Algorithm {
         }
     }
 
-    /// Gives back what was taken too much by the charge that the receipt is for.
+    /// Refunds an amount of the charge of this receipt.
     pub(crate) fn refund(&self, state: State, now: Timestamp, paid: Receipt, amount: u64) -> State {
         let now = now.min(LATEST);
         match self {
@@ -139,7 +139,7 @@ impl Algorithm {
         }
     }
 
-    /// Charges what has been used already, whether it was left or not.
+    /// Charges an amount that is already used, even beyond the remaining quota.
     pub(crate) fn charge(&self, state: State, now: Timestamp, amount: u64) -> State {
         let now = now.min(LATEST);
         match self {
@@ -153,10 +153,10 @@ impl Algorithm {
         }
     }
 
-    /// Returns the state to use from now on, if the quota was another until the moment of a change:
-    /// what was used by then under the previous quota is used of this one.
+    /// Returns the state after a change of the quota: the usage under the previous quota at the
+    /// time of the change counts under this one.
     ///
-    /// Nothing is carried from another kind of algorithm.
+    /// Usage is not carried over between different kinds of algorithms.
     pub(crate) fn carry(
         &self,
         own: State,
@@ -187,7 +187,7 @@ impl Algorithm {
         }
     }
 
-    /// Carries over as [`carry`](Self::carry) does, from a log to a log.
+    /// Carries over usage like [`carry`](Self::carry), from a log to a log.
     pub(crate) fn carry_log(
         &self,
         own: &mut Log,
@@ -212,7 +212,7 @@ impl Algorithm {
         }
     }
 
-    /// Returns the most that can be left.
+    /// Returns the maximum remaining quota.
     pub(crate) fn capacity(&self) -> u64 {
         match self {
             Self::FixedWindow(window) => window.limit(),
@@ -223,9 +223,10 @@ impl Algorithm {
         }
     }
 
-    /// Returns the most of cost 1 that is admitted in any stretch as long as the window of the quota.
+    /// Returns the maximum number of requests of cost 1 that are admitted in any interval as long
+    /// as the quota's window.
     pub(crate) fn max_per_window(&self, quota: &Quota) -> u64 {
-        // In the window but for its last microsecond, and in so many more.
+        // The gain in the window without its last microsecond, plus `more` microseconds.
         let gained = |more: u128| {
             let window = quota.window().as_micros();
             let gained = (window - 1 + more) * u128::from(quota.limit()) / window;
@@ -234,7 +235,7 @@ impl Algorithm {
         match self {
             Self::FixedWindow(window) => match window.alignment() {
                 Alignment::Clock | Alignment::FirstRequest => window.limit().saturating_mul(2),
-                // As long as the longest, it may contain a shorter one whole.
+                // An interval as long as the longest window can contain a whole shorter one.
                 Alignment::Month | Alignment::Year => window.limit().saturating_mul(3),
             },
             Self::SlidingWindow(window) => window.limit().saturating_mul(2),
@@ -247,7 +248,7 @@ impl Algorithm {
         }
     }
 
-    /// Returns the time in which the whole capacity comes back, in microseconds, rounded up.
+    /// Returns the time until a spent quota is fully available, in microseconds, rounded up.
     pub(crate) fn horizon_micros(&self) -> u64 {
         match self {
             Self::FixedWindow(window) => window.window_micros(),
@@ -258,7 +259,7 @@ impl Algorithm {
         }
     }
 
-    /// Returns the letter that keeps the states of two algorithms apart.
+    /// Returns the letter that distinguishes the states of different algorithms.
     pub(crate) fn letter(&self) -> char {
         match self {
             Self::FixedWindow(window) => match window.alignment() {
@@ -275,7 +276,7 @@ impl Algorithm {
         }
     }
 
-    /// Returns whether it is a bucket, which knows no windows.
+    /// Returns `true` for buckets, which have no windows.
     pub(crate) fn is_bucket(&self) -> bool {
         match self {
             Self::TokenBucket(_) | Self::LeakyBucket(_) | Self::LeakyQueue(_) => true,
@@ -283,7 +284,7 @@ impl Algorithm {
         }
     }
 
-    /// Returns the queue, if it is one.
+    /// Returns the queue if the algorithm is one.
     #[inline]
     pub(crate) fn queue(&self) -> Option<&LeakyQueue> {
         match self {
@@ -296,7 +297,7 @@ impl Algorithm {
         }
     }
 
-    /// Returns what a translation decides by.
+    /// Returns the parameters for implementations outside of this crate.
     pub(crate) fn terms(&self) -> PolicyParams {
         let window = |limit, window| [limit, window, 0, 0, 0, 0];
         let numbers = match self {
@@ -311,7 +312,7 @@ impl Algorithm {
         PolicyParams::new(self.letter(), numbers)
     }
 
-    /// Returns the log's algorithm, if it is one.
+    /// Returns the sliding log if the algorithm is one.
     #[inline]
     pub(crate) fn log(&self) -> Option<&SlidingLog> {
         match self {
@@ -324,20 +325,20 @@ impl Algorithm {
         }
     }
 
-    /// Decides as [`decide`](Self::decide) does, on a log.
+    /// Decides like [`decide`](Self::decide), on a log. `None` if the algorithm does not use one.
     pub(crate) fn decide_log(&self, log: &mut Log, now: Timestamp, cost: u64) -> Option<Decision> {
         self.log()
             .map(|exact| exact.decide(log, now.min(LATEST), cost))
     }
 
-    /// Charges a log as [`charge`](Self::charge) does a state.
+    /// Charges an amount like [`charge`](Self::charge), to a log.
     pub(crate) fn charge_log(&self, log: &mut Log, now: Timestamp, amount: u64) {
         if let Some(exact) = self.log() {
             exact.charge(log, now.min(LATEST), amount);
         }
     }
 
-    /// Charges a log what was admitted just now.
+    /// Records an admitted request in a log.
     pub(crate) fn record(&self, log: &mut Log, now: Timestamp, cost: u64) {
         if let Some(exact) = self.log() {
             exact.record(log, now.min(LATEST), cost);
@@ -353,7 +354,7 @@ mod tests {
 
     use super::{super::state::SLACK_MICROS, *};
 
-    /// What may befall a state.
+    /// An operation on a state.
     #[derive(Clone, Copy, Debug)]
     enum Event {
         Take(u64),
@@ -407,7 +408,7 @@ mod tests {
         .unwrap()
     }
 
-    /// Carries over to another algorithm, and returns what is left by it.
+    /// Carries over to another algorithm, and returns its remaining quota.
     fn carried(memory: &mut Memory, new: Algorithm, now: u64) -> u64 {
         let old = memory.algorithm;
         if new.log().is_some() {
@@ -420,7 +421,7 @@ mod tests {
         memory.clone().take(now, 0).remaining()
     }
 
-    /// A state or a log, whichever the algorithm counts exactly in.
+    /// A log if the algorithm uses one, otherwise a state.
     #[derive(Clone, Debug)]
     struct Memory {
         algorithm: Algorithm,
@@ -507,7 +508,7 @@ mod tests {
                 let wait = wait.as_micros() as u64;
                 prop_assert!(!memory.admits(now + wait - 1, cost));
                 prop_assert!(memory.admits(now + wait, cost));
-                // Nobody is locked out for longer than what it may owe takes to come back.
+                // A caller is denied for at most two full refills.
                 prop_assert!(wait <= 2 * algorithm.horizon_micros() + 1);
             }
             let reset = look.reset_after().as_micros() as u64;
@@ -523,7 +524,7 @@ mod tests {
             for (now, event) in events {
                 memory.befall(now, event);
                 let reset = memory.take(now, 0).reset_after().as_micros() as u64;
-                // A sliding window that a clock left behind begins with the next one at the latest.
+                // After a clock goes back, a sliding window starts at the next boundary at latest.
                 let longest = 3 * algorithm.horizon_micros() + SLACK_MICROS + 1;
                 prop_assert!(reset <= longest, "{} of {}", reset, longest);
             }
@@ -545,7 +546,8 @@ mod tests {
                 which => (Ok(algorithm_of(which, plain)), plain),
             };
             let algorithm = algorithm.unwrap();
-            let (mut memory, mut now, mut admitted) = (Memory::new(algorithm), 10_000_000, Vec::new());
+            let (mut memory, mut now) = (Memory::new(algorithm), 10_000_000);
+            let mut admitted = Vec::new();
             for (pause, waits) in steps {
                 now += if waits { pause } else { 0 };
                 let decision = memory.take(now, 1);
@@ -576,11 +578,11 @@ mod tests {
             let left = memory.clone().take(start, 0).remaining();
             let changed = carried(&mut memory, new, start);
             if old.is_bucket() {
-                // To within one, and what a queue gains while its turns are rounded.
+                // Exact to within one, plus the gain of a queue by the rounding of its turns.
                 let (exact, slack) = (u128::from(left) * u128::from(then), u128::from(capacity));
-                let said = u128::from(changed) * u128::from(capacity);
-                prop_assert!(said <= exact + slack + u128::from(then), "{} of {}", changed, then);
-                prop_assert!(said + 2 * slack + u128::from(then) >= exact, "{} of {}", changed, then);
+                let (carried, then) = (u128::from(changed) * slack, u128::from(then));
+                prop_assert!(carried <= exact + slack + then, "{} of {}", changed, then);
+                prop_assert!(carried + 2 * slack + then >= exact, "{} of {}", changed, then);
             } else {
                 prop_assert_eq!(changed, then.saturating_sub(capacity - left));
             }

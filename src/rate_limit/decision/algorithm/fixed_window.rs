@@ -1,6 +1,6 @@
-//! The fixed window: a count that starts anew when the window ends.
+//! The fixed window: a count that restarts at zero when the window ends.
 
-use super::state::{SLACK_MICROS, State, mul_div_up, owed};
+use super::state::{SLACK_MICROS, State, add_capped, mul_div_up};
 use crate::{
     core::{error::ConfigError, time::Timestamp},
     rate_limit::{
@@ -9,25 +9,25 @@ use crate::{
     },
 };
 
-/// Where a window begins.
+/// The start of a window.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Alignment {
-    /// With the clock: all partitions' windows end together, at whole multiples of the window.
+    /// Whole multiples of the window: the windows of all partitions end at the same time.
     Clock,
-    /// With the first request that finds no window open.
+    /// The first request without an open window.
     FirstRequest,
-    /// With each month of the calendar, at midnight UTC.
+    /// The start of each calendar month, at midnight UTC.
     Month,
-    /// With each year of the calendar, at midnight UTC.
+    /// The start of each calendar year, at midnight UTC.
     Year,
 }
 
-/// Counts in windows that follow one another.
+/// A count in consecutive windows.
 ///
-/// In any one window at most the limit is admitted. Across the edge of two, twice the limit can
-/// come within a moment.
+/// Each window admits at most the limit. Around the boundary of two windows, up to twice the limit
+/// can be admitted within a short time.
 ///
-/// The state is the end of the window and what has been used in it.
+/// The state is the end of the window and its usage.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct FixedWindow {
     limit: u64,
@@ -77,7 +77,7 @@ impl FixedWindow {
         }
     }
 
-    /// Gives back what was charged to the window that the receipt is for, and to no later one.
+    /// Refunds an amount to the window of the receipt, and to no later one.
     pub(super) fn refund(&self, state: State, now: Timestamp, paid: Receipt, amount: u64) -> State {
         if !state.is_alive(now) || state.expires_at != paid.expires_at() {
             return state;
@@ -88,16 +88,16 @@ impl FixedWindow {
         )
     }
 
-    /// Charges what has been used already to the window that is open.
+    /// Charges an amount that is already used to the current window.
     pub(super) fn charge(&self, state: State, now: Timestamp, amount: u64) -> State {
         let (end, used) = self.open(state, now);
-        self.state(end, owed(used, amount, self.limit))
+        self.state(end, add_capped(used, amount, self.limit))
     }
 
-    /// Returns the state that corresponds to a state of another window at the moment of a change.
+    /// Converts a state of another window at the time of a change.
     ///
-    /// The count is kept. A window that began with a request has the same share of its time left; a
-    /// window of the clock is the one that contains the change.
+    /// The count is unchanged. A window that started with a request retains its remaining share of
+    /// time; a clock-aligned window is the one that contains the change.
     pub(super) fn converted(&self, previous: &Self, state: State, changed_at: u64) -> State {
         if !state.is_alive(Timestamp::from_micros(changed_at)) {
             return State::NONE;
@@ -115,7 +115,7 @@ impl FixedWindow {
         self.state(end, state.words[0])
     }
 
-    /// Returns the state of the two that has used more; the end of its own window stays.
+    /// Returns the state with the greater usage of the two. A live window retains its end.
     pub(super) fn worse(&self, own: State, carried: State, now: Timestamp) -> State {
         if !carried.is_alive(now) {
             return own;
@@ -127,12 +127,12 @@ impl FixedWindow {
         self.state(own.expires_at.as_micros(), used)
     }
 
-    /// Returns the end of the window that is open, and what has been used in it.
+    /// Returns the end and the usage of the current window.
     #[inline]
     fn open(&self, state: State, now: Timestamp) -> (u64, u64) {
         if state.is_alive(now) {
-            // A window that ends later than one from now on would was opened by a clock that has
-            // since gone back. Its count stands; its end is brought nearer if it went back by far.
+            // A window that ends later than a new one would was opened before the clock went back.
+            // It retains its count; its end is moved nearer if the step exceeds the tolerance.
             let (end, latest) = (
                 state.expires_at.as_micros(),
                 now.as_micros() + self.window_micros,
@@ -158,7 +158,7 @@ impl FixedWindow {
         }
     }
 
-    /// Returns the state of a window; one of which nothing is used is not open yet.
+    /// Returns the state of a window. A window without usage has no state.
     #[inline]
     fn state(&self, end: u64, used: u64) -> State {
         if used > 0 {
@@ -171,13 +171,13 @@ impl FixedWindow {
 
 const MICROS_PER_DAY: u64 = 24 * 60 * 60 * 1_000_000;
 
-/// Returns the first day of the year after the one of this day; both are counted since the epoch.
+/// Returns the first day of the following year. Days are counted since the epoch.
 fn next_year(day: u64) -> u64 {
-    // The epoch is so many days after the first of January 1600, which began a cycle of 400 years.
+    // Days from January 1, 1600, the start of a cycle of 400 years, to the epoch.
     const EPOCH: u64 = 135_140;
     const DAYS_PER_CYCLE: u64 = 146_097;
     let since_1600 = day + EPOCH;
-    // Off by one at most.
+    // At most one year off.
     let guess = since_1600 * 400 / DAYS_PER_CYCLE + 1;
     let next = match first_day(guess) > since_1600 {
         true => guess,
@@ -190,24 +190,24 @@ fn next_year(day: u64) -> u64 {
     first_day(next) - EPOCH
 }
 
-/// Returns the first day of a year; both are counted since 1600.
+/// Returns the first day of a year. Days and years are counted since 1600.
 fn first_day(year: u64) -> u64 {
     365 * year + year.div_ceil(4) - year.div_ceil(100) + year.div_ceil(400)
 }
 
-/// Returns the first day of the month after the one of this day; both are counted since the epoch.
+/// Returns the first day of the following month. Days are counted since the epoch.
 ///
-/// (Howard Hinnant's `civil_from_days` and back: years begin in March, so that the leap day is the
-/// last of one, and eras of 400 years are all alike.)
+/// (Howard Hinnant's `civil_from_days` and its inverse: years start in March, so that the leap day
+/// is the last day of a year, and all eras of 400 years are identical.)
 fn next_month(day: u64) -> u64 {
-    // The epoch is so many days after the first of March of the year 0.
+    // Days from March 1 of year 0 to the epoch.
     const EPOCH: u64 = 719_468;
     const DAYS_PER_ERA: u64 = 146_097;
     let (era, of_era) = ((day + EPOCH) / DAYS_PER_ERA, (day + EPOCH) % DAYS_PER_ERA);
     let year = (of_era - of_era / 1_460 + of_era / 36_524 - of_era / 146_096) / 365;
     let day_of_year = of_era - (365 * year + year / 4 - year / 100);
     let month = (5 * day_of_year + 2) / 153 + 1;
-    // The twelfth is February: after it the next year's March begins.
+    // Month 12 is February: the next month is March of the following year.
     let (year, month) = (year + month / 12, month % 12);
     let first = (153 * month + 2) / 5;
     era * DAYS_PER_ERA + 365 * year + year / 4 - year / 100 + year / 400 + first - EPOCH

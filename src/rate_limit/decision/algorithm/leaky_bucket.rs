@@ -1,5 +1,4 @@
-//! The leaky bucket, as a meter: each request pours in what it costs, and what does not fit is
-//! denied.
+//! The leaky bucket as a meter: each request adds its cost, and is denied if it does not fit.
 
 use super::{state::State, token_bucket::TokenBucket};
 use crate::{
@@ -12,8 +11,8 @@ use crate::{
 
 /// A bucket that leaks at the quota's rate.
 ///
-/// It is the token bucket seen from the other side: what is in the one is missing in the other.
-/// So it decides the same, and the token bucket's arithmetic serves both.
+/// It is the mirror of a token bucket: its level is the number of missing tokens. Both make the
+/// same decisions, so this type uses the token bucket's arithmetic.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct LeakyBucket {
     mirror: TokenBucket,

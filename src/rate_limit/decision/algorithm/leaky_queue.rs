@@ -1,5 +1,5 @@
-//! The leaky bucket, as a queue: what comes too fast waits for its turn, and what would wait too
-//! long is denied.
+//! The leaky bucket as a queue: requests above the rate wait for their turn, and are denied if the
+//! wait would be too long.
 
 use std::time::Duration;
 
@@ -12,20 +12,20 @@ use crate::{
     },
 };
 
-/// A queue that lets requests go on at the quota's rate.
+/// A queue that releases requests at the quota's rate.
 ///
-/// As many as the burst go on at once after a pause, one unless the quota names another; in any
-/// time `t` at most the burst and `t` times the rate go on. A request stands in the queue for all
-/// that it costs, and goes on once all of that has had its turn.
+/// After an idle period, requests up to the burst (by default one) are released immediately. In any
+/// time `t`, at most the burst plus `t` times the rate are released. A request is released after a
+/// turn for each unit of its cost.
 ///
-/// It is a token bucket that may owe what it will gain in the longest wait, and so the token
-/// bucket's arithmetic decides: what is owed after the charge is waited for. The state is the
-/// bucket's too, the moment at which the last in the queue has had its turn and the burst has come
-/// back.
+/// It is a token bucket that can be overdrawn by its gain in the longest wait, so it uses the token
+/// bucket's arithmetic: a request waits for its deficit after the charge. The state is that of the
+/// bucket: the time at which the last request in the queue is released and the burst is available
+/// again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct LeakyQueue {
     mirror: TokenBucket,
-    /// What the burst takes to come back, rounded down: so far ahead of its turn nobody waits.
+    /// The refill time of the burst, rounded down. A request with a smaller deficit does not wait.
     at_once_micros: u64,
     max_wait_micros: u64,
 }
@@ -39,7 +39,7 @@ impl LeakyQueue {
             return Err(ConfigError::new(
                 "quota",
                 quota,
-                "a queue has no two turns in a microsecond",
+                "the rate of a queue is at most one request per microsecond",
             )
             .fix("use a token bucket"));
         }
@@ -54,9 +54,9 @@ impl LeakyQueue {
             ConfigError::new(
                 "max_wait",
                 format_args!("{max_wait_micros}us"),
-                "the queue would have more places than are counted exactly",
+                "the queue would hold more requests than can be counted exactly",
             )
-            .fix("give a shorter wait")
+            .fix("set a shorter wait")
         })?;
         Ok(Self {
             mirror: TokenBucket::up_to(pace, brim),
@@ -78,26 +78,26 @@ impl LeakyQueue {
         self.mirror.decide(state, now, cost)
     }
 
-    /// Returns how long a request that was admitted so waits for its turn: never too short a
-    /// time, and at most a microsecond too long.
-    pub(crate) fn delay(&self, said: &Decision) -> Duration {
-        if !said.is_admitted() {
+    /// Returns the delay of an admitted request until its turn. It is rounded up by at most one
+    /// microsecond.
+    pub(crate) fn delay(&self, decision: &Decision) -> Duration {
+        if !decision.is_admitted() {
             return Duration::ZERO;
         }
-        let owed = said
+        let delay = decision
             .reset_after_micros()
             .saturating_sub(self.at_once_micros);
-        // No longer than was promised: the exact wait is not, and is no whole microsecond less.
-        Duration::from_micros(owed.min(self.max_wait_micros))
+        // The exact wait is at most the maximum, so the limit only removes the rounding.
+        Duration::from_micros(delay.min(self.max_wait_micros))
     }
 
     pub(super) fn charge(&self, state: State, now: Timestamp, amount: u64) -> State {
         self.mirror.charge(state, now, amount)
     }
 
-    /// Gives a place back, if nobody stands behind it: who does keeps the turn that was given.
+    /// Refunds a turn if no request is behind it. Requests behind it retain their turns otherwise.
     pub(super) fn refund(&self, state: State, now: Timestamp, paid: Receipt, amount: u64) -> State {
-        // Turns are a microsecond apart at least: an equal moment is the same charge's.
+        // Turns are at least one microsecond apart, so equal times belong to the same charge.
         if state.expires_at() != paid.expires_at() {
             return state;
         }
@@ -108,19 +108,22 @@ impl LeakyQueue {
 fn wait_micros(max_wait: Duration) -> Result<u64, ConfigError> {
     let error = |problem| ConfigError::new("max_wait", format_args!("{max_wait:?}"), problem);
     if max_wait.is_zero() {
-        return Err(error("a queue in which nobody may wait is none")
-            .fix("give the longest wait that a caller will bear, or use a leaky bucket"));
+        return Err(
+            error("the longest wait of a queue must be at least 1 microsecond")
+                .fix("set the longest wait that clients accept, or use a leaky bucket"),
+        );
     }
     if !max_wait.subsec_nanos().is_multiple_of(1_000) {
         return Err(
-            error("time is counted in whole microseconds").fix("give a wait of whole microseconds")
+            error("the wait must be in whole microseconds").fix("round it to whole microseconds")
         );
     }
     u64::try_from(max_wait.as_micros())
         .ok()
         .filter(|micros| *micros <= MICROS_MAX)
         .ok_or_else(|| {
-            error("the wait is longer than 71 years").fix("give a wait that a caller will bear")
+            error("the wait must be at most 71 years")
+                .fix("set the longest wait that clients accept")
         })
 }
 
@@ -203,7 +206,7 @@ mod tests {
     fn a_queue_that_makes_no_sense_is_refused_by_name() {
         let error = |quota, wait| LeakyQueue::new(&quota, wait).unwrap_err().to_string();
         let second = Duration::from_secs(1);
-        assert!(error(Quota::per_second(1), Duration::ZERO).contains("nobody may wait"));
+        assert!(error(Quota::per_second(1), Duration::ZERO).contains("at least 1 microsecond"));
         assert!(error(Quota::per_second(1), Duration::from_secs(u64::MAX)).contains("71 years"));
         let nanos = Duration::from_nanos(1_500);
         assert!(error(Quota::per_second(1), nanos).contains("whole microseconds"));
@@ -226,8 +229,8 @@ mod tests {
         vec((0_u64..200_000, 0_u64..4), 1..80)
     }
 
-    /// A queue in the plainest words: tokens that may be owed, times the window, so that nothing
-    /// is rounded.
+    /// A reference model of the queue: tokens that can be negative, multiplied by the window to
+    /// avoid rounding.
     struct Model {
         limit: i128,
         window: i128,
@@ -337,7 +340,7 @@ mod tests {
                     sum += u128::from(*cost);
                     // Turns are rounded up to whole microseconds.
                     let gained = u128::from(then - began + 2) * u128::from(quota.limit());
-                    // What costs more than the burst has waited for the rest of its turns.
+                    // A request that costs more than the burst waited for the rest of its turns.
                     let bound = burst.max(u128::from(*first)) * window + gained;
                     prop_assert!(sum * window <= bound, "{} in {}", sum, then - began);
                 }

@@ -1,8 +1,8 @@
-//! The sliding log: each request of the last window, remembered.
+//! The sliding log: an exact list of the requests in the last window.
 
 use std::collections::VecDeque;
 
-use super::state::owed;
+use super::state::add_capped;
 use crate::{
     core::{error::ConfigError, time::Timestamp},
     rate_limit::{
@@ -11,42 +11,42 @@ use crate::{
     },
 };
 
-/// The largest limit of a sliding log: as many entries it may have to remember of one partition.
+/// The largest limit of a sliding log, and thus the maximum number of entries per partition.
 pub(super) const LIMIT_MAX: u64 = 10_000;
 
-/// Counts what was admitted in the window that ends now.
+/// A count of the requests that were admitted in the window that ends now.
 ///
-/// In any window at all, at most the limit is admitted. Each partition takes 16 bytes for each
-/// moment at which something was admitted, and so up to the limit times that.
+/// At most the limit is admitted in any window. Each partition takes 16 bytes for each distinct
+/// time of an admission, so at most 16 bytes times the limit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct SlidingLog {
     limit: u64,
     window_micros: u64,
 }
 
-/// What a sliding log remembers of one partition.
+/// The sliding log of one partition.
 ///
-/// A store that can keep it as one value counts exactly; see [`Memory`](crate::store::backend::StateRef).
+/// A store that supports logs counts exactly; see [`StateRef`](crate::store::backend::StateRef).
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Log {
-    /// When, and how much; ascending, each moment once, nothing of zero.
+    /// Times and amounts, in ascending order, with distinct times and without zero amounts.
     entries: VecDeque<(u64, u64)>,
     used: u64,
     expires_at: Timestamp,
 }
 
 impl Log {
-    /// Returns the moment from which the log equals an empty one.
+    /// Returns the time from which the log is equivalent to an empty one.
     pub fn expires_at(&self) -> Timestamp {
         self.expires_at
     }
 
-    /// Returns how many moments are remembered.
+    /// Returns the number of entries. Requests at the same time share an entry.
     pub fn len(&self) -> usize {
         self.entries.len()
     }
 
-    /// Returns whether nothing is remembered.
+    /// Returns `true` if the log has no entries.
     pub fn is_empty(&self) -> bool {
         self.entries.is_empty()
     }
@@ -58,7 +58,7 @@ impl SlidingLog {
             return Err(ConfigError::new(
                 "quota",
                 quota,
-                "a sliding log remembers each request, and at most 10000 of them",
+                "the limit of a sliding log is at most 10000, because it stores each request",
             )
             .fix("use a sliding window or a token bucket"));
         }
@@ -72,10 +72,10 @@ impl SlidingLog {
         self.limit
     }
 
-    /// Decides one request, and charges nothing yet: that is [`record`](Self::record)'s.
+    /// Decides one request without charging it. [`record`](Self::record) charges it.
     pub(crate) fn decide(&self, log: &mut Log, now: Timestamp, cost: u64) -> Decision {
         let now = now.as_micros();
-        self.forget(log, now);
+        self.expire(log, now);
         let left = self.limit.saturating_sub(log.used);
         let newest = match cost {
             0 => log.entries.back().map(|(at, _)| *at),
@@ -94,7 +94,7 @@ impl SlidingLog {
         }
     }
 
-    /// Charges a request that was admitted just now.
+    /// Records a request that was admitted at this time.
     pub(crate) fn record(&self, log: &mut Log, now: Timestamp, cost: u64) {
         if cost == 0 {
             return;
@@ -108,14 +108,14 @@ impl SlidingLog {
         log.expires_at = Timestamp::from_micros(now + self.window_micros);
     }
 
-    /// Charges what has been used already, as if it came now.
+    /// Charges an amount that is already used at the current time.
     pub(crate) fn charge(&self, log: &mut Log, now: Timestamp, amount: u64) {
-        self.forget(log, now.as_micros());
-        let amount = owed(log.used, amount, self.limit) - log.used;
+        self.expire(log, now.as_micros());
+        let amount = add_capped(log.used, amount, self.limit) - log.used;
         self.record(log, now, amount);
     }
 
-    /// Gives back what was charged at the moment that the receipt is for.
+    /// Refunds an amount of the charge of this receipt.
     pub(crate) fn refund(&self, log: &mut Log, paid: Receipt, amount: u64) {
         let at = paid.expires_at().as_micros();
         let found = log
@@ -133,25 +133,25 @@ impl SlidingLog {
         }
     }
 
-    /// Returns how much counts at this moment.
+    /// Returns the usage at this time.
     pub(super) fn used_at(&self, log: &mut Log, now: u64) -> u64 {
-        self.forget(log, now);
+        self.expire(log, now);
         log.used
     }
 
-    /// Charges what is missing to the amount that was used under a previous window when it changed,
-    /// as long as that amount is within a window from the change.
+    /// Raises the usage to the amount that was used under a previous window at the time of a
+    /// change, until one window after the change.
     pub(super) fn carry(&self, log: &mut Log, used: u64, changed_at: u64, now: Timestamp) {
         if now.as_micros() >= changed_at + self.window_micros {
             return;
         }
-        self.forget(log, now.as_micros());
+        self.expire(log, now.as_micros());
         self.record(log, now, used.saturating_sub(log.used));
     }
 
-    /// Forgets what has left the window. What a clock wrote that has since gone back is taken to
-    /// have come now.
-    fn forget(&self, log: &mut Log, now: u64) {
+    /// Removes entries that left the window. If the clock went back, future entries count as of
+    /// now.
+    fn expire(&self, log: &mut Log, now: u64) {
         while let Some((at, used)) = log.entries.front().copied() {
             if at + self.window_micros > now {
                 break;
@@ -167,10 +167,10 @@ impl SlidingLog {
         }
     }
 
-    /// Returns when the last of those was admitted that must leave the window for this cost to
-    /// fit; nothing if it never fits.
+    /// Returns the time of the last entry that must leave the window for this cost to fit; `None`
+    /// if it never fits.
     fn freed_at(&self, log: &Log, cost: u64) -> Option<u64> {
-        // The limit holds the cost, so the sum of what is used and the cost does not overflow.
+        // The cost is at most the limit, so usage plus cost does not overflow.
         let free = self.limit.checked_sub(cost)?;
         let mut surplus = log.used.checked_sub(free)?;
         for (at, used) in &log.entries {
@@ -314,7 +314,8 @@ mod tests {
         ) {
             let (policy, mut log) = (log_of(limit), Log::default());
             for now in clock {
-                let taken = (0..2 * limit).filter(|_| take(&policy, &mut log, now, 1).is_admitted());
+                let is_admitted = |_: &u64| take(&policy, &mut log, now, 1).is_admitted();
+                let taken = (0..2 * limit).filter(is_admitted);
                 prop_assert!(taken.count() as u64 <= limit);
             }
         }

@@ -1,6 +1,6 @@
-//! The sliding window: the count of the current window, and a share of the previous one.
+//! The sliding window: the count of the current window plus a share of the previous one.
 
-use super::state::{State, owed};
+use super::state::{State, add_capped};
 use crate::{
     core::{error::ConfigError, time::Timestamp},
     rate_limit::{
@@ -9,35 +9,35 @@ use crate::{
     },
 };
 
-/// Counts in windows of the clock, and assumes that the requests of the previous window were evenly
-/// spaced, the first of them at its start.
+/// A count in clock-aligned windows. It assumes that the requests of the previous window were
+/// evenly spaced, with the first request at its start.
 ///
-/// A window that ends now covers the current window of the clock and the last part of the previous
-/// one. A request is admitted if the count of the current window, and the requests of the previous
-/// one that were in that part by the assumption, leave room for it. A caller whose requests are
-/// evenly spaced at the limit's rate is never denied, and one that retries as soon as it may is
-/// admitted exactly the limit in each window of the clock.
+/// A window that ends now covers the current clock-aligned window and the last part of the previous
+/// one. A request is admitted if it fits in addition to the count of the current window and the
+/// requests that the assumption places in that part of the previous one. A caller whose requests
+/// are evenly spaced at the limit's rate is never denied, and a caller that retries at
+/// `Retry-After` is admitted exactly the limit in each clock-aligned window.
 ///
-/// A window of the clock admits at most the limit. Any other stretch of that length admits at most
-/// twice the limit, and that only if the previous window's requests all came at its end.
+/// A clock-aligned window admits at most the limit. Any other interval of that length admits at
+/// most twice the limit, and only if all requests of the previous window arrived at its end.
 ///
-/// The state is the end of the next window, the current window's count and the previous one's.
-/// Shares are compared as products: nothing is rounded.
+/// The state is the end of the next window, the count of the current window and that of the
+/// previous one. Shares are compared as products, without rounding.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct SlidingWindow {
     limit: u64,
     window_micros: u64,
 }
 
-/// What a state says at a moment.
+/// The counts of a state at a given time, in microseconds.
 #[derive(Clone, Copy)]
 struct WindowCounts {
-    /// The beginning of the window: later than now only if the clock went back.
+    /// The start of the window. Later than now only if the clock went back.
     start: u64,
-    /// How much of the window is yet to come.
+    /// The remaining time of the window.
     left: u64,
-    /// How long until that begins to pass: zero, unless the clock went back.
-    stands: u64,
+    /// The time until the window starts: zero unless the clock went back.
+    until_start: u64,
     this: u64,
     last: u64,
 }
@@ -85,7 +85,7 @@ impl SlidingWindow {
         }
     }
 
-    /// Gives back what was charged to the window that the receipt is for, while it is in sight.
+    /// Refunds an amount to the window of the receipt, while that window counts.
     pub(super) fn refund(&self, state: State, now: Timestamp, paid: Receipt, amount: u64) -> State {
         let mut counts = self.counts(state, now.as_micros());
         let until = paid.expires_at().as_micros();
@@ -97,27 +97,27 @@ impl SlidingWindow {
         self.state(counts)
     }
 
-    /// Charges what has been used already to this window.
+    /// Charges an amount that is already used to the current window.
     pub(super) fn charge(&self, state: State, now: Timestamp, amount: u64) -> State {
         let mut counts = self.counts(state, now.as_micros());
-        counts.this = owed(counts.this, amount, self.limit);
+        counts.this = add_capped(counts.this, amount, self.limit);
         self.state(counts)
     }
 
-    /// Returns the state that corresponds to a state of another window at the moment of a change: all
-    /// that counts then is counted to the window that contains the change.
+    /// Converts a state of another window at the time of a change: all usage at that time counts
+    /// toward the window that contains the change.
     pub(super) fn converted(&self, previous: &Self, state: State, changed_at: u64) -> State {
         let used = previous.used(previous.counts(state, changed_at));
         self.state(WindowCounts {
             start: changed_at - changed_at % self.window_micros,
             left: 0,
-            stands: 0,
+            until_start: 0,
             this: used,
             last: 0,
         })
     }
 
-    /// Returns a state that has used as much of each window as either of the two.
+    /// Returns a state with the greater usage of the two in each window.
     pub(super) fn worse(&self, own: State, carried: State, now: Timestamp) -> State {
         if !own.is_alive(now) {
             return carried;
@@ -139,19 +139,19 @@ impl SlidingWindow {
         let (start, this, last) = if until <= now {
             (aligned, 0, 0)
         } else if until > now + 2 * window {
-            // A window that is yet to begin was opened by a clock that has since gone back. It is
-            // taken to stand at its beginning, which is no further than the next.
+            // A window in the future was opened before the clock went back. The current time counts
+            // as its start, which is at most the start of the next window.
             ((until - 2 * window).min(aligned + window), this, last)
         } else if until > now + window {
             (until.saturating_sub(2 * window), this, last)
         } else {
             (until.saturating_sub(window), 0, this)
         };
-        let stands = start.saturating_sub(now);
+        let until_start = start.saturating_sub(now);
         WindowCounts {
             start,
-            left: start + window - (now + stands),
-            stands,
+            left: start + window - (now + until_start),
+            until_start,
             this,
             last,
         }
@@ -170,34 +170,34 @@ impl SlidingWindow {
         counts.this.saturating_add(self.in_sight(counts))
     }
 
-    /// Returns how many requests of the previous window came less than a window ago.
+    /// Returns the number of requests of the previous window that are less than a window old.
     fn in_sight(&self, counts: WindowCounts) -> u64 {
-        // Evenly spaced, the first at the start: at the end of each interval one more is over.
+        // The requests are evenly spaced from the start: one expires at the end of each interval.
         let intervals = share(counts.last, counts.left).div_ceil(u128::from(self.window_micros));
         u64::try_from(intervals)
             .unwrap_or(u64::MAX)
             .saturating_sub(1)
     }
 
-    /// Returns the part of a window for which `last` requests of the previous one are in sight, if at
-    /// most `in_sight` of them may count.
+    /// Returns the remaining time of the window at which at most `in_sight` of the `last` requests
+    /// of the previous window count.
     fn may_be_left(&self, last: u64, in_sight: u64) -> u64 {
         let part = share(in_sight.saturating_add(1), self.window_micros) / u128::from(last.max(1));
         u64::try_from(part).map_or(self.window_micros, |part| part.min(self.window_micros))
     }
 
-    /// Returns how long a cost that the limit could hold, but that does not fit now, must wait.
+    /// Returns the time until a cost fits that is within the limit, and does not fit now.
     fn retry_after(&self, counts: WindowCounts, cost: u64) -> u64 {
         let (window, free) = (self.window_micros, self.limit - cost);
-        let to_the_end = counts.stands + counts.left;
+        let to_the_end = counts.until_start + counts.left;
         match free.checked_sub(counts.this) {
-            Some(room) => to_the_end - self.may_be_left(counts.last, room).min(counts.left),
+            Some(free) => to_the_end - self.may_be_left(counts.last, free).min(counts.left),
             None => to_the_end + window - self.may_be_left(counts.this, free),
         }
     }
 
     fn reset_after(&self, counts: WindowCounts) -> u64 {
-        let to_the_end = counts.stands + counts.left;
+        let to_the_end = counts.until_start + counts.left;
         match counts.this {
             0 if self.in_sight(counts) == 0 => 0,
             0 => to_the_end - self.may_be_left(counts.last, 0).min(counts.left),
@@ -212,14 +212,14 @@ impl SlidingWindow {
         let state = |until, words| State::new(Timestamp::from_micros(until), words);
         match (this, last) {
             (0, 0) => State::NONE,
-            // As it stood when the last window was this one: it may be forgotten a window earlier.
+            // The same as the state of the previous window: it expires one window earlier.
             (0, _) => state(start + self.window_micros, [last, 0]),
             (_, _) => state(start + 2 * self.window_micros, [this, last]),
         }
     }
 }
 
-/// A share as a product: so many, times so many microseconds of the window.
+/// Returns a share as a product of a count and a number of microseconds.
 fn share(count: u64, micros: u64) -> u128 {
     u128::from(count) * u128::from(micros)
 }
@@ -339,7 +339,8 @@ mod tests {
                     number.and_then(|number| counts.get(&number)).copied().unwrap_or(0)
                 };
                 let (this, last) = (of(Some(number)), of(number.checked_sub(1)));
-                // The nth of the previous window came n/last of a window after its start.
+                // The nth request of the previous window arrived n/last of a window after its
+                // start.
                 let came = |nth: &u64| nth * WINDOW > (now % WINDOW) * last;
                 let used = this + (0..last).filter(came).count() as u64;
                 let fits = cost == 0 || used + cost <= limit;

@@ -2,10 +2,10 @@
 
 use crate::{core::time::Timestamp, rate_limit::policy::quota::EXACT_MAX};
 
-/// What is remembered of one partition under one policy.
+/// The usage of one partition under one policy, in three words.
 ///
-/// Three words. The first is the same for all algorithms: the moment from which this state equals
-/// none at all, and may be forgotten. The other two are the algorithm's own.
+/// The first word has the same meaning for all algorithms: the time at which the state expires, so
+/// that a store can remove it. The other two are specific to the algorithm.
 ///
 /// ```
 /// use portcullis::{Timestamp, store::backend::State};
@@ -21,46 +21,47 @@ pub struct State {
 }
 
 impl State {
-    /// Nothing is remembered.
+    /// The state of an unused quota.
     pub const NONE: Self = Self::new(Timestamp::EPOCH, [0, 0]);
 
     pub(super) const fn new(expires_at: Timestamp, words: [u64; 2]) -> Self {
         Self { expires_at, words }
     }
 
-    /// Takes a state from the words that a store kept.
+    /// Creates a state from stored words.
     #[inline]
     pub const fn from_words([expires_at, one, two]: [u64; 3]) -> Self {
         Self::new(Timestamp::from_micros(expires_at), [one, two])
     }
 
-    /// Returns the words for a store to keep.
+    /// Returns the words to store.
     #[inline]
     pub const fn to_words(self) -> [u64; 3] {
         [self.expires_at.as_micros(), self.words[0], self.words[1]]
     }
 
-    /// Returns the moment from which the state equals none.
+    /// Returns the time from which the state is equivalent to [`NONE`](Self::NONE).
     pub const fn expires_at(self) -> Timestamp {
         self.expires_at
     }
 
-    /// Returns whether there is still something to remember.
+    /// Returns `true` if the state has not expired.
     #[inline]
     pub fn is_alive(self, now: Timestamp) -> bool {
         now < self.expires_at
     }
 }
 
-/// The last moment that is counted to. A clock that shows a later one is taken to show this.
+/// The latest time that is used in calculations. Later clock readings are clamped to it.
 pub(super) const LATEST: Timestamp = Timestamp::from_micros(1 << 62);
 
-/// So far back a clock may go, or one that is read in turn with a coarser one, and nothing is cut.
+/// The tolerance for a clock that goes back, or that alternates with a coarser one: a smaller step
+/// back truncates no state.
 pub(super) const SLACK_MICROS: u64 = 1_000_000;
 
-/// Returns what counts as used of a limit once this much more has been used: beyond twice the limit
-/// nothing is counted, so that nobody is locked out for longer than two windows.
-pub(super) fn owed(used: u64, amount: u64, limit: u64) -> u64 {
+/// Returns the usage after an additional amount. It is capped at twice the limit, so that a caller
+/// is denied for at most two windows.
+pub(super) fn add_capped(used: u64, amount: u64, limit: u64) -> u64 {
     let most = limit.saturating_mul(2).min(EXACT_MAX).max(used);
     used.saturating_add(amount).min(most)
 }

@@ -1,4 +1,4 @@
-//! The token bucket: it refills steadily, and a request takes out what it costs.
+//! The token bucket: it refills at a constant rate, and each request removes its cost.
 
 use super::state::{SLACK_MICROS, State, mul_div_up};
 use crate::{
@@ -11,19 +11,19 @@ use crate::{
 
 /// A bucket of tokens that refills at the quota's rate, up to the burst.
 ///
-/// In any time `t` at most the burst and `t` times the rate are admitted.
+/// In any time `t`, at most the burst plus `t` times the rate is admitted.
 ///
-/// The state is the moment at which the bucket will be full again. A request moves it on by the
-/// time in which the bucket gains what the request costs, and is denied if the bucket would then
-/// take longer to fill than an empty one. (This is the generic cell rate algorithm.) The moment
-/// is kept exactly: the first word is rounded up to whole microseconds, the second has the parts
-/// of the microsecond that it falls into. The third is the mark: twice the microseconds in which an
-/// empty bucket of this quota fills, and one more if the bucket owes more than it holds. A state
-/// with the mark of another quota keeps the share of the bucket that is left.
+/// The state is the time at which the bucket is full again. A request moves it forward by the time
+/// in which the bucket gains the request's cost, and is denied if the bucket would then take longer
+/// to fill than an empty one. (This is the generic cell rate algorithm.) The time is exact: the
+/// first word is rounded up to whole microseconds, and the second has the parts of the last
+/// microsecond. The third word is the mark: twice the microseconds in which an empty bucket of this
+/// quota fills, plus one if the bucket is overdrawn. A state with the mark of another quota retains
+/// the remaining share of the bucket.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct TokenBucket {
     pace: Pace,
-    /// How long an empty bucket takes to fill.
+    /// The time in which an empty bucket fills.
     refill: Span,
 }
 
@@ -36,8 +36,8 @@ impl TokenBucket {
         })
     }
 
-    /// Creates a bucket that holds the burst of its pace, and the part of one that is left of this
-    /// time.
+    /// Creates a bucket that fills in this time. It holds the burst of its pace, and a fraction of
+    /// a token for the rest of the time.
     pub(super) fn up_to(pace: Pace, refill: Span) -> Self {
         Self { pace, refill }
     }
@@ -46,7 +46,7 @@ impl TokenBucket {
         self.pace.burst
     }
 
-    /// Returns the numbers of its terms.
+    /// Returns the numbers of its policy parameters.
     pub(super) fn numbers(&self) -> [u64; 6] {
         let (pace, refill) = (self.pace, self.refill);
         let interval = pace.interval;
@@ -72,8 +72,8 @@ impl TokenBucket {
         }
     }
 
-    /// Decides nearly all requests: the interval is a number of whole microseconds, the state is one of
-    /// this quota, and the bucket admits the request. Returns `None` for the others.
+    /// Decides the common case: the interval is a whole number of microseconds, the state belongs
+    /// to this quota, and the bucket admits the request. Returns `None` in all other cases.
     #[inline(always)]
     pub(super) fn admit_whole(
         &self,
@@ -84,11 +84,11 @@ impl TokenBucket {
         let (interval, refill) = (self.pace.interval.micros, self.refill.micros);
         let missing = state.expires_at.as_micros().saturating_sub(now.as_micros());
         let is_of_other_quota = missing > 0 && state.words[1] != self.mark();
-        // A bucket that misses more than an empty one owes, or its clock has gone back.
+        // A bucket that is more than empty is overdrawn, or the clock went back.
         if self.pace.parts != 1 || cost > self.pace.burst || is_of_other_quota || missing > refill {
             return None;
         }
-        // At most as much as two empty buckets miss. A full bucket that stays full has another state.
+        // At most twice the refill time. A full bucket that remains full has no state.
         let missing = missing + interval * cost;
         if missing == 0 || missing > refill {
             return None;
@@ -119,7 +119,7 @@ impl TokenBucket {
             );
             (decision, charged)
         } else if cost == 0 {
-            // The bucket owes more than it holds: who asks for nothing passes all the same.
+            // The bucket is overdrawn. A request without cost is still admitted.
             let kept = self.state_of(missing, now);
             let decision = Decision::admitted_micros(0, missing.rounded_up(), kept.expires_at);
             (decision, kept)
@@ -133,7 +133,7 @@ impl TokenBucket {
         }
     }
 
-    /// Gives back as much of a charge as has not yet come back by itself.
+    /// Refunds the part of a charge that has not been refilled since.
     pub(super) fn refund(&self, state: State, now: Timestamp, paid: Receipt, amount: u64) -> State {
         let missing = self.missing(state, now);
         let price = self.pace.times(amount.min(self.pace.burst));
@@ -149,10 +149,10 @@ impl TokenBucket {
         self.state_of(self.pace.sub(missing, back), now)
     }
 
-    /// Takes out what has been used already; what is not there is owed.
+    /// Charges an amount that is already used. The bucket can be overdrawn by up to one burst.
     pub(super) fn charge(&self, state: State, now: Timestamp, amount: u64) -> State {
         let missing = self.missing(state, now);
-        // Beyond two bursts nothing is counted, and no product grows beyond what is exact.
+        // The amount is capped at two bursts, so that all products are exact.
         let one = amount.min(self.pace.burst);
         let other = (amount - one).min(self.pace.burst);
         let price = self.pace.add(self.pace.times(one), self.pace.times(other));
@@ -169,11 +169,10 @@ impl TokenBucket {
         }
     }
 
-    /// Returns the state with as large a share left as the state of another bucket had at the moment
-    /// of a change.
+    /// Converts a state of another bucket at the time of a change. The remaining share is the same.
     pub(super) fn converted(&self, previous: &Self, state: State, changed_at: Timestamp) -> State {
         let missing = previous.missing(state, changed_at);
-        // What was charged after the change makes a bucket no emptier than empty.
+        // Charges after the change do not overdraw the bucket.
         let missing = match state.words[1] & 1 {
             0 => missing.min(previous.refill),
             _ => missing,
@@ -183,39 +182,39 @@ impl TokenBucket {
         self.state_of(missing, changed_at)
     }
 
-    /// Returns the mark of a state of this quota that owes nothing.
+    /// Returns the mark of a state of this quota that is not overdrawn.
     #[inline]
     fn mark(&self) -> u64 {
         2 * self.refill.micros
     }
 
-    /// Returns how long this bucket takes to fill to have the same share left as a bucket in this
-    /// state has that fills in `refill` microseconds.
+    /// Returns the fill time at which this bucket has the same remaining share as a bucket in this
+    /// state that fills in `refill` microseconds.
     ///
-    /// It is exact but for the fraction of a microsecond. A spent bucket stays spent.
+    /// It is exact except for the fraction of a microsecond. An empty bucket remains empty.
     #[cold]
     fn scaled(&self, state: State, now: Timestamp, refill: u64) -> Span {
         let whole = |micros| Span { micros, parts: 0 };
         let missing = state.expires_at.as_micros().saturating_sub(now.as_micros());
         let missing = missing - u64::from(state.words[0] > 0 && missing > 0);
         let refill = refill.max(1);
-        let owes = state.words[1] & 1 == 1;
-        let most = if owes { 2 * refill } else { refill };
-        if !owes && missing >= refill {
+        let is_overdrawn = state.words[1] & 1 == 1;
+        let most = if is_overdrawn { 2 * refill } else { refill };
+        if !is_overdrawn && missing >= refill {
             return self.refill;
         }
         let micros = mul_div_up(missing.min(most), self.refill.micros, refill);
-        match owes {
+        match is_overdrawn {
             true => whole(micros),
             false => whole(micros).min(self.refill),
         }
     }
 
-    /// Returns how long the bucket takes to fill from now.
+    /// Returns the time in which the bucket fills from now on.
     ///
-    /// A state that takes longer to fill than an empty bucket, and owes nothing, was written by a
-    /// clock that has since gone back. If it went back by more than a second, the state is cut to an
-    /// empty bucket.
+    /// A state that takes longer to fill than an empty bucket, and is not overdrawn, was written
+    /// before the clock went back. If the clock went back by more than a second, the state is
+    /// truncated to an empty bucket.
     #[inline]
     fn missing(&self, state: State, now: Timestamp) -> Span {
         if !state.is_alive(now) {
@@ -228,7 +227,7 @@ impl TokenBucket {
         let parts = state.words[0];
         let micros = state.expires_at.as_micros() - now.as_micros();
         let missing = if parts == 0 || parts >= self.pace.parts {
-            // Parts of another quota's microsecond: the whole one counts.
+            // The parts belong to another quota, so the whole microsecond counts.
             Span { micros, parts: 0 }
         } else {
             let micros = micros - 1;
@@ -241,8 +240,8 @@ impl TokenBucket {
         }
     }
 
-    /// Returns how long a bucket takes to fill that would take longer than an empty one: an empty
-    /// one if it owes nothing, and twice as long as that at most if it does.
+    /// Returns the fill time of a bucket that would take longer than an empty one: that of an empty
+    /// one unless it is overdrawn, and at most twice that time if it is.
     #[cold]
     fn cut(&self, state: State, missing: Span) -> Span {
         if state.words[1] & 1 == 0 {
@@ -255,17 +254,17 @@ impl TokenBucket {
         }
     }
 
-    /// Returns the state of a bucket that takes this long to fill.
+    /// Returns the state of a bucket with this fill time.
     ///
-    /// A full bucket has no state. A clock that goes back would find it less than full.
+    /// A full bucket has no state. Otherwise it would not be full after the clock goes back.
     #[inline]
     fn state_of(&self, missing: Span, now: Timestamp) -> State {
         if missing == Span::default() {
             return State::NONE;
         }
         let full_at = Timestamp::from_micros(now.as_micros() + missing.rounded_up());
-        let owes = u64::from(missing > self.refill);
-        State::new(full_at, [missing.parts, self.mark() + owes])
+        let overdrawn = u64::from(missing > self.refill);
+        State::new(full_at, [missing.parts, self.mark() + overdrawn])
     }
 
     #[inline]
@@ -402,7 +401,7 @@ mod tests {
         vec((0_u64..400_000, 0_u64..4), 1..120)
     }
 
-    /// A bucket in the plainest words: tokens, times the window, so that nothing is rounded.
+    /// A reference model of the bucket: tokens multiplied by the window to avoid rounding.
     struct Model {
         quota: Quota,
         window: u128,

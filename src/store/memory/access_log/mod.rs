@@ -1,4 +1,4 @@
-//! The access log in memory.
+//! The in-memory access log.
 
 mod state;
 mod store;

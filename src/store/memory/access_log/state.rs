@@ -1,4 +1,4 @@
-//! The latest records of each trail, bounded.
+//! The latest records of each log stream.
 
 use std::{
     fmt,
@@ -10,7 +10,7 @@ use crate::{
     store::memory::context::MemoryContext,
 };
 
-/// The latest entries of each trail, each trail within the bounds.
+/// The latest entries of each log stream, each within the limits.
 pub(crate) struct LogRings {
     access: Mutex<Ring>,
     audit: Mutex<Ring>,

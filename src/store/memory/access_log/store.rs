@@ -1,4 +1,4 @@
-//! The access log's part of the store in memory.
+//! The in-memory log store.
 
 use crate::{
     access_log::{LogEntry, LogQuery, LogStore, LogStream},

@@ -1,4 +1,4 @@
-//! API keys in memory.
+//! In-memory API keys.
 
 mod state;
 mod store;

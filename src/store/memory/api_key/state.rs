@@ -1,4 +1,4 @@
-//! Key records by id, and the orders in which they are listed.
+//! Key records by id, and their indexes.
 
 use std::{
     collections::BTreeSet,
@@ -9,18 +9,18 @@ use dashmap::DashMap;
 
 use crate::{
     api_key::{
-        KeyId, KeyQuery,
+        KeyCursor, KeyId, KeyPage, KeyQuery, ListedKey,
         backend::{KeyCount, KeyCreation, KeyUse},
-        record::{KeyCursor, KeyPage, ListedKey, StoredKey},
+        record::StoredKey,
     },
     core::{error::StoreErrorKind, time::Timestamp},
     store::memory::context::MemoryContext,
 };
 
-/// Records by id, and the orders in which they are listed.
+/// Key records by id, and their indexes.
 ///
-/// Requests read `kept` alone. Whoever writes holds `orders`, so that a record and its places in
-/// the orders change in one step.
+/// Requests read `kept` only. Writers hold `orders`, so that a record and its index entries change
+/// atomically.
 #[derive(Debug)]
 pub(crate) struct ApiKeyTable {
     pub(super) kept: DashMap<KeyId, MemoryRecord>,
@@ -52,7 +52,7 @@ impl ApiKeyTable {
     }
 
     fn orders(&self) -> MutexGuard<'_, Orders> {
-        // Nothing in between the lock and its release calls foreign code.
+        // No foreign code runs under this lock.
         self.orders.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -118,7 +118,7 @@ impl ApiKeyTable {
     pub(super) fn list(&self, query: &KeyQuery) -> KeyPage {
         let limit = query.limit.clamp(1, KeyQuery::MAX_LIMIT);
         let orders = self.orders();
-        // One more than fits tells whether there is a next page.
+        // One more than the limit, to detect whether there is a next page.
         let mut places: Vec<KeyCursor> = orders.places(query).take(limit + 1).collect();
         let more = places.len() > limit;
         places.truncate(limit);
@@ -177,7 +177,7 @@ impl Orders {
         }
     }
 
-    /// Returns the places behind a cursor, in order.
+    /// Returns the index entries after a cursor, in order.
     fn places<'a>(&'a self, query: &'a KeyQuery) -> Box<dyn Iterator<Item = KeyCursor> + 'a> {
         let behind = move |place: &KeyCursor| query.after.is_none_or(|after| *place > after);
         match (&query.owner, query.after) {
@@ -195,7 +195,7 @@ impl Orders {
     }
 }
 
-/// Returns a place before that of any record.
+/// Returns a cursor before all records.
 fn first_place() -> KeyCursor {
     KeyCursor {
         created_at: Timestamp::EPOCH,

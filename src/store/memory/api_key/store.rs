@@ -1,10 +1,10 @@
-//! The records of keys, in memory.
+//! The in-memory API key store.
 
 use crate::{
     api_key::{
-        ApiKeyStore, KeyId, KeyQuery,
+        ApiKeyStore, KeyId, KeyPage, KeyQuery,
         backend::{ChangeNotifications, KeyCreation, KeyUse},
-        record::{KeyPage, StoredKey},
+        record::StoredKey,
     },
     core::{store_api::store_future::StoreFuture, time::Timestamp},
     store::memory::store::MemoryStore,

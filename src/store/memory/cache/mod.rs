@@ -1,4 +1,4 @@
-//! The cache in memory.
+//! The in-memory cache.
 
 mod state;
 mod store;

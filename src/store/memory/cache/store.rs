@@ -1,8 +1,8 @@
-//! The cache part of the store in memory.
+//! The in-memory cache store.
 //!
-//! One map holds everything. Under a key stands the answer, if it does not vary; else an index of
-//! its variants, and each of them under the key with its variant's id. A weighted, scan-resistant
-//! policy decides what goes when the room is full.
+//! One map contains everything. The slot of a key contains the entry if it does not vary, and
+//! otherwise an index of its variants, each of which has a slot under the key and the variant's id.
+//! A weighted, scan-resistant policy evicts entries.
 
 use crate::{
     cache::{

@@ -1,4 +1,4 @@
-//! The logs of those policies that remember each request: bounded, and swept when there is no room.
+//! The logs of sliding log policies, of limited size.
 
 use std::{
     collections::HashMap,
@@ -10,15 +10,15 @@ use crate::{
     rate_limit::backend::Log,
 };
 
-/// The logs are kept in so many shards, each under a lock of its own.
+/// The number of shards, each with its own lock.
 const SHARDS: usize = 64;
 
-/// The logs may remember so many moments for each state that the store may hold.
+/// The number of timestamps in all logs for each state of the store.
 const MOMENTS_PER_STATE: usize = 8;
 
 pub(super) struct Logs {
     shards: Box<[Mutex<Shard>]>,
-    /// The most moments that a shard remembers, a log's place counted as one more.
+    /// The maximum number of timestamps in a shard. Each log counts as one more.
     moments_max: usize,
 }
 
@@ -26,7 +26,7 @@ pub(super) struct Logs {
 struct Shard {
     logs: HashMap<(StoreKey, u64), Log>,
     moments: usize,
-    /// Before this nothing is over that was not when it was last looked for.
+    /// The time before which a sweep would find no further expired logs.
     sweep_at: Timestamp,
 }
 
@@ -38,9 +38,9 @@ impl Logs {
         }
     }
 
-    /// Changes the logs of a partition, which are empty at first, as one step.
+    /// Changes the logs of a partition atomically. Unknown logs are empty.
     ///
-    /// Returns `None` if there is no room for what they may come to remember.
+    /// Returns `None` if there is no room for the timestamps that they may gain.
     pub(super) fn change<T>(
         &self,
         partition: &StoreKey,
@@ -63,7 +63,7 @@ impl Logs {
         Some(answer)
     }
 
-    /// Changes a log if it is known.
+    /// Changes a log if it exists.
     pub(super) fn change_known(
         &self,
         partition: &StoreKey,
@@ -88,7 +88,7 @@ impl Logs {
 
     fn shard(&self, partition: &StoreKey) -> MutexGuard<'_, Shard> {
         let shard = usize::from(partition.as_bytes()[0]) % SHARDS;
-        // What is in the shard is whole at each step: a panic leaves a log out, at worst.
+        // The shard is consistent at each step. A panic removes a log at worst.
         self.shards[shard]
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
@@ -109,7 +109,7 @@ impl Shard {
         }
     }
 
-    /// Returns whether so many more fit, once what is over has been forgotten.
+    /// Returns `true` if `more` timestamps fit, after removing expired logs if necessary.
     fn has_room(&mut self, more: usize, moments_max: usize, now: Timestamp) -> bool {
         let fits = |moments: usize| moments + more <= moments_max;
         if !fits(self.moments) && self.sweep_at <= now {
@@ -122,7 +122,7 @@ impl Shard {
     }
 }
 
-/// What a log takes: its moments, and a place in the map.
+/// Returns the size of a log: its timestamps and one for its slot in the map.
 fn weight(log: &Log) -> usize {
     if log.is_empty() { 0 } else { log.len() + 1 }
 }

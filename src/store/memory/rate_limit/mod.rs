@@ -1,4 +1,4 @@
-//! Rate limits in memory.
+//! In-memory rate limits.
 
 mod logs;
 mod seam;

@@ -1,4 +1,5 @@
-//! The primitives of the table. `tests/interleavings.rs` replaces this file by those of loom.
+//! The synchronization primitives of the table. `tests/interleavings.rs` replaces this file to use
+//! loom.
 
 pub(super) use std::{
     hint::spin_loop,
@@ -9,9 +10,9 @@ pub(super) use std::{
     thread::yield_now,
 };
 
-/// The slots of a group: one page of memory.
+/// The number of slots in a group: one page of memory.
 pub(super) const GROUP: usize = 128;
 
-/// The lower bound of the groups in use at first, if the table has as many. They are at most twice as
-/// many.
+/// The lower bound of the number of groups in use at first, which is less than twice as many, if
+/// the table is large enough.
 pub(super) const COMPACT_GROUPS: usize = 64;

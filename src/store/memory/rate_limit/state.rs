@@ -1,4 +1,4 @@
-//! The states and logs of all partitions, and the decisions on them.
+//! The states and logs of all partitions, and decisions on them.
 
 use std::{
     fmt,
@@ -29,12 +29,12 @@ use crate::{
     store::memory::context::MemoryContext,
 };
 
-/// What has been used: one state for each partition and policy.
+/// The usage of quotas: one state for each partition and policy.
 pub(crate) struct RateLimitTable {
     clock: Arc<dyn Clock>,
     pub(super) keys: StoreKeys,
     states_max: usize,
-    // Allocated whole at the first request: a store that serves other layers alone pays nothing.
+    // Allocated at the first request, so that a store without rate limits takes no memory for it.
     table: OnceLock<Table>,
     pub(super) logs: Logs,
 }
@@ -54,8 +54,8 @@ impl RateLimitTable {
         self.table.get_or_init(|| Table::new(self.states_max))
     }
 
-    /// Does what nearly all requests need: one policy, a client who is known, and room for it.
-    // Where it is called, so that what it returns need not go through memory.
+    /// Decides the most common requests: one policy and a known client with quota left.
+    // Inlined, so that the result is not passed through memory.
     #[inline(always)]
     pub(super) fn admit_known(
         &self,
@@ -77,8 +77,8 @@ impl RateLimitTable {
         admit_held(held, charge, now)
     }
 
-    /// Decides by the coarse time where that may do, and if it denies, once more by the precise
-    /// one: so that nobody waits longer than was said.
+    /// Decides by the coarse time if the policies tolerate it. If that rejects the request, decides
+    /// again by the precise time, so that no client waits longer than `retry_after`.
     #[inline(never)]
     pub(super) fn take_at_length(
         &self,
@@ -115,7 +115,7 @@ impl RateLimitTable {
             .change_all(&keys, now, |states| decide_all(charges, states, now))
     }
 
-    /// Decides with the logs of the partition in hand: nobody else has them meanwhile.
+    /// Decides while holding the logs of the partition.
     fn take_with_logs(
         &self,
         partition: &StoreKey,
@@ -154,7 +154,7 @@ impl RateLimitTable {
         decide_all_with_logs(charges, &mut memories(charges, &mut states, &mut logs), now)
     }
 
-    /// Charges one policy, and returns whether there was room to remember it.
+    /// Charges one policy. Returns `true` if there was room for its state.
     pub(super) fn charge(&self, partition: &StoreKey, charge: &Charge<'_>) -> bool {
         let Charge { policy, cost } = *charge;
         self.carry_all(partition, [policy]);
@@ -181,7 +181,7 @@ impl RateLimitTable {
         }
     }
 
-    /// Carries over what was used of the policies that these replace.
+    /// Carries over the usage of previous policies.
     fn carry_all<'a>(&self, partition: &StoreKey, policies: impl IntoIterator<Item = &'a Policy>) {
         for policy in policies {
             if policy.has_previous() {
@@ -204,7 +204,7 @@ impl RateLimitTable {
                 return;
             }
             let change = |logs: &mut [Log]| carry.log(&mut logs[0], previous, now);
-            // Where there is no room, no request is admitted either.
+            // Without room, no request is admitted either.
             let _ = self.logs.change(partition, &[own], now, change);
             return;
         }
@@ -217,8 +217,8 @@ impl RateLimitTable {
         }
     }
 
-    /// Returns the time that these policies are decided by first: a window that is over for one
-    /// question is not open for the next.
+    /// Returns the time of the first decision by these policies. All calls use it, so that a window
+    /// that has ended for one call is not open for the next.
     fn time_for<'a>(&self, policies: impl IntoIterator<Item = &'a Policy>) -> Timestamp {
         if policies.into_iter().all(Policy::tolerates_coarse_clock) {
             self.clock.coarse()
@@ -228,7 +228,7 @@ impl RateLimitTable {
     }
 }
 
-/// Decides a request whose state is locked, and writes the state if the request is admitted.
+/// Orders states and logs, each in their own order, like the charges.
 #[inline(never)]
 fn admit_held(
     mut held: Held<'_>,
@@ -243,7 +243,7 @@ fn admit_held(
     Some((now, decision))
 }
 
-/// Puts states and logs, each in their own order, into that of the charges.
+/// Orders states and logs, each in their own order, like the charges.
 fn memories<'a>(
     charges: &[Charge<'_>],
     states: &'a mut [State],

@@ -1,4 +1,4 @@
-//! The rate limit store of a store in memory.
+//! The in-memory rate limit store.
 
 use crate::{
     core::{
@@ -52,7 +52,7 @@ impl RateLimitStore for MemoryStore {
         let charged = charges
             .iter()
             .map(|charge| limits.charge(partition, charge));
-        // All of them are tried, whether there is room for one or not.
+        // All policies are charged, even if one has no room.
         if charged.fold(true, |all, charged| all & charged) {
             StoreFuture::ready(())
         } else {

@@ -1,38 +1,38 @@
-//! A table of fixed size that a flood of new keys cannot make forget an old one.
+//! A table of fixed size in which new keys never evict the state of another key.
 //!
-//! The table is an array of slots in groups of one page each. A key has a group and may stand in any
+//! The table is an array of slots in groups of one page each. A key has a group and can be in any
 //! slot of it. Its fingerprint, 64 bits of its keyed digest, identifies the key and determines the
-//! group. A slot holds the three words of a state. A state that is over equals none, so its slot is
-//! free for another key.
+//! group. A slot contains the three words of a state. An expired state is equal to an empty one, so
+//! its slot is free for another key.
 //!
-//! A key is inserted into the first free slot from its first one on, so most lookups read one or two
-//! cache lines. After [`NEAR`] slots a lookup reads the tags of the group instead: one byte of each
-//! fingerprint, in two cache lines. An absent key therefore costs little even in a group that was
-//! once full.
+//! A key is inserted into the first free slot, starting at the slot that its fingerprint
+//! determines, so most lookups read one or two cache lines. After [`NEAR`] slots a lookup reads the
+//! tags of the group instead: one byte of each fingerprint, in two cache lines. A lookup of an
+//! absent key is therefore cheap even in a group that was once full.
 //!
-//! Few keys spread over all groups would cost a page of memory and an address translation each. So the
-//! table begins with a few groups, the roots, and doubles the number in use when a new key finds its
-//! group full, until all are in use. The groups in use are a prefix of the array. A doubling moves no
-//! key by itself. Each group is split in two when one of its keys is not found in the group that it
-//! has after the doubling.
+//! A few keys that were distributed over all groups would take a page of memory and an address
+//! translation each. So the table starts with a few groups, the roots, and doubles the number of
+//! groups in use when a new key finds its group full, until all are in use. The groups in use are a
+//! prefix of the array. A doubling moves no key by itself: a group is split in two when a key is
+//! not found in the group that it has after the doubling.
 //!
-//! A lookup takes no lock. A change locks its slot alone, by one bit of the state's first word. A new
-//! key is inserted under the lock of its group, after another lookup under that lock, so no two tasks
-//! take two slots for one key, or one slot for two keys.
+//! A lookup takes no lock. A change locks its slot only, by one bit of the state's first word. A
+//! new key is inserted under the lock of its group, after another lookup under that lock, so no two
+//! tasks take two slots for one key, or one slot for two keys.
 //!
 //! Once all groups are in use, a key whose group has no free slot is counted in a shared slot. Each
-//! policy has [`SHARED_PER_GROUP`] of them in each shared group, and all keys that are sent to one
-//! are counted together. When a slot of its own becomes free, the key takes the count of the shared
-//! one along. A key in excess may therefore be counted too high, and no key is ever counted too low.
-//! If `n` requests of such keys come in one window and there are `w` shared slots, a request finds its
-//! limit `l` spent with the probability that a Poisson variable of mean `n / w` is at least `l`.
+//! policy has [`SHARED_PER_GROUP`] of them in each shared group, and all keys of a shared slot are
+//! counted together. When a slot of its own becomes free, the key copies the count of the shared
+//! slot. A key in excess may therefore be counted too high, and no key is ever counted too low.
+//! With `n` requests of such keys in one window and `w` shared slots, a request exceeds its limit
+//! `l` with the probability that a Poisson variable of mean `n / w` is at least `l`.
 //!
 //! Locks are taken in this order: groups ascending, then slots ascending. A task that holds a slot
-//! never waits for a group. One exception is safe: [`Table::move_key`] holds two slots in any order,
-//! one of which has no key, and no task waits while it holds a slot without a key.
+//! never waits for a group. One exception is safe: [`Table::move_key`] holds two slots in any
+//! order, one of which has no key, and no task waits while it holds a slot without a key.
 //!
-//! `tests/interleavings.rs` runs this file on the atomics of loom, and tries all orders of the steps
-//! of two tasks.
+//! `tests/interleavings.rs` runs this file with the atomics of loom, and tries all interleavings of
+//! two tasks.
 
 use std::{mem, sync::PoisonError};
 
@@ -46,31 +46,30 @@ use crate::{
     rate_limit::backend::State,
 };
 
-/// The slots that are read before the tags are.
+/// The number of slots that a lookup reads before the tags.
 const NEAR: usize = 4;
 
-/// The tags in one word.
+/// The number of tags in one word.
 const TAGS_PER_WORD: usize = 8;
 
-/// The keys per group for which the table has room. Few enough that a group is rarely full before
+/// The capacity of the table in keys per group. It is low enough that a group is rarely full before
 /// the others are.
 const KEYS_PER_GROUP: usize = 100;
 
-/// The groups of keys for each shared group.
+/// The number of groups of keys for each shared group.
 const GROUPS_PER_SHARED: usize = 16;
 
-/// The shared slots of a policy in each shared group.
+/// The number of shared slots of a policy in each shared group.
 const SHARED_PER_GROUP: u64 = 16;
 
-/// The fingerprint in a slot whose key was moved. No key has it.
+/// The fingerprint of a slot whose key was moved. No key has it.
 const LEFT: u64 = 1;
 
-/// The lowest bit of a fingerprint that determines the group at depths above 0. Those below determine
-/// the slot and the tag; the highest ones determine the root.
+/// The lowest bit of a fingerprint that determines the group at depths above 0. The bits below
+/// determine the slot and the tag; the highest ones determine the root.
 const DEPTH_SHIFT: u32 = 16;
 
-/// The bit of a state's first word by which its slot is locked. A timestamp reaches it in the year
-/// 294 000.
+/// The lock bit of a slot, in its state's first word. A timestamp reaches it in the year 294 000.
 const LOCKED: u64 = 1 << 63;
 
 /// The key of a slot.
@@ -97,22 +96,22 @@ impl Key {
 pub(super) struct Table {
     slots: Box<[Slot]>,
     tags: Box<[Tags]>,
-    /// The lock of each group, and how often the group was split; `None` until it is in use.
+    /// The lock of each group, and the number of its splits, or `None` until it is in use.
     groups: Box<[Mutex<Option<u8>>]>,
-    /// The groups in use at depth 0.
+    /// The number of groups in use at depth 0.
     roots: usize,
     /// The depth at which all groups are in use.
     depth_max: u8,
-    // The groups of keys come first, then the shared ones.
+    // The groups of keys are stored before the shared ones.
     own_groups: usize,
     shared_groups: usize,
-    /// How often the number of groups in use was doubled.
+    /// The number of times that the number of groups in use was doubled.
     depth: AtomicU64,
-    /// Whether any key was ever sent to a shared slot.
+    /// `true` once any key was counted in a shared slot.
     shared: AtomicBool,
 }
 
-/// One state, and the key that it is of: half a cache line.
+/// A state and its key, in half a cache line.
 #[derive(Default)]
 #[repr(align(32))]
 struct Slot {
@@ -122,8 +121,8 @@ struct Slot {
     two: AtomicU64,
 }
 
-/// A byte of the fingerprint in each slot of a group. Written under the group's lock. A lookup without
-/// it may miss a key that is being inserted.
+/// A byte of the fingerprint in each slot of a group. Written under the group's lock. A lookup
+/// without the lock may miss a key that is being inserted.
 #[derive(Default)]
 #[repr(align(128))]
 struct Tags([AtomicU64; GROUP / TAGS_PER_WORD]);
@@ -145,7 +144,7 @@ impl Table {
     pub(super) fn new(keys_max: usize) -> Self {
         let groups = keys_max.div_ceil(KEYS_PER_GROUP).max(1);
         let depth_max = (groups / COMPACT_GROUPS).checked_ilog2().unwrap_or(0) as u8;
-        // Rounded up: there is room for `keys_max` in any case.
+        // Rounded up, so that there is room for `keys_max` in any case.
         let roots = groups.div_ceil(1 << depth_max);
         let own_groups = roots << depth_max;
         let shared_groups = own_groups.div_ceil(GROUPS_PER_SHARED);
@@ -164,7 +163,7 @@ impl Table {
         }
     }
 
-    /// Changes the states of several keys as one step.
+    /// Changes the states of several keys atomically.
     ///
     /// Returns `None` if there is no slot for one of them, not even a shared one, or if two of them
     /// are equal.
@@ -186,7 +185,7 @@ impl Table {
         Some(answer)
     }
 
-    /// Locks the slot in which a key is counted, its own or a shared one.
+    /// Locks the slot of a key, which can be a shared one.
     pub(super) fn hold(&self, key: Key) -> Option<Held<'_>> {
         self.hold_at_home(key)
             .or_else(|| self.hold_moving(key))
@@ -198,8 +197,8 @@ impl Table {
         self.hold(key).map_or(State::NONE, |held| held.state)
     }
 
-    /// Looks again for a key that was not found, since its group may have to be split first, or was
-    /// being split.
+    /// Looks up a key again that was not found, since its group may require a split or was being
+    /// split.
     fn hold_moving(&self, key: Key) -> Option<Held<'_>> {
         if self.depth_max == 0 {
             return None;
@@ -211,7 +210,7 @@ impl Table {
     /// Locks the slot of a key if it has one in its group at the current depth.
     #[inline]
     pub(super) fn hold_at_home(&self, key: Key) -> Option<Held<'_>> {
-        // Most keys stand in their first slots.
+        // Most keys are in their first slots.
         let group = self.group(key.fingerprint, self.depth());
         let first = &self.slots[group * GROUP + key.fingerprint as usize % GROUP];
         if first.fingerprint.load(Ordering::Relaxed) == key.fingerprint
@@ -231,7 +230,8 @@ impl Table {
     fn hold_found(&self, find: impl Fn() -> Option<Spot>) -> Option<Held<'_>> {
         loop {
             let spot = find()?;
-            // If the slot was given to another key meanwhile, this key may have another slot by now.
+            // If the slot was reused for another key meanwhile, this key may have another slot by
+            // now.
             if let Some(held) = self.hold_spot(spot) {
                 return Some(held);
             }
@@ -252,7 +252,7 @@ impl Table {
         self.hold_all(&spots)
     }
 
-    /// Locks the slots of all keys, and takes one for each that has none.
+    /// Locks the slots of all keys, after inserting those that have none.
     fn hold_all_new(&self, keys: &[Key], now: Timestamp) -> Option<SmallVec<[Held<'_>; 4]>> {
         let twice = |(at, key): (usize, &Key)| keys[at + 1..].contains(key);
         if keys.iter().enumerate().any(twice) {
@@ -261,7 +261,7 @@ impl Table {
         loop {
             let (depth, _locks) = self.lock_groups(keys);
             if let Some(spots) = self.spots(keys, depth, now) {
-                // The slots of these groups keep their keys while the groups are locked.
+                // The slots of these groups are not reused while the groups are locked.
                 return self.hold_all(&spots);
             }
             if depth == self.depth_max {
@@ -272,10 +272,11 @@ impl Table {
         }
     }
 
-    /// Finds or takes a slot for each key; none if there is no room at this depth. The groups are
+    /// Returns a slot for each key, or `None` if there is no room at this depth. The groups are
     /// locked.
     fn spots(&self, keys: &[Key], depth: u8, now: Timestamp) -> Option<SmallVec<[Spot; 4]>> {
-        // Known keys first: their slots are not free, even if their states are over.
+        // Existing keys before new ones: their slots are not free, even if their states have
+        // expired.
         let find = |key: &Key| self.find(self.group(key.fingerprint, depth), key.fingerprint);
         let mut spots: SmallVec<[Option<Spot>; 4]> = keys.iter().map(find).collect();
         for (at, key) in keys.iter().enumerate() {
@@ -286,7 +287,7 @@ impl Table {
         Some(spots.into_iter().flatten().collect())
     }
 
-    /// Takes a slot for a key that has none; a shared one if all groups are in use.
+    /// Returns a slot for a new key, which is a shared one if all groups are in use.
     fn spot_for_new(
         &self,
         key: Key,
@@ -306,7 +307,7 @@ impl Table {
             .or_else(|| self.claim(group, fingerprint, State::NONE, now, taken))
     }
 
-    /// Splits the group in which a key stands in two, unless that is its group at this depth.
+    /// Splits the group that contains a key, unless that is its group at this depth.
     fn split(&self, key: Key, depth: u8) {
         let group_at = |depth| self.group(key.fingerprint, depth);
         let in_use = |group: &usize| self.lock(*group).is_some();
@@ -319,7 +320,8 @@ impl Table {
         };
         let upper_group = group + (self.roots << split);
         let mut upper = self.lock(upper_group);
-        // Keys that stay come second: slots nearer to their first ones may be free by then.
+        // Keys that stay are moved last, since slots nearer to their first ones may be free by
+        // then.
         for target in [upper_group, group] {
             for at in group * GROUP..(group + 1) * GROUP {
                 let fingerprint = self.slots[at].fingerprint.load(Ordering::Relaxed);
@@ -332,7 +334,7 @@ impl Table {
         *upper = Some(split + 1);
     }
 
-    /// Moves a key to its first free slot in a group, unless it stands there or nearer. Both groups are
+    /// Moves a key to its first free slot in a group, unless it is there or nearer. Both groups are
     /// locked.
     fn move_key(&self, fingerprint: u64, at: usize, group: usize) {
         let is_free = |to: &usize| self.slots[*to].fingerprint.load(Ordering::Relaxed) <= LEFT;
@@ -351,7 +353,7 @@ impl Table {
         self.tags[group].set(to % GROUP, tag(fingerprint));
     }
 
-    /// Gives the first free slot of a group to a key. The group is locked.
+    /// Assigns the first free slot of a group to a key. The group is locked.
     fn claim(
         &self,
         group: usize,
@@ -364,7 +366,7 @@ impl Table {
         claimed.map(|(spot, _)| spot)
     }
 
-    /// The same, and returns the slot locked.
+    /// Like [`claim`](Self::claim), and returns the slot locked.
     fn free(
         &self,
         group: usize,
@@ -395,8 +397,8 @@ impl Table {
             if found == fingerprint {
                 return Some(Spot { at, fingerprint });
             }
-            // A slot is never empty again once it was given, and a key is given its first free slot:
-            // no key stands behind an empty slot.
+            // A used slot is never empty again, and a key is inserted into its first free slot: no
+            // key is behind an empty slot.
             if found == 0 {
                 return None;
             }
@@ -411,7 +413,7 @@ impl Table {
         tagged.find(is_it).map(|at| Spot { at, fingerprint })
     }
 
-    /// Returns the slots of a group whose tag is that of the key: few but its own.
+    /// Returns the slots of a group with the tag of the key, few of which belong to other keys.
     fn tagged(&self, group: usize, fingerprint: u64) -> impl Iterator<Item = usize> {
         let slots = self.tags[group].alike(tag(fingerprint));
         slots.map(move |slot| group * GROUP + slot)
@@ -424,8 +426,8 @@ impl Table {
         same.then_some(held)
     }
 
-    /// Locks all spots, or none of them if one was given to another key, or if two are the same.
-    /// Returns them in the order of the spots.
+    /// Locks all spots and returns them in the given order. Returns `None` and locks nothing if one
+    /// was reused for another key, or if two are the same.
     fn hold_all(&self, spots: &[Spot]) -> Option<SmallVec<[Held<'_>; 4]>> {
         let mut ascending: SmallVec<[usize; 4]> = (0..spots.len()).collect();
         ascending.sort_unstable_by_key(|at| spots[*at].at);
@@ -443,8 +445,8 @@ impl Table {
         Some(held.into_iter().map(|(_, held)| held).collect())
     }
 
-    /// Locks the groups of the keys and their shared groups, ascending, after splitting the former to
-    /// the current depth, which is returned.
+    /// Splits the groups of the keys to the current depth, which is returned, and locks them and
+    /// their shared groups in ascending order.
     fn lock_groups(&self, keys: &[Key]) -> (u8, SmallVec<[MutexGuard<'_, Option<u8>>; 8]>) {
         loop {
             let depth = self.depth();
@@ -463,7 +465,7 @@ impl Table {
     }
 
     fn lock(&self, group: usize) -> MutexGuard<'_, Option<u8>> {
-        // Nothing panics while a group is being split, so none was left half split.
+        // No code panics during a split, so a poisoned lock is consistent.
         self.groups[group]
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
@@ -491,7 +493,7 @@ impl Table {
     }
 }
 
-/// Returns the slots of a group in the probing order of a key: from its first one on.
+/// Returns the slots of a group in the probing order of a key.
 #[inline]
 fn probe(group: usize, fingerprint: u64) -> impl Iterator<Item = usize> {
     let first = group * GROUP;
@@ -519,7 +521,7 @@ impl Tags {
         word.store(u64::from_le_bytes(tags), Ordering::Relaxed);
     }
 
-    /// Returns the slots that have this tag.
+    /// Returns the slots with this tag.
     fn alike(&self, tag: u8) -> impl Iterator<Item = usize> {
         let wanted = u64::from_ne_bytes([tag; TAGS_PER_WORD]);
         self.0.iter().enumerate().flat_map(move |(at, word)| {
@@ -533,14 +535,14 @@ impl Tags {
     }
 }
 
-/// Returns a word with the highest bit of each byte that is zero, and with no other.
+/// Returns a word in which the highest bit of each zero byte is set, and no other bit.
 fn zero_bytes(word: u64) -> u64 {
     const LOW: u64 = u64::from_ne_bytes([0x7f; 8]);
     !(((word & LOW) + LOW) | word | LOW)
 }
 
 impl Slot {
-    /// Locks the slot. Its holder only computes, so it is soon free.
+    /// Locks the slot. Its holder only computes, so the wait is short.
     fn hold(&self) -> Held<'_> {
         let mut tries = 0_u32;
         loop {
@@ -549,7 +551,7 @@ impl Slot {
             }
             tries += 1;
             if tries.is_multiple_of(64) {
-                // Its holder may have been suspended.
+                // The holder may have been suspended.
                 yield_now();
             } else {
                 spin_loop();
@@ -583,13 +585,13 @@ impl Slot {
             .is_ok()
     }
 
-    /// Gives the slot to another key, unless its state is alive. The group is locked.
+    /// Assigns the slot to another key, unless its state is alive. The group is locked.
     fn give(&self, fingerprint: u64, state: State, now: Timestamp) -> Option<Held<'_>> {
         let alive = |expires_at: u64| Timestamp::from_micros(expires_at & !LOCKED) > now;
         if alive(self.expires_at.load(Ordering::Relaxed)) {
             return None;
         }
-        // Its key may have been charged just now.
+        // Its key may just have been charged.
         let mut held = self.hold();
         if held.state.is_alive(now) {
             return None;
@@ -650,7 +652,7 @@ mod tests {
         let keys: Vec<_> = partitions(10_000).collect();
         let admitted = |key| take(&table, key, &policy, NOW) == Some(true);
         let first = keys.iter().filter(|key| admitted(key)).count();
-        // One in excess has those of its shared slot that come later counted along.
+        // Later keys of a shared slot include the counts of earlier ones.
         assert!(first >= 9_950, "{first}");
         assert_eq!(keys.iter().filter(|key| admitted(key)).count(), 0);
     }
@@ -674,7 +676,7 @@ mod tests {
     #[test]
     fn a_key_in_excess_never_gains_by_moving_from_a_shared_slot_to_its_own() {
         let (table, short, long) = (Table::new(1), policy("a", 1), policy("b", 3));
-        // Slots of a minute's length fill all groups of `long`'s keys but for some that end early.
+        // Slots of a minute fill all groups of `long`'s keys, except for some that expire early.
         let mut admitted = HashMap::<StoreKey, u32>::new();
         let keys: Vec<_> = partitions(2_000).collect();
         for key in &keys[..120] {
@@ -750,7 +752,7 @@ mod tests {
         let spot = |key: &StoreKey| table.find_at_home(Key::new(key, policy.id()));
         let last = keys.iter().filter_map(spot).map(|spot| spot.at).max();
         assert!(last < Some(2 * 125 * GROUP));
-        // The split of a group forgets no key, whether it moves the key or not.
+        // A split loses no key, whether it moves the key or not.
         assert!(keys.iter().all(admits));
         assert!(!keys.iter().any(admits));
     }
@@ -817,7 +819,7 @@ mod tests {
         }
     }
 
-    /// A step of the test below. Keys are numbers.
+    /// A step of the model test. Keys are numbers.
     #[derive(Clone, Debug)]
     enum Step {
         Charge { key: u64, lasts: u64 },
@@ -848,7 +850,7 @@ mod tests {
         ]
     }
 
-    /// A table, and the counts that it must have: of each key the end of its window, and its count.
+    /// A table and its expected counts: the end of the window and the count of each key.
     struct Modeled {
         table: Table,
         counts: HashMap<u64, (u64, u64)>,
@@ -866,7 +868,7 @@ mod tests {
             }
         }
 
-        /// Returns a key of the first root: few keys fill it, and all split the same groups.
+        /// Returns a key of the first root, so that few keys fill it and all split the same groups.
         fn key(number: u64) -> Key {
             let uniform = (number + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15);
             let uniform = (uniform ^ (uniform >> 32)).wrapping_mul(0xd6e8_feb8_6659_fd93);
@@ -906,7 +908,7 @@ mod tests {
             keys.iter().for_each(|key| self.count(*key, end));
         }
 
-        /// Charges as a limiter with one policy does.
+        /// Charges a known key like a limiter with one policy.
         fn charge_known(&mut self, key: u64, lasts: u64) {
             let (now, end) = (Timestamp::from_micros(self.now), self.now + lasts);
             let charge = |mut held: Held<'_>| held.state = charged(held.state, now, end);
@@ -950,7 +952,7 @@ mod tests {
         }
     }
 
-    /// Adds one to a count, which lasts at least until `end`.
+    /// Adds one to a count that lasts at least until `end`.
     fn charged(state: State, now: Timestamp, end: u64) -> State {
         match (state.is_alive(now), state.to_words()) {
             (true, [until, count, _]) => State::from_words([until.max(end), count + 1, 0]),
@@ -968,7 +970,7 @@ mod tests {
             let mut modeled = Modeled::new();
             steps.iter().for_each(|step| modeled.take(step));
             (0..MODEL_KEYS).for_each(|key| modeled.check(key));
-            // No key shares a slot: only then are the counts equal.
+            // No key shares a slot, so the counts are equal.
             prop_assert!(!modeled.table.shared.load(Ordering::Relaxed));
         }
     }
@@ -1008,7 +1010,7 @@ mod tests {
 
     #[test]
     fn threads_that_race_for_few_slots_neither_lose_nor_double_a_count() {
-        // Each round, windows end and all threads come for the same new keys at once.
+        // In each round, windows end and all threads insert the same new keys at once.
         let (table, policy) = (Arc::new(Table::new(1)), policy("p", 5));
         for round in 0..200_u64 {
             let now = NOW + Duration::from_secs(60 * round);

@@ -1,4 +1,4 @@
-//! The access log on Redis: a stream for each trail.
+//! The access log on Redis.
 
 mod state;
 mod store;

@@ -1,4 +1,4 @@
-//! The names of the streams.
+//! The Redis keys of the log streams.
 
 use std::{fmt, time::Duration};
 
@@ -7,11 +7,11 @@ use crate::{
     store::redis::connection::client::Link,
 };
 
-/// How long a trail is kept after its last entry.
+/// The retention of a stream after its last entry.
 const ACCESS_FOR: Duration = Duration::from_secs(7 * 86_400);
 const AUDIT_FOR: Duration = Duration::from_secs(400 * 86_400);
 
-/// What this part holds on to.
+/// The Redis keys of the streams.
 pub(crate) struct LogStreams {
     access: Vec<u8>,
     audit: Vec<u8>,
@@ -25,7 +25,7 @@ impl LogStreams {
         }
     }
 
-    /// Returns the stream of a trail, and for how long it is kept.
+    /// Returns the key of a stream and its retention.
     pub(super) fn trail(&self, trail: LogStream) -> (&[u8], Duration) {
         match trail {
             LogStream::Access => (&self.access, ACCESS_FOR),

@@ -1,4 +1,4 @@
-//! The log, on a Redis server: a stream for each trail.
+//! The access log on a Redis server, with one Redis stream for each log stream.
 
 use std::sync::LazyLock;
 
@@ -22,7 +22,7 @@ static APPEND: LazyLock<Script> =
 static RECENT: LazyLock<Script> =
     LazyLock::new(|| Script::new(&[include_str!("../scripts/log_recent.lua")]));
 
-/// The number of entries that one call looks at: the server does nothing else meanwhile.
+/// The number of entries that one call reads, since the server is blocked during it.
 const PIECE: usize = 1_000;
 
 impl RedisStore {
@@ -32,7 +32,7 @@ impl RedisStore {
         link.begin(stream, link.deadlines().access_log)
     }
 
-    /// Looks at a piece of a trail, and returns what is asked for in it, and where to go on.
+    /// Reads one piece of a stream. Returns the matching entries and the start of the next piece.
     async fn piece(
         &self,
         trail: LogStream,
@@ -55,7 +55,7 @@ impl RedisStore {
     }
 }
 
-/// Reads where to go on, and the entries: each a time and a text.
+/// Reads the start of the next piece, and the entries, each a time and a text.
 fn read(answer: &[Value]) -> Option<(Vec<u8>, Vec<LogEntry>)> {
     let [Value::BulkString(next), Value::Array(found)] = answer else {
         return None;

@@ -1,4 +1,4 @@
-//! Acknowledgments of changes to keys, counted on the server.
+//! Acknowledgments of key changes, counted on the server.
 
 use std::{
     sync::{Arc, LazyLock, Weak},
@@ -10,10 +10,10 @@ use crate::store::redis::connection::{client::Link, script::Script};
 static HEARD: LazyLock<Script> =
     LazyLock::new(|| Script::new(&[include_str!("../scripts/keys_heard.lua")]));
 
-/// What a message begins with that asks for a receipt.
+/// The prefix of messages that request an acknowledgment.
 pub(super) const MARK_START: &[u8] = b"? ";
 
-/// Says that this instance has heard, if that is what a message asks for. Returns whether it is.
+/// Acknowledges a message that requests it. Returns `true` if it does.
 pub(crate) fn acknowledge(link: &Weak<Link>, message: &[u8]) -> bool {
     let Some(mark) = message.strip_prefix(MARK_START) else {
         return false;
@@ -23,7 +23,7 @@ pub(crate) fn acknowledge(link: &Weak<Link>, message: &[u8]) -> bool {
         let runtime = Arc::clone(link.runtime());
         runtime.spawn(Box::pin(async move {
             if let Ok(turn) = link.begin(&key, Duration::from_secs(1)) {
-                // Whoever waits for it waits no longer than it said.
+                // The requester has its own timeout.
                 let _ = turn.script(HEARD.call(&[&key])).await;
             }
         }));
@@ -31,10 +31,10 @@ pub(crate) fn acknowledge(link: &Weak<Link>, message: &[u8]) -> bool {
     true
 }
 
-/// Returns where receipts are counted, in the slot of the keys.
+/// Returns the key of the counter of acknowledgments, in the slot of the API keys.
 pub(super) fn receipts(link: &Link, mark: &[u8]) -> Vec<u8> {
     let mut name = [&link.key("k", b"keys")[..], b":heard:"].concat();
-    // Another's message may be anything: what is no mark makes no name.
+    // Messages are untrusted: only hexadecimal digits become part of a key.
     name.extend(mark.iter().filter(|byte| byte.is_ascii_hexdigit()).take(16));
     name
 }

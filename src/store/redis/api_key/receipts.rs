@@ -1,4 +1,4 @@
-//! Whether all instances have heard of what was changed.
+//! Confirmation that all instances have received a change.
 
 use super::acknowledge::{MARK_START, receipts};
 use std::{sync::LazyLock, time::Duration};
@@ -19,34 +19,34 @@ use crate::{
 static MARK: LazyLock<Script> =
     LazyLock::new(|| Script::new(&[include_str!("../scripts/keys_mark.lua")]));
 
-/// How long to wait before receipts are counted again.
+/// The interval between two reads of the counter.
 const PAUSE: Duration = Duration::from_millis(5);
 
-/// The number of instances that have heard of all that was changed before they were asked.
+/// The number of instances that have acknowledged all earlier changes of keys.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct InvalidationAcks {
-    /// How many said so.
+    /// The number of acknowledgments.
     pub heard: u64,
-    /// How many listen to the server that was asked.
+    /// The number of instances that are subscribed to the server.
     pub listening: u64,
 }
 
 impl InvalidationAcks {
-    /// Returns whether all who listen have heard.
+    /// Returns `true` if all subscribed instances have acknowledged.
     pub fn is_complete(&self) -> bool {
         self.heard >= self.listening
     }
 }
 
 impl RedisStore {
-    /// Waits until all instances that listen have forgotten the keys that were changed before,
-    /// but no longer than this, and returns how many have: for a revocation that somebody waits
-    /// for.
+    /// Waits until all subscribed instances have invalidated the keys that were changed before this
+    /// call, for at most `at_most`, and returns the acknowledgments. For revocations whose effect
+    /// must be confirmed.
     ///
-    /// An instance listens from its first look-up of a key on. One that does not listen at the
-    /// moment remembers nothing, and needs not be told. In a Cluster only those are counted that
-    /// listen to the node which keeps the keys; the others hear at the same time.
+    /// An instance subscribes at its first key lookup. While it is not subscribed, it caches no
+    /// keys and needs no acknowledgment. In a Cluster, only instances that are subscribed to the
+    /// node with the keys are counted; the others receive the message at the same time.
     ///
     /// ```no_run
     /// # use std::time::Duration;
@@ -62,7 +62,7 @@ impl RedisStore {
     ///
     /// # Errors
     ///
-    /// If the server cannot be asked.
+    /// Returns an error if the server is unavailable or rejects the call.
     pub async fn wait_for_invalidation_acks(
         &self,
         at_most: Duration,

@@ -1,4 +1,4 @@
-//! The names of the data, and the subscription to changes of keys.
+//! The Redis keys of API keys, and the subscription to their changes.
 
 use std::{
     fmt,
@@ -17,22 +17,22 @@ use crate::{
     },
 };
 
-/// What this part holds on to.
+/// The state of API keys in this process.
 pub(crate) struct ApiKeyNames {
     pub(super) names: KeyDataNames,
     pub(super) owners: KeySpace,
     pub(super) changes: KeyChangeFeed,
-    /// What is heard of changes, from the first look-up on.
+    /// The subscription to changes, from the first lookup on.
     listening: Mutex<Option<Listening>>,
 }
 
-/// The names of all that this part keeps.
+/// The Redis keys of the records and their indexes.
 pub(super) struct KeyDataNames {
     pub(super) records: Vec<u8>,
     pub(super) uses: Vec<u8>,
     pub(super) all: Vec<u8>,
     pub(super) ends: Vec<u8>,
-    /// What the name of each owner's order begins with.
+    /// The prefix of the keys of the per-owner indexes.
     pub(super) owners: Vec<u8>,
     pub(super) channel: Vec<u8>,
 }
@@ -56,7 +56,7 @@ impl ApiKeyNames {
         }
     }
 
-    /// Begins to hear of changes, unless that goes on already.
+    /// Subscribes to changes, unless a subscription is open.
     pub(super) fn listen(&self, link: &Arc<Link>) {
         let mut listening = self
             .listening
@@ -64,7 +64,7 @@ impl ApiKeyNames {
             .unwrap_or_else(PoisonError::into_inner);
         if listening.as_ref().is_none_or(Listening::is_over) {
             let changes = self.changes.clone();
-            // The link is not kept for the sake of what is heard on it.
+            // A weak reference, so that the subscription does not keep the connections open.
             let own = Arc::downgrade(link);
             let on_news: OnNews = Arc::new(move |news| match &news {
                 News::Message(message) if acknowledge(&own, message) => {}
@@ -74,7 +74,7 @@ impl ApiKeyNames {
         }
     }
 
-    /// Returns what stands for an owner, whatever it is called.
+    /// Returns a digest of an owner's name, of fixed length.
     pub(super) fn owner(&self, owner: &str) -> String {
         self.owners.short_key(owner.as_bytes()).to_string()
     }
@@ -84,20 +84,20 @@ impl ApiKeyNames {
     }
 }
 
-/// Tells the rings what was heard.
+/// Passes an event to the rings.
 fn pass_on(changes: &KeyChangeFeed, news: &News) {
     match news {
         News::Up => changes.connected(),
         News::Down => changes.lost(),
         News::Message(message) => match id_in(message) {
             Some(id) => changes.changed(id),
-            // Something has changed, and nobody knows what: everything is forgotten.
+            // The message cannot be parsed, so all cached keys are invalidated.
             None => changes.connected(),
         },
     }
 }
 
-/// Returns which key a message is about: behind the id may stand a version.
+/// Returns the key id in a message. A version may follow it.
 fn id_in(message: &[u8]) -> Option<KeyId> {
     let text = std::str::from_utf8(message).ok()?;
     text.split(' ').next()?.parse().ok()

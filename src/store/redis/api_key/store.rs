@@ -1,8 +1,8 @@
-//! The records of keys, on a Redis server.
+//! API key records on a Redis server.
 //!
-//! All of them lie in one slot of a Cluster, so that a record and its places in the orders change
-//! in one step. Each order is a sorted set of one score, whose members begin with a moment: the
-//! server keeps them by their bytes.
+//! All of them are in one slot of a Cluster, so that a record and its index entries change
+//! atomically. Each index is a sorted set with equal scores, which the server sorts by its members.
+//! A member starts with a timestamp.
 
 use super::state::ApiKeyNames;
 use std::{
@@ -14,9 +14,9 @@ use redis::Value;
 
 use crate::{
     api_key::{
-        ApiKeyStore, KeyId, KeyQuery,
+        ApiKeyStore, KeyCursor, KeyId, KeyPage, KeyQuery, ListedKey,
         backend::{ChangeNotifications, KeyCount, KeyCreation, KeyUse},
-        record::{KeyCursor, KeyPage, KeyRecord, ListedKey, StoredKey},
+        record::{KeyRecord, StoredKey},
     },
     core::{
         error::{StoreError, StoreErrorKind},
@@ -46,15 +46,15 @@ static TOUCH: LazyLock<Script> =
 static PURGE: LazyLock<Script> =
     LazyLock::new(|| Script::new(&[include_str!("../scripts/keys_purge.lua")]));
 
-/// How long whoever manages keys waits at least: no request waits for it.
-const MANAGING_MIN: Duration = Duration::from_secs(1);
+/// The minimum timeout of management calls, which no request waits for.
+const MIN_MANAGEMENT_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// The number of records that one call removes at most: the server does nothing else meanwhile.
+/// The maximum number of records that one call removes, since the server is blocked during it.
 const PURGE_MAX: usize = 1_000;
 
-/// Returns a record as it lies on the server. What scripts look at stands in front: a form, the
-/// version, when it was created, when it ends, and whose it is. Numbers are big-endian, so that
-/// bytes have their order.
+/// Returns a record in the format of the server. It starts with the fields that scripts read:
+/// format, version, creation time, end time and owner. Numbers are big-endian, so that their bytes
+/// sort like them.
 fn to_bytes(record: &StoredKey, owner: &str) -> Vec<u8> {
     let end = record.ended_at().map_or(u64::MAX, Timestamp::as_micros);
     let whole = record.to_bytes();
@@ -71,7 +71,7 @@ fn to_bytes(record: &StoredKey, owner: &str) -> Vec<u8> {
 const FORM: u8 = 1;
 const FRONT_BYTES: usize = 57;
 
-/// Reads what [`to_bytes`] wrote.
+/// Reads the result of [`to_bytes`].
 fn from_bytes(bytes: &[u8]) -> Result<StoredKey, StoreError> {
     let mut reader = BinaryReader::new(bytes);
     match reader.array::<FRONT_BYTES>() {
@@ -80,7 +80,7 @@ fn from_bytes(bytes: &[u8]) -> Result<StoredKey, StoreError> {
     }
 }
 
-/// Returns the record that was asked for; that of another key is none.
+/// Returns the requested record. The record of another key is an error.
 fn found(answer: &[Value], id: KeyId) -> Result<Option<StoredKey>, StoreError> {
     match answer {
         [Value::Nil] => Ok(None),
@@ -88,16 +88,16 @@ fn found(answer: &[Value], id: KeyId) -> Result<Option<StoredKey>, StoreError> {
             let record = from_bytes(bytes)?;
             match record.id() == id {
                 true => Ok(Some(record)),
-                false => Err(corrupt("the record is another key's")),
+                false => Err(corrupt("the record belongs to another key")),
             }
         }
-        _ => Err(corrupt("the answer is no record")),
+        _ => Err(corrupt("the reply is not a record")),
     }
 }
 
 fn page(answer: &[Value]) -> Result<KeyPage, StoreError> {
     let [Value::Array(records), Value::Array(uses), Value::Int(more)] = answer else {
-        return Err(corrupt("the answer is no page"));
+        return Err(corrupt("the reply is not a page of records"));
     };
     let mut keys = Vec::with_capacity(records.len());
     for (record, used) in records.iter().zip(uses) {
@@ -112,7 +112,7 @@ fn page(answer: &[Value]) -> Result<KeyPage, StoreError> {
     Ok(KeyPage::new(keys, next))
 }
 
-/// Reads when a key was last used, and how often: two numbers with a space between them.
+/// Reads the last use of a key and the number of its uses, which are separated by a space.
 fn read_use(used: &Value) -> (Option<Timestamp>, u64) {
     let Value::BulkString(bytes) = used else {
         return (None, 0);
@@ -128,27 +128,27 @@ fn corrupt(what: &str) -> StoreError {
 }
 
 impl RedisStore {
-    /// Begins a call about the keys, to be answered within this time.
+    /// Starts a call about keys with at least this timeout.
     fn begin_key(&self, at_least: Duration) -> Result<CallTurn, StoreError> {
         let link = &self.shared.link;
         let deadline = link.deadlines().api_key.max(at_least);
         link.begin(&self.shared.api_key.names.records, deadline)
     }
 
-    /// Puts a call that no request waits for.
+    /// Sends a management call.
     fn manage<T: 'static>(
         &self,
         call: ScriptCall,
         read: impl FnOnce(Vec<Value>) -> Result<T, StoreError> + Send + 'static,
     ) -> StoreFuture<T> {
-        match self.begin_key(MANAGING_MIN) {
+        match self.begin_key(MIN_MANAGEMENT_TIMEOUT) {
             Ok(turn) => StoreFuture::pending(async move { read(turn.script(call).await?) }),
             Err(error) => StoreFuture::failed(error),
         }
     }
 
-    /// Stores a record, if the version that is there is the expected one, and its owner has fewer keys
-    /// than the maximum.
+    /// Stores a record if the stored version is `expected`, and if its owner has fewer keys than
+    /// `max_keys`.
     fn put_key(
         &self,
         record: &StoredKey,
@@ -183,7 +183,7 @@ impl RedisStore {
                 b"conflict" => Err(StoreErrorKind::Conflict.into()),
                 _ => Err(corrupt("the record cannot be read")),
             },
-            Some(_) | None => Err(corrupt("the answer says nothing")),
+            Some(_) | None => Err(corrupt("the reply has an unknown status")),
         })
     }
 }
@@ -288,7 +288,7 @@ impl RedisStore {
             .arg(&names.channel);
         self.manage(call, |answer| match answer[..] {
             [Value::Int(removed)] => Ok(usize::try_from(removed).unwrap_or_default()),
-            _ => Err(corrupt("the answer is no count")),
+            _ => Err(corrupt("the reply is not a number")),
         })
     }
 }

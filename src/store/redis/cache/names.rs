@@ -1,4 +1,4 @@
-//! Names by which entries are purged, as they stand on a server.
+//! The names by which entries are purged, in the format of the server.
 
 use crate::{
     cache::backend::{CacheKey, PurgeTarget, StoredResponse},
@@ -6,10 +6,10 @@ use crate::{
     store::redis::connection::client::push_base64,
 };
 
-/// The length of a name: its kind, and a digest.
+/// The length of a name: its kind and a digest.
 pub(in crate::store) const NAME_BYTES: usize = 17;
 
-/// Some names, [`NAME_BYTES`] each.
+/// Concatenated names of [`NAME_BYTES`] each.
 pub(crate) struct PurgeNames(Vec<u8>);
 
 impl PurgeNames {
@@ -32,7 +32,7 @@ impl PurgeNames {
         &self.0
     }
 
-    /// Returns the keys of the tokens of these names. All of them begin with `start`.
+    /// Returns the keys of the tokens of these names. All start with `start`.
     pub(crate) fn token_keys(&self, start: &[u8]) -> Vec<Vec<u8>> {
         let key_of = |name: &[u8]| {
             let (kind, digest) = name.split_at(1);

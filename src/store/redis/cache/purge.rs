@@ -24,23 +24,23 @@ pub(super) const TOKENS: &str = include_str!("../scripts/cache_tokens.lua");
 static PURGE: LazyLock<Script> =
     LazyLock::new(|| Script::new(&[PURGES, include_str!("../scripts/cache_purge.lua")]));
 
-/// The maximum number of recent purges that each set records, about 10 MB. A fill during which there are more is
-/// not stored.
+/// The maximum number of recent purges in each set, about 10 MB. A fill with more purges during it
+/// is not stored.
 const PURGES_MAX: usize = 1 << 16;
 
-/// What is heard of purges.
+/// An event of the subscription to purges.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Purged<'a> {
-    /// From now on each purge is heard of; what was before is not known.
+    /// From now on, every purge is received. Earlier ones are unknown.
     Heard,
-    /// These were: their names, one behind the other.
+    /// The concatenated names of one purge.
     These(&'a [u8]),
     /// Purges may be missed.
     Unheard,
 }
 
 impl RedisStore {
-    /// Receives the purges of all instances, until the returned value is dropped.
+    /// Receives the purges of all instances until the returned value is dropped.
     pub(in crate::store) fn hear_purges(
         &self,
         on_purge: impl Fn(Purged<'_>) + Send + Sync + 'static,
@@ -52,7 +52,7 @@ impl RedisStore {
                 Some((_, names)) if names.len().is_multiple_of(NAME_BYTES) => {
                     on_purge(Purged::These(names));
                 }
-                // Something was purged, and nobody knows what: nothing is kept.
+                // The message cannot be parsed, so all entries are invalidated.
                 Some(_) | None => on_purge(Purged::Heard),
             },
         };
@@ -74,13 +74,13 @@ impl RedisInner {
         }
         let call = share.call(&PURGE, None, &names);
         match self.purge_by(share, call, &names, mode).await {
-            // There is no memory to record a purge in.
+            // The server has no memory to record a purge.
             Err(error) if error.kind() == StoreErrorKind::Full => {
                 let mut keys = names.token_keys(&share.tokens);
                 keys.push(share.purges.clone());
                 self.unlink(&keys).await
             }
-            // A slot that is moving to another node takes one key at a time.
+            // Commands for a slot that is migrating are limited to one key.
             Err(error) if error.kind() == StoreErrorKind::Unavailable && self.link.is_spread() => {
                 self.purge_apart(share, &names, mode).await
             }
@@ -108,7 +108,7 @@ impl RedisInner {
         turn.script(call).await.map(drop)
     }
 
-    /// Purges by several commands of one key each. A soft purge is a hard one here.
+    /// Purges with several commands of one key each. A soft purge becomes a hard one.
     async fn purge_apart(
         &self,
         share: &Share,
@@ -133,12 +133,12 @@ impl RedisInner {
     }
 }
 
-/// Returns the random bytes of a token: no two tokens of a name may ever be equal.
+/// Returns a random token. Two tokens of one name must never be equal.
 pub(super) fn fresh_token() -> Result<[u8; 8], StoreError> {
     let token = getrandom::u64().map_err(|_| {
         StoreError::with_source(
             StoreErrorKind::Misconfigured,
-            "the system has no randomness",
+            "the system has no random number source",
         )
     })?;
     Ok(token.to_ne_bytes())

@@ -1,4 +1,4 @@
-//! A lookup of an entry, and the reply to it.
+//! A cache lookup and its reply.
 
 use std::{
     sync::{Arc, LazyLock},
@@ -17,13 +17,13 @@ use crate::{
 static DROP: LazyLock<Script> =
     LazyLock::new(|| Script::new(&[include_str!("../scripts/cache_drop.lua")]));
 
-/// What a look-up found, and for how long it is kept.
+/// The result of a lookup and the remaining time for which the entry is stored.
 pub(crate) struct SeenEntry {
     pub(crate) lookup: Lookup,
     pub(crate) left: Duration,
 }
 
-/// A question for the answer under a key.
+/// A lookup of a key.
 pub(super) struct EntryQuery {
     pub(super) shared: Arc<RedisInner>,
     pub(super) key: CacheKey,
@@ -33,7 +33,7 @@ pub(super) struct EntryQuery {
 }
 
 impl EntryQuery {
-    /// Reads what the server says.
+    /// Reads the reply of the server.
     pub(super) async fn read(self, answer: Vec<Value>) -> Result<SeenEntry, StoreError> {
         let mut answer = answer.into_iter();
         let (Some(Value::Int(fence)), Some(Value::BulkString(what))) =
@@ -60,19 +60,19 @@ impl EntryQuery {
         Ok(SeenEntry { lookup, left })
     }
 
-    /// They vary by something else than was guessed: the server is asked again.
+    /// Learns the actual `Vary` fields, so that the lookup is repeated with them.
     fn varies(&self, names: &[u8]) -> Found {
         match VarySpec::from_bytes(names) {
             Ok(names) if !self.is_asked_again => {
                 self.shared.cache.learn(&self.key, &names);
                 Found::Varies(names)
             }
-            // It changes under our eyes, or is damaged, and the next answer takes its place.
+            // The entry changes concurrently or is damaged. The next fill replaces it.
             Ok(_) | Err(_) => Found::Nothing,
         }
     }
 
-    /// Reads an answer. `None` if it is not, byte for byte, one that was put under this key.
+    /// Reads an entry. Returns `None` if it is not exactly an entry that was stored under this key.
     fn entry(&self, stamp: &[u8], parts: impl Iterator<Item = Value>) -> Option<(Found, Duration)> {
         let parts: [Value; 5] = parts.collect::<Vec<_>>().try_into().ok()?;
         let [
@@ -98,12 +98,12 @@ impl EntryQuery {
         Some((found, left))
     }
 
-    /// Lets go of what cannot be read, so that it is not read again.
+    /// Deletes an entry that cannot be parsed.
     async fn drop_damaged(&self, stamp: &[u8]) -> Found {
         let mut call = DROP.call(&[&self.entry]);
         call.arg(&self.variant.as_bytes()[..]).arg(stamp);
         if let Ok(turn) = self.shared.begin_answer(&self.entry) {
-            // Should it fail, whoever looks next tries again.
+            // After a failure, the next lookup tries again.
             let _ = turn.script(call).await;
         }
         Found::Nothing
@@ -111,5 +111,5 @@ impl EntryQuery {
 }
 
 pub(super) fn corrupt() -> StoreError {
-    StoreError::with_source(StoreErrorKind::Corrupt, "the answer is none of a cache")
+    StoreError::with_source(StoreErrorKind::Corrupt, "the reply is not a cache entry")
 }

@@ -1,4 +1,4 @@
-//! The names of the data, and the fields by which responses vary.
+//! The Redis keys of the cache, and the known `Vary` fields.
 
 use std::{
     fmt,
@@ -17,27 +17,27 @@ use crate::{
     },
 };
 
-/// Of how many keys this process remembers what their answers vary by.
+/// The number of keys whose `Vary` fields are remembered.
 const SPECS: usize = 1_024;
 
-/// Over how many slots the answers are spread in a Cluster.
+/// The number of slots that the entries are distributed over in a Cluster.
 const SHARES: usize = 16;
 
-/// What this part holds on to.
+/// The state of the cache in this process.
 pub(crate) struct CacheShares {
-    /// What lies in one slot each.
+    /// The keys of each slot.
     pub(super) shares: Vec<Share>,
     pub(super) channel: Vec<u8>,
-    /// What the answers of a key varied by when it was last looked up: a guess, which spares a
-    /// second question. A key has one place.
+    /// The `Vary` fields of keys at their last lookup, in a direct-mapped table. A correct guess
+    /// saves a second lookup.
     specs: Box<[Mutex<Option<Spec>>]>,
 }
 
-/// A slot, with some of the entries, their tokens, and recent purges.
+/// A slot with some of the entries, their tokens, and recent purges.
 pub(super) struct Share {
-    /// The start of the keys of entries.
+    /// The prefix of the keys of entries.
     pub(super) start: Vec<u8>,
-    /// The start of the keys of tokens.
+    /// The prefix of the keys of tokens.
     pub(super) tokens: Vec<u8>,
     pub(super) purges: Vec<u8>,
 }
@@ -65,7 +65,7 @@ impl CacheShares {
         }
     }
 
-    /// Returns where the answers of a URL are.
+    /// Returns the slot of the entries of a URL.
     pub(super) fn share_of(&self, uri: &StoreKey) -> &Share {
         let at = usize::from(uri.as_bytes()[0]) % self.shares.len();
         &self.shares[at]
@@ -78,7 +78,7 @@ impl CacheShares {
         }
     }
 
-    /// Remembers what the answers of a key vary by. Most vary by nothing, and take no place.
+    /// Remembers the `Vary` fields of a key. Most keys have none and take no memory.
     pub(super) fn learn(&self, key: &CacheKey, names: &VarySpec) {
         let mut place = self.spec(key);
         let is_own = matches!(&*place, Some(spec) if spec.key == *key.full().as_bytes());
@@ -103,7 +103,7 @@ impl CacheShares {
 }
 
 impl Share {
-    /// Begins a call of a script with the tokens of these names as its last keys.
+    /// Creates a call of a script with the tokens of these names as its last keys.
     pub(super) fn call(
         &self,
         script: &'static Script,

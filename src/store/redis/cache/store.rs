@@ -1,12 +1,14 @@
 //! The cache on a Redis server.
 //!
-//! The entries under a key are one hash, which expires. Each name by which entries are purged (a URL, a
-//! tag, a caller, everything) has a token, a key of its own, and an entry is valid while the tokens
-//! that it was stored with are there. A purge deletes the token: one write, whatever it names, that
-//! needs no record afterwards. Fills in flight are compared with a bounded set of recent purges.
+//! The entries of a key are one hash with an expiry. Each name by which entries are purged (a URL,
+//! a tag, a caller, all) has a token, which is a separate key. An entry is valid while the tokens
+//! exist that it was stored with. A purge deletes the token: one write, regardless of the number of
+//! entries, which needs no further record. Fills in flight are compared with a set of recent purges
+//! of limited size.
 //!
-//! In a Cluster there are several such sets, each in one slot with the entries of some of the URLs and
-//! their tokens. A lookup is one command there too; only a purge by tag or caller goes to each slot.
+//! In a Cluster there are several such sets, each in one slot with the entries of some of the URLs
+//! and their tokens. A lookup is one command in a Cluster too. Only a purge by tag or caller is
+//! sent to each slot.
 
 use std::{
     sync::{Arc, LazyLock},
@@ -76,7 +78,7 @@ impl RedisInner {
 }
 
 impl RedisStore {
-    /// Returns what the answers under a key are expected to vary by.
+    /// Returns the expected `Vary` fields of a key.
     pub(crate) fn names_for(&self, key: &CacheKey, selection: &Selection<'_>) -> VarySpec {
         match selection.hint() {
             Some(names) => names.clone(),
@@ -84,7 +86,7 @@ impl RedisStore {
         }
     }
 
-    /// Looks an answer up, and says for how long it is kept.
+    /// Looks up an entry and the remaining time for which it is stored.
     pub(crate) fn look_up(
         &self,
         key: &CacheKey,
@@ -109,7 +111,7 @@ impl RedisStore {
         Ok(async move { question.read(turn.script(call).await?).await })
     }
 
-    /// Puts a call about an answer.
+    /// Sends a call about an entry.
     fn ask_cache<T: 'static>(
         &self,
         key: &[u8],
@@ -208,7 +210,7 @@ impl CacheStore for RedisStore {
                 let names: PurgeNames = targets.iter().filter(is_here).copied().collect();
                 shared.purge_share(share, names, mode)
             });
-            // Where a node of a Cluster is away the others purge all the same.
+            // The other nodes of a Cluster execute the purge even if one is unavailable.
             let purged = together(purges).await;
             purged.into_iter().collect()
         })

@@ -1,4 +1,4 @@
-//! The address of a server, and how to connect to it.
+//! The address of a server, and opening connections to it.
 
 use std::{borrow::Cow, fmt, time::Duration};
 
@@ -18,7 +18,7 @@ use crate::{
     },
 };
 
-/// A server's address, and how its connections are set up.
+/// A server's address and the setup of its connections.
 #[derive(Clone)]
 pub(crate) struct Address {
     place: AddressKind,
@@ -116,15 +116,15 @@ impl Address {
         self.database
     }
 
-    /// Connects, authenticates, and sends a command that proves that the server serves.
+    /// Connects, authenticates, and sends `probe` to check that the server accepts commands.
     ///
-    /// The provider of the credentials has its own timeout. It is asked once more, and the connection
-    /// opened again, if the server does not accept what it returned, or if new credentials were
-    /// announced meanwhile.
+    /// The credentials provider has its own timeout. If the server rejects the credentials, or if
+    /// new ones were announced during the attempt, the provider is called and the connection opened
+    /// again.
     ///
     /// # Errors
     ///
-    /// If the provider fails, or the rest takes longer than the timeout or fails.
+    /// Returns an error if the provider fails, or if the rest fails or exceeds the timeout.
     pub(crate) async fn open(
         &self,
         ground: &Ground,
@@ -170,13 +170,13 @@ impl Address {
         };
         let fault = Fault::of_setup(&error);
         match fault.verdict {
-            // A server that is full, or accepts other writes only, serves all the same.
+            // A server that is full, or rejects some writes, is still usable.
             Liveness::Answered => Ok(wire),
             Liveness::Silent | Liveness::Late | Liveness::Lost | Liveness::Denied => Err(fault),
         }
     }
 
-    /// Connects, and sends what a connection begins with.
+    /// Connects and sends the handshake.
     async fn greeted(&self, credentials: Option<&RedisCredentials>) -> RedisResult<Wire> {
         let mut wire = self.dial().await?;
         let greeted = wire.greet(self.protocol, credentials, self.database).await;
@@ -200,7 +200,7 @@ impl Address {
             AddressKind::Tcp { host, port } => (host.as_str(), *port),
         };
         let stream = TcpStream::connect((host, port)).await?;
-        // A decision is one small packet, and nothing follows that it could wait for.
+        // Requests are single small packets; Nagle's algorithm would only delay them.
         stream.set_nodelay(true)?;
         Ok(match &self.tls {
             None => Wire::new(stream),
@@ -209,14 +209,14 @@ impl Address {
     }
 }
 
-/// Returns a URL without what it says of TLS, and whether it asks for it.
+/// Returns a URL with its scheme replaced by that without TLS, and `true` if it had a TLS scheme.
 fn without_tls(url: &str) -> Result<(Cow<'_, str>, bool), ConfigError> {
     let secret = [("rediss://", "redis://"), ("valkeys://", "valkey://")];
     let rest = |(scheme, plain)| Some((plain, url.strip_prefix(scheme)?));
     match secret.into_iter().find_map(rest) {
-        // Elsewhere `#insecure` means that whoever answers is believed.
+        // In other clients `#insecure` disables the verification of certificates.
         Some((_, rest)) if rest.contains('#') => Err(refused(
-            "nothing stands after the database, and certificates are always checked",
+            "a fragment is not allowed, and certificates are always verified",
         )),
         Some((plain, rest)) => Ok((format!("{plain}{rest}").into(), true)),
         None => Ok((url.into(), false)),
@@ -226,19 +226,19 @@ fn without_tls(url: &str) -> Result<(Cow<'_, str>, bool), ConfigError> {
 fn read(url: &str) -> Result<(AddressKind, RedisConnectionInfo), ConfigError> {
     let info = url
         .into_connection_info()
-        .map_err(|_| refused("it cannot be read"))?;
+        .map_err(|_| refused("it is not a valid URL"))?;
     let place = match info.addr() {
         ConnectionAddr::Tcp(host, port) => AddressKind::Tcp {
             host: host.clone(),
             port: *port,
         },
         ConnectionAddr::Unix(path) => AddressKind::Unix(path.clone()),
-        _ => return Err(refused("it is of an unknown kind")),
+        _ => return Err(refused("its scheme is not supported")),
     };
     Ok((place, info.redis_settings().clone()))
 }
 
-/// The URL may bear a password: no error shows it.
+/// Creates an error without the URL, which may contain a password.
 fn refused(problem: &'static str) -> ConfigError {
     ConfigError::new("redis url", "not shown", problem).fix(
         "write `redis://user:password@host:6379/0`, `rediss://` for TLS, or \
@@ -253,7 +253,7 @@ impl fmt::Debug for Address {
 }
 
 impl fmt::Display for Address {
-    /// Writes where the server is, and nothing of who asks.
+    /// Writes the host and port, or the path, without credentials.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.place.fmt(f)
     }

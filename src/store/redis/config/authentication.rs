@@ -1,4 +1,4 @@
-//! The options of a Redis store that authenticate its connections.
+//! Options that authenticate the connections of a Redis store.
 
 use std::{future::Future, time::Duration};
 
@@ -11,21 +11,23 @@ use super::{
 use crate::core::error::BoxError;
 
 impl RedisConfig {
-    /// Sets the username, in place of the URL's.
+    /// Sets the username. Overrides that of the URL.
     pub fn username(mut self, user: impl Into<String>) -> Self {
         self.login.username = Some(user.into());
         self
     }
 
-    /// Sets the password, in place of the URL's.
+    /// Sets the password. Overrides that of the URL.
     ///
-    /// For a password that changes while the service runs, see [`credentials`](Self::credentials_provider).
+    /// For a password that changes while the service runs, see
+    /// [`credentials_provider`](Self::credentials_provider).
     pub fn password(mut self, password: impl Into<String>) -> Self {
         self.login.password = Some(Zeroizing::new(password.into()));
         self
     }
 
-    /// Sets the number of the database, in place of the URL's. A Cluster has database 0 only.
+    /// Sets the database number. Overrides that of the URL; 0 by default. A Cluster has database 0
+    /// only.
     pub fn database(mut self, database: u32) -> Self {
         self.login.database = Some(database);
         self
@@ -33,18 +35,18 @@ impl RedisConfig {
 
     /// Sets a function that returns the current credentials, for passwords and tokens that rotate.
     ///
-    /// The store calls it for each connection that it opens to a server or to a node of a Cluster,
-    /// and once more if the server refuses what it returned (`WRONGPASS` or `NOAUTH`).
-    /// [`RedisStore::reauthenticate`](crate::store::redis::store::RedisStore::reauthenticate) applies new credentials to
-    /// open connections. Calls may overlap, so the function should return a cached value while that
-    /// is valid.
+    /// The store calls it for each connection to a server or to a node of a Cluster, and again
+    /// if the server rejects the result (`WRONGPASS` or `NOAUTH`).
+    /// [`RedisStore::reauthenticate`](crate::store::redis::store::RedisStore::reauthenticate)
+    /// applies new credentials to open connections. Calls can overlap, so the function should
+    /// return a cached value while it is valid.
     ///
-    /// A function that fails, panics or exceeds [`credentials_timeout`](Self::credentials_timeout)
-    /// makes the server unavailable until a later attempt succeeds; the store tries once per
-    /// second. The notice holds the text of the error, so keep secrets out of it.
+    /// If the function fails, panics or exceeds [`credentials_timeout`](Self::credentials_timeout),
+    /// the server is unavailable until a later attempt succeeds; the store tries once per second.
+    /// The notice contains the text of the error, which must not contain secrets.
     ///
-    /// It replaces the credentials of the URL. Sentinels have
-    /// [`sentinel_credentials`](Self::sentinel_credentials_provider).
+    /// The credentials of the URL are not used. For Sentinels, use
+    /// [`sentinel_credentials_provider`](Self::sentinel_credentials_provider).
     ///
     /// ```
     /// use portcullis::store::{RedisConfig, RedisCredentials};
@@ -58,8 +60,8 @@ impl RedisConfig {
     ///
     /// # Errors
     ///
-    /// [`RedisStore::new`](crate::store::redis::store::RedisStore::new) rejects it together with [`user`](Self::username) or
-    /// [`password`](Self::password).
+    /// [`RedisStore::new`](crate::store::redis::store::RedisStore::new) returns an error if
+    /// [`username`](Self::username) or [`password`](Self::password) is also set.
     pub fn credentials_provider<F, Fut, E>(mut self, provider: F) -> Self
     where
         F: Fn() -> Fut + Send + Sync + 'static,
@@ -70,12 +72,13 @@ impl RedisConfig {
         self
     }
 
-    /// Sets a function that returns the current credentials for the Sentinels, in place of the
-    /// URLs'. It is called like that of [`credentials`](Self::credentials_provider).
+    /// Sets a function that returns the current credentials of the Sentinels. Overrides those of
+    /// the URLs. It is called like [`credentials_provider`](Self::credentials_provider).
     ///
     /// # Errors
     ///
-    /// [`RedisStore::new`](crate::store::redis::store::RedisStore::new) rejects it on a store without Sentinels.
+    /// [`RedisStore::new`](crate::store::redis::store::RedisStore::new) returns an error if the
+    /// store has no Sentinels.
     pub fn sentinel_credentials_provider<F, Fut, E>(mut self, provider: F) -> Self
     where
         F: Fn() -> Fut + Send + Sync + 'static,
@@ -86,11 +89,12 @@ impl RedisConfig {
         self
     }
 
-    /// Sets how long a call of [`credentials`](Self::credentials_provider) or
-    /// [`sentinel_credentials`](Self::sentinel_credentials_provider) may take.
+    /// Sets the timeout of a call of [`credentials_provider`](Self::credentials_provider) or
+    /// [`sentinel_credentials_provider`](Self::sentinel_credentials_provider). Defaults to 5 s;
+    /// must be positive and at most 60 s.
     ///
-    /// Defaults to 5 s; must be positive and at most 60 s. Requests do not wait that long: they wait for a
-    /// connection for [`connect_timeout`](Self::connect_timeout) at most.
+    /// Requests do not wait that long: they wait for a connection for
+    /// [`connect_timeout`](Self::connect_timeout) at most.
     pub fn credentials_timeout(mut self, timeout: Duration) -> Self {
         self.login.timeout = timeout;
         self

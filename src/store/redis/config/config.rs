@@ -1,4 +1,4 @@
-//! What a Redis store is told: where its servers are, and how long to wait for them.
+//! The configuration of a Redis store: its servers, timeouts and limits.
 
 use std::{fmt, sync::Arc, time::Duration};
 
@@ -11,14 +11,16 @@ use crate::{
     store::redis::connection::tls::Tls,
 };
 
-/// Where the servers of a [`RedisStore`](crate::store::redis::store::RedisStore) are, and how to treat them.
+/// The configuration of a [`RedisStore`](crate::store::redis::store::RedisStore): its servers,
+/// timeouts and limits.
 ///
 /// ```
 /// use std::time::Duration;
 /// use portcullis::store::RedisConfig;
 ///
 /// let one = RedisConfig::single("redis://127.0.0.1:6379");
-/// let watched = RedisConfig::sentinel(["redis://10.0.0.1:26379", "redis://10.0.0.2:26379"], "main")
+/// let sentinels = ["redis://10.0.0.1:26379", "redis://10.0.0.2:26379"];
+/// let watched = RedisConfig::sentinel(sentinels, "main")
 ///     .password("from a secret manager")
 ///     .prefix("acme")
 ///     .rate_limit_timeout(Duration::from_millis(40));
@@ -27,12 +29,12 @@ use crate::{
 /// ```
 ///
 /// A URL is `redis://user:password@host:6379/0`, `rediss://` for TLS (feature `redis-tls`), or
-/// `redis+unix:///path/of/the/socket?user=..&pass=..&db=0`; user, password and database are optional.
-/// No output of a configuration shows a password.
+/// `redis+unix:///path/of/the/socket?user=..&pass=..&db=0`; user, password and database are
+/// optional. `Debug` output contains no password.
 ///
-/// Append `?protocol=2` (or `resp2`) to a URL to speak RESP2 without sending `HELLO`, and
-/// `?protocol=3` (or `resp3`) to fail on servers that refuse `HELLO`. By default connections speak
-/// RESP3, and RESP2 to servers and proxies that refuse it. All URLs of a store must agree. Other
+/// Append `?protocol=2` (or `resp2`) to a URL to use RESP2 without sending `HELLO`, and
+/// `?protocol=3` (or `resp3`) to fail on servers that reject `HELLO`. By default, connections use
+/// RESP3, and RESP2 with servers and proxies that reject it. All URLs of a store must agree. Other
 /// parameters are rejected.
 #[derive(Clone)]
 #[must_use]
@@ -57,11 +59,11 @@ pub(crate) struct Deadlines {
     pub(crate) access_log: Duration,
     /// The longest silence of a server while calls wait.
     pub(crate) silence: Duration,
-    /// How long a call waits for a connection.
+    /// The maximum time that a call waits for a connection.
     pub(crate) connect: Duration,
 }
 
-/// How much is kept.
+/// The size limits of a store.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct RedisBounds {
     pub(crate) max_cache_body_bytes: usize,
@@ -71,18 +73,18 @@ pub(crate) struct RedisBounds {
 }
 
 impl RedisConfig {
-    /// One server, which may stand behind a name that fails over by itself.
+    /// Creates the configuration of a single server, which may be behind a name that fails over.
     pub fn single(url: impl Into<String>) -> Self {
         Self::new(Servers::Single(url.into()))
     }
 
-    /// The server that Sentinels name as the main one of this name.
+    /// Creates the configuration of a primary that Sentinels monitor under the name `main`.
     ///
-    /// The store asks them each time it connects, also after the server has become a replica. The
-    /// username and the password of a URL authenticate to that Sentinel only; the server has
-    /// [`user`](Self::username), [`password`](Self::password) or [`credentials`](Self::credentials_provider), and
-    /// [`database`](Self::database). It is reached over TLS if the first Sentinel is, and speaks the
-    /// protocol version of the URLs.
+    /// The store queries the Sentinels each time it connects, also after the primary has become a
+    /// replica. The username and password of a URL authenticate to that Sentinel only. The primary
+    /// uses [`username`](Self::username) and [`password`](Self::password), or
+    /// [`credentials_provider`](Self::credentials_provider), and [`database`](Self::database). It
+    /// is reached over TLS if the first Sentinel is, and uses the protocol version of the URLs.
     pub fn sentinel<U: Into<String>>(
         sentinels: impl IntoIterator<Item = U>,
         main: impl Into<String>,
@@ -93,10 +95,10 @@ impl RedisConfig {
         })
     }
 
-    /// A Cluster, of which these nodes know the others.
+    /// Creates the configuration of a Cluster, which is discovered through these nodes.
     ///
-    /// The username, the password and TLS of the first URL apply to the nodes that the Cluster names,
-    /// and so does the protocol version of the URLs.
+    /// The username, password and TLS setting of the first URL, and the protocol version of the
+    /// URLs, apply to all nodes that the Cluster names.
     pub fn cluster<U: Into<String>>(nodes: impl IntoIterator<Item = U>) -> Self {
         Self::new(Servers::Cluster(
             nodes.into_iter().map(Into::into).collect(),
@@ -129,119 +131,123 @@ impl RedisConfig {
         }
     }
 
-    /// Sets what notices and audit events call this store. `redis` by default.
+    /// Sets the name of this store in notices and audit events. Defaults to `redis`.
     pub fn name(mut self, name: impl Into<Arc<str>>) -> Self {
         self.name = name.into();
         self
     }
 
-    /// Sets what all keys begin with: 1 to 32 letters, digits, `.`, `_`, `-` or `:`. `portcullis`
-    /// by default.
+    /// Sets the prefix of all Redis keys: 1 to 32 letters, digits, `.`, `_`, `-` or `:`. Defaults
+    /// to `portcullis`.
     pub fn prefix(mut self, prefix: impl Into<String>) -> Self {
         self.prefix = prefix.into();
         self
     }
 
-    /// Sets the timeout of decisions on limits: 1 ms to 60 s. Defaults to 25 ms.
+    /// Sets the timeout of rate limit decisions. Defaults to 25 ms; must be positive and at most 60
+    /// s.
     ///
-    /// While the server replies slowly a call waits as long as its replies take, at most eight times the
-    /// timeout. A silent server gets no more than the timeout.
+    /// While the server replies slowly, a call waits as long as recent replies took, at most eight
+    /// times the timeout. A server that sends nothing gets no more than the timeout.
     pub fn rate_limit_timeout(mut self, deadline: Duration) -> Self {
         self.deadlines.rate_limit = deadline;
         self
     }
 
-    /// Sets the timeout of lookups of API keys: 1 ms to 60 s. Defaults to 50 ms.
+    /// Sets the timeout of API key lookups. Defaults to 50 ms; must be positive and at most 60 s.
     ///
-    /// As with [`rate_limit_timeout`](Self::rate_limit_timeout), a slow server gets up to eight times
-    /// as long.
+    /// As with [`rate_limit_timeout`](Self::rate_limit_timeout), a slow server gets up to eight
+    /// times as long.
     pub fn api_key_timeout(mut self, deadline: Duration) -> Self {
         self.deadlines.api_key = deadline;
         self
     }
 
-    /// Sets the timeout of the cache's calls: 1 ms to 60 s. Defaults to 25 ms.
+    /// Sets the timeout of cache calls. Defaults to 25 ms; must be positive and at most 60 s.
     ///
-    /// As with [`rate_limit_timeout`](Self::rate_limit_timeout), a slow server gets up to eight times
-    /// as long.
+    /// As with [`rate_limit_timeout`](Self::rate_limit_timeout), a slow server gets up to eight
+    /// times as long.
     pub fn cache_timeout(mut self, deadline: Duration) -> Self {
         self.deadlines.cache = deadline;
         self
     }
 
-    /// Sets the longest silence of a server while calls wait, 1 ms to 60 s, after which it counts as
-    /// unavailable. Defaults to 50 ms.
+    /// Sets the silence while calls wait after which the server counts as unavailable. Defaults to
+    /// 50 ms; must be positive and at most 60 s.
     ///
-    /// Any reply ends a silence, also one to a call that has timed out, and time in which this process
-    /// was late itself does not count. A server whose replies take long may be silent for twice
-    /// their latency, and at most four times as long as is set. Whatever is set, a server also
-    /// counts as unavailable after five rounds of calls in a row without a reply; calls that wait
-    /// together are one round.
+    /// Any reply ends a silence, also the reply to a call that has timed out. Time in which this
+    /// process was delayed does not count. A server with a high latency may not reply for twice its
+    /// latency, at most four times this value. Regardless of this value, a server also counts as
+    /// unavailable after five rounds of calls in a row without a reply; calls that wait at the same
+    /// time are one round.
     pub fn idle_timeout(mut self, silence: Duration) -> Self {
         self.deadlines.silence = silence;
         self
     }
 
-    /// Sets the timeout of a connection that is being made, and of a Sentinel or a node that names the
-    /// servers: 1 ms to 60 s. Defaults to 250 ms.
+    /// Sets the timeout for opening a connection, and for a Sentinel or node to name the servers.
+    /// Defaults to 250 ms; must be positive and at most 60 s.
     ///
-    /// A call waits for a connection no longer than its own timeout. The server counts as unavailable
-    /// once the attempt fails or this time has passed.
+    /// A call waits for a connection no longer than its own timeout. The server counts as
+    /// unavailable once the attempt fails or this time has passed.
     pub fn connect_timeout(mut self, deadline: Duration) -> Self {
         self.deadlines.connect = deadline;
         self
     }
 
-    /// Sets how many calls may wait for one server at once; one more fails at once. 1 024 by
-    /// default.
+    /// Sets the maximum number of calls that wait for one server. Defaults to 1 024; must be at
+    /// least 1. Calls beyond it fail immediately.
     pub fn max_pending_calls(mut self, calls: usize) -> Self {
         self.max_pending_calls = calls;
         self
     }
 
-    /// Sets of how many partitions that were denied the store remembers it; 0 for none. 10 000 by
-    /// default.
+    /// Sets the maximum number of rejected partitions that are remembered; 0 for none. Defaults to
+    /// 10 000.
     ///
-    /// Who was denied and asks again too soon is denied by the same functions on what the server
-    /// said, without asking it. That is exact as long as others only spend: a refund or a reset by
-    /// another instance shows once the time is over that the denial said.
+    /// Repeated requests of a rejected partition are rejected locally, by the same algorithm on the
+    /// state that the server returned, until its `retry_after` elapses. This is exact unless
+    /// another instance refunds or resets the partition, which takes effect here when that time has
+    /// elapsed.
     pub fn max_cached_denials(mut self, partitions: usize) -> Self {
         self.bounds.max_cached_denials = partitions;
         self
     }
 
-    /// Sets how many decisions on limits go to the server in one call at most; 1 to send each alone. 32
-    /// by default.
+    /// Sets the maximum number of rate limit decisions in one call: 1 to 255, 1 to disable
+    /// batching. Defaults to 32.
     ///
-    /// Decisions go together that come while four calls for others are under way; who comes before
-    /// waits for nobody. Each is made as if it came alone. A server does nothing else meanwhile: 32
-    /// take it some 200 µs. On a Cluster each goes alone: a call can be about one slot only.
+    /// Decisions are batched only while four calls for other decisions are in flight, so a batch
+    /// adds no waiting time below that load. Each decision of a batch is independent. The server
+    /// runs a batch without interruption: 32 decisions take about 200 µs. On a Cluster, decisions
+    /// are not batched, since a call is limited to one slot.
     pub fn max_batch(mut self, decisions: usize) -> Self {
         self.bounds.max_batch = decisions;
         self
     }
 
-    /// Sets how long the body of an answer in the cache is at most; one that is longer is not kept.
-    /// 1 MiB by default: while one passes, no other answer does.
+    /// Sets the maximum size of a cached body in bytes. Defaults to 1 MiB. Larger responses are not
+    /// stored, since other replies wait while a body is transferred.
     pub fn max_cache_body_bytes(mut self, bytes: usize) -> Self {
         self.bounds.max_cache_body_bytes = bytes;
         self
     }
 
-    /// Sets about how many records each trail of the log has at most; beyond that the oldest go.
-    /// 100 000 by default.
+    /// Sets the approximate maximum number of records of each log stream. Defaults to 100 000; must
+    /// be at least 1. The oldest records beyond it are removed.
     pub fn max_log_records(mut self, records: usize) -> Self {
         self.bounds.max_log_records = records;
         self
     }
 
-    /// Tells an auditor when the store stops answering, and when it answers again.
+    /// Sets the auditor that receives an event when a server becomes unavailable, and when it is
+    /// available again.
     pub fn auditor(mut self, auditor: impl Auditor) -> Self {
         self.auditor = Some(Arc::new(auditor));
         self
     }
 
-    /// Checks the whole.
+    /// Validates the configuration.
     pub(crate) fn check(self) -> Result<Checked, ConfigError> {
         let deadlines = [
             ("rate_limit_timeout", self.deadlines.rate_limit),
@@ -261,25 +267,23 @@ impl RedisConfig {
             return Err(ConfigError::new(
                 "max_log_records",
                 0,
-                "a log without bounds fills the server",
+                "the number of records on the server must be limited",
             )
-            .fix("give at least 1, or leave the default"));
+            .fix("set it to at least 1, or drop the call to use the default"));
         }
         if !(1..=255).contains(&self.bounds.max_batch) {
             return Err(ConfigError::new(
                 "max_batch",
                 self.bounds.max_batch,
-                "a call of the script decides at least one request, and at most 255",
+                "a call contains 1 to 255 decisions",
             )
-            .fix("give 1 to 255, or leave the default"));
+            .fix("set it to 1 to 255, or drop the call to use the default"));
         }
         if self.max_pending_calls == 0 {
-            return Err(ConfigError::new(
-                "max_pending_calls",
-                0,
-                "a store that may not be called is none",
-            )
-            .fix("give at least 1, or leave the default"));
+            return Err(
+                ConfigError::new("max_pending_calls", 0, "it must be at least 1")
+                    .fix("increase it, or drop the call to use the default"),
+            );
         }
         Ok(Checked {
             route: self.servers.route(&self.login, &self.tls)?,
@@ -293,7 +297,7 @@ impl RedisConfig {
     }
 }
 
-/// A configuration of which everything can be used.
+/// A valid configuration.
 pub(crate) struct Checked {
     pub(crate) route: ServerRoute,
     pub(crate) name: Arc<str>,
@@ -310,23 +314,23 @@ fn check_deadline(option: &'static str, deadline: Duration) -> Result<(), Config
         return Err(ConfigError::new(
             option,
             format_args!("{deadline:?}"),
-            "a request waits longer than nothing, and not for ever",
+            "a timeout must be positive and at most 60 s",
         )
-        .fix("give 1 ms to 60 s"));
+        .fix("set it to 1 ms to 60 s"));
     }
     Ok(())
 }
 
 fn check_prefix(prefix: &str) -> Result<(), ConfigError> {
-    // No braces: they would name the part of a key that decides on its slot.
+    // Braces are excluded: they delimit the part of a key that determines its slot.
     let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"._-:".contains(&byte);
     if prefix.is_empty() || prefix.len() > 32 || !prefix.bytes().all(plain) {
         return Err(ConfigError::new(
             "prefix",
             prefix.escape_debug(),
-            "keys begin with 1 to 32 letters, digits, `.`, `_`, `-` or `:`",
+            "a prefix has 1 to 32 letters, digits, `.`, `_`, `-` or `:`",
         )
-        .fix("name it after the service, such as `acme`"));
+        .fix("use the name of the service, such as `acme`"));
     }
     Ok(())
 }

@@ -1,4 +1,4 @@
-//! The credentials of connections: fixed, or asked for at each connect.
+//! The credentials of connections, fixed or from a provider.
 
 use std::{
     fmt,
@@ -96,7 +96,7 @@ impl Provider {
         }))
     }
 
-    /// Asks for the current credentials; a panic is a failure.
+    /// Calls the provider. A panic becomes an error.
     async fn ask(&self) -> Result<RedisCredentials, BoxError> {
         let panicked = |_| BoxError::from("it panicked");
         let mut asked = catch_unwind(AssertUnwindSafe(|| (self.0)())).map_err(panicked)?;
@@ -113,12 +113,12 @@ impl Provider {
 /// The credentials of a server's connections.
 #[derive(Clone)]
 pub(crate) enum Login {
-    /// The same for each connection, or none.
+    /// The same credentials for each connection, or none.
     Fixed {
         username: Option<String>,
         password: Option<Zeroizing<String>>,
     },
-    /// Asked for at each connect, for at most this long.
+    /// Credentials from a provider, which is called for each connection with this timeout.
     Provided(Provider, Duration),
 }
 
@@ -136,7 +136,7 @@ impl Login {
     ///
     /// # Errors
     ///
-    /// If the provider fails, panics or times out.
+    /// Returns an error if the provider fails, panics or times out.
     pub(crate) async fn credentials(
         &self,
         ground: &Ground,
@@ -156,7 +156,7 @@ impl Login {
         }
     }
 
-    /// Returns whether the credentials may differ the next time.
+    /// Returns `true` if the next connection may have other credentials.
     pub(super) fn is_provided(&self) -> bool {
         matches!(self, Self::Provided(..))
     }

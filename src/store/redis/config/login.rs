@@ -1,4 +1,4 @@
-//! The options of a Redis store that authenticate its connections.
+//! The authentication options of a Redis store.
 
 use std::time::Duration;
 
@@ -10,7 +10,7 @@ use super::{
 };
 use crate::core::error::ConfigError;
 
-/// The options that replace what a URL says of credentials and database.
+/// The options that override the credentials and the database of a URL.
 #[derive(Clone)]
 pub(crate) struct LoginOptions {
     pub(super) username: Option<String>,
@@ -35,22 +35,24 @@ impl Default for LoginOptions {
 }
 
 impl LoginOptions {
-    /// Checks that no option contradicts or lacks another one.
+    /// Rejects options that contradict each other or require a missing one.
     pub(crate) fn check(&self, has_sentinels: bool) -> Result<(), ConfigError> {
         if self.provider.is_some() && (self.username.is_some() || self.password.is_some()) {
-            let problem = "the provider replaces `user` and `password`, which are set too";
-            return Err(ConfigError::new("credentials", "set", problem)
-                .fix("drop `user` and `password`; the provider returns both"));
+            let problem = "the provider replaces `username` and `password`, which are also set";
+            return Err(ConfigError::new("credentials_provider", "set", problem)
+                .fix("drop `username` and `password`; the provider returns both"));
         }
         if self.sentinel_provider.is_some() && !has_sentinels {
             let problem = "the store has no Sentinels";
-            return Err(ConfigError::new("sentinel_credentials", "set", problem)
-                .fix("use `credentials` for the servers"));
+            return Err(
+                ConfigError::new("sentinel_credentials_provider", "set", problem)
+                    .fix("use `credentials_provider` for the servers"),
+            );
         }
         Ok(())
     }
 
-    /// Returns the address of a server with these options.
+    /// Returns a server's address with these options.
     pub(super) fn applied_to(&self, address: Address) -> Address {
         let login = match (&self.provider, address.login()) {
             (Some(provider), _) => Login::Provided(provider.clone(), self.timeout),
@@ -64,7 +66,7 @@ impl LoginOptions {
         address.with_login(login).with_database(database)
     }
 
-    /// Returns the address of a Sentinel with these options.
+    /// Returns a Sentinel's address with these options.
     pub(super) fn applied_to_sentinel(&self, sentinel: Address) -> Address {
         match &self.sentinel_provider {
             Some(provider) => sentinel.with_login(Login::Provided(provider.clone(), self.timeout)),

@@ -1,4 +1,4 @@
-//! Checks the settings of a server for the data that is stored there.
+//! Checks that the server's settings are safe for the stored data.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -9,27 +9,27 @@ use crate::{
     store::redis::connection::client::Link,
 };
 
-/// The kinds of data on the server that must not be lost, and the settings that were reported.
+/// The kinds of data that the server must not lose, and the settings already reported.
 #[derive(Debug, Default)]
 pub(crate) struct ServerCheck {
     has_limits: AtomicBool,
     has_api_keys: AtomicBool,
-    is_eviction_said: AtomicBool,
-    is_persistence_said: AtomicBool,
+    is_eviction_reported: AtomicBool,
+    is_persistence_reported: AtomicBool,
 }
 
 impl ServerCheck {
-    /// Notes that a rate limiter uses the store.
+    /// Marks that a rate limiter uses the store.
     pub(crate) fn note_limits(&self) {
         self.has_limits.store(true, Ordering::Relaxed);
     }
 
-    /// Notes that API keys are in the store.
+    /// Marks that the store contains API keys.
     pub(crate) fn note_api_keys(&self) {
         self.has_api_keys.store(true, Ordering::Relaxed);
     }
 
-    /// Reads the settings of the server, where `INFO` is permitted, and reports each mistake once.
+    /// Reads the server's settings, if `INFO` is permitted, and reports each mistake once.
     pub(crate) async fn run(&self, link: &Link) {
         if !self.is_due() {
             return;
@@ -42,22 +42,22 @@ impl ServerCheck {
     fn is_due(&self) -> bool {
         let is = |flag: &AtomicBool| flag.load(Ordering::Relaxed);
         let has_api_keys = is(&self.has_api_keys);
-        let may_evict = (is(&self.has_limits) || has_api_keys) && !is(&self.is_eviction_said);
-        may_evict || (has_api_keys && !is(&self.is_persistence_said))
+        let may_evict = (is(&self.has_limits) || has_api_keys) && !is(&self.is_eviction_reported);
+        may_evict || (has_api_keys && !is(&self.is_persistence_reported))
     }
 
     fn judge(&self, info: &Info<'_>) {
         let has_api_keys = self.has_api_keys.load(Ordering::Relaxed);
         let has_limits = self.has_limits.load(Ordering::Relaxed);
         if let Some(policy) = info.eviction() {
-            // Records of API keys do not expire.
+            // API keys have no expiry, so only the `allkeys` policies evict them.
             let loses_keys = has_api_keys && policy.starts_with("allkeys");
             if has_limits || loses_keys {
-                notice::misconfigured(&self.is_eviction_said, || evicts(policy, loses_keys));
+                notice::misconfigured(&self.is_eviction_reported, || evicts(policy, loses_keys));
             }
         }
         if has_api_keys && info.field("aof_enabled") == Some("0") {
-            notice::misconfigured(&self.is_persistence_said, not_persistent);
+            notice::misconfigured(&self.is_persistence_reported, not_persistent);
         }
     }
 }
@@ -72,7 +72,7 @@ impl<'a> Info<'a> {
         named.next().map(|(_, value)| value.trim())
     }
 
-    /// Returns the eviction policy of a server that evicts.
+    /// Returns the eviction policy, if the server evicts.
     fn eviction(&self) -> Option<&'a str> {
         let is_bounded = self.field("maxmemory").is_some_and(|bytes| bytes != "0");
         let policy = self.field("maxmemory_policy")?;
@@ -80,7 +80,7 @@ impl<'a> Info<'a> {
     }
 }
 
-/// Reads the text of a reply.
+/// Returns the text of a reply.
 fn text(reply: Value) -> Option<String> {
     match reply {
         Value::BulkString(bytes) => String::from_utf8(bytes).ok(),
@@ -91,18 +91,16 @@ fn text(reply: Value) -> Option<String> {
 
 fn evicts(policy: &str, loses_keys: bool) -> ConfigError {
     let problem = match loses_keys {
-        true => "under memory pressure the server removes API keys and counts of rate limits",
-        false => {
-            "under memory pressure the server removes counts of rate limits, so quotas begin anew"
-        }
+        true => "under memory pressure the server evicts API keys and rate limit counts",
+        false => "under memory pressure the server evicts rate limit counts, which resets quotas",
     };
     ConfigError::new("maxmemory-policy", policy, problem).fix(
-        "set `maxmemory-policy noeviction` on the server, or store the cache on a server of its own",
+        "set `maxmemory-policy noeviction` on the server, or use a separate server for the cache",
     )
 }
 
 fn not_persistent() -> ConfigError {
-    let problem = "API keys are stored on this server, and those created or revoked since its last \
+    let problem = "the server does not persist each write: API keys created or revoked since its last \
          snapshot are lost when it restarts";
     ConfigError::new("appendonly", "no", problem).fix("set `appendonly yes` on the server")
 }

@@ -18,7 +18,7 @@ pub(super) enum Servers {
     Cluster(Vec<String>),
 }
 
-/// Where to go.
+/// The servers to connect to.
 #[derive(Clone, Debug)]
 pub(crate) enum ServerRoute {
     Single(Address),
@@ -26,12 +26,12 @@ pub(crate) enum ServerRoute {
     Cluster(Vec<Address>),
 }
 
-/// Who knows where the main server is.
+/// The Sentinels that know the current primary.
 #[derive(Clone, Debug)]
 pub(crate) struct Sentinels {
     pub(crate) addresses: Vec<Address>,
     pub(crate) main: String,
-    /// How the server is spoken to, once it is known where it is.
+    /// The connection setup of the primary; its host and port are those that a Sentinel returns.
     pub(crate) server: Address,
 }
 
@@ -49,10 +49,14 @@ impl Servers {
             Self::Sentinel { sentinels, main } => {
                 let addresses = parse_all(sentinels, tls)?;
                 if main.is_empty() {
-                    return Err(ConfigError::new("sentinel", "", "no main server is named")
-                        .fix("give the name that `sentinel monitor` was given"));
+                    return Err(ConfigError::new(
+                        "sentinel",
+                        "",
+                        "the name of the primary is empty",
+                    )
+                    .fix("use the name from `sentinel monitor`"));
                 }
-                // The credentials and the database of a URL are the Sentinel's.
+                // The credentials and the database of a URL apply to the Sentinel only.
                 let server = addresses[0].clone().with_login(Login::default());
                 let server = login.applied_to(server.with_database(0));
                 let sentinels = addresses.into_iter();
@@ -69,9 +73,9 @@ impl Servers {
                     Some(node) => Err(ConfigError::new(
                         "database",
                         node.database(),
-                        "a Cluster has database 0 alone",
+                        "a Cluster has database 0 only",
                     )
-                    .fix("leave the database out")),
+                    .fix("drop the database")),
                     None => Ok(ServerRoute::Cluster(nodes)),
                 }
             }
@@ -79,7 +83,7 @@ impl Servers {
     }
 }
 
-/// Returns the addresses of several servers, at least one, all reached over the network.
+/// Parses the URLs of several servers: at least one, none of which is a socket path.
 fn parse_all(urls: &[String], tls: &Tls) -> Result<Vec<Address>, ConfigError> {
     let addresses = urls
         .iter()
@@ -87,22 +91,24 @@ fn parse_all(urls: &[String], tls: &Tls) -> Result<Vec<Address>, ConfigError> {
         .collect::<Result<Vec<_>, _>>()?;
     let error = |problem: &str| {
         ConfigError::new("redis url", urls.len(), problem.to_owned())
-            .fix("give the URLs of some of the servers, such as `redis://10.0.0.1:6379`")
+            .fix("pass the URL of at least one server, such as `redis://10.0.0.1:6379`")
     };
     if addresses.is_empty() {
-        return Err(error("no server is named"));
+        return Err(error("it names no server"));
     }
     if addresses.iter().any(|address| address.host().is_none()) {
-        return Err(error("several servers are not found by a socket's path"));
+        return Err(error(
+            "a Sentinel or a node of a Cluster cannot be a socket path",
+        ));
     }
-    // A server that another one names is spoken to in the same version.
+    // The protocol also applies to servers that these servers name.
     let protocol = Protocol::global(addresses.iter().map(Address::protocol))?;
     let addresses = addresses.into_iter();
     Ok(addresses.map(|it| it.with_protocol(protocol)).collect())
 }
 
 impl fmt::Debug for Servers {
-    /// Writes where the servers are; of a URL that cannot be read, nothing.
+    /// Writes the hosts and ports, and `?` for a URL that cannot be parsed.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let place = |url: &String| Address::place_of(url).unwrap_or_else(|| "?".to_owned());
         let places = |urls: &[String]| urls.iter().map(place).collect::<Vec<_>>();

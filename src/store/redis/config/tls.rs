@@ -1,20 +1,20 @@
-//! What a Redis store is told of TLS.
+//! The TLS options of a Redis store.
 
 use super::config::RedisConfig;
 
 impl RedisConfig {
-    /// Believes the servers whose certificates these authorities have signed, and no others: one or
-    /// several certificates, in PEM. Those that the system believes by default.
+    /// Sets the root certificates that server certificates must chain to, one or several in PEM.
+    /// Defaults to those of the system.
     ///
-    /// Servers are reached over TLS if their URLs begin with `rediss://`. Their certificates are
-    /// checked, always; TLS is of version 1.2 or 1.3.
+    /// Connections use TLS 1.2 or 1.3 if the URL's scheme is `rediss://`. Server certificates are
+    /// always verified.
     pub fn root_certificates(mut self, pem: impl Into<Vec<u8>>) -> Self {
         self.tls.set_authorities(pem.into());
         self
     }
 
-    /// Shows this certificate to servers that ask for one: it and those that lead to its authority,
-    /// and its private key, all in PEM.
+    /// Sets the client certificate for servers that request one: the certificate chain and the
+    /// private key, both in PEM.
     pub fn client_certificate(
         mut self,
         chain_pem: impl Into<Vec<u8>>,
@@ -24,8 +24,8 @@ impl RedisConfig {
         self
     }
 
-    /// Sets the name that the servers' certificates must bear, in place of the host that is
-    /// connected to: for where Sentinels and the nodes of a Cluster name one another by addresses.
+    /// Sets the name to verify in server certificates. Defaults to the host of the connection. For
+    /// Sentinels and Cluster nodes that name each other by IP address.
     pub fn certificate_name(mut self, name: impl Into<String>) -> Self {
         self.tls.set_name(name.into());
         self

@@ -1,52 +1,53 @@
-//! Decides whether a server is available, and how long its replies take.
+//! The circuit breaker of a server: its availability and its latency.
 
 use std::time::Duration;
 
 use crate::core::time::Timestamp;
 
-/// The number of rounds of calls that fail in a row before a server counts as unavailable.
+/// The number of consecutive rounds of failed calls after which a server counts as unavailable.
 const ROUNDS_MAX: u32 = 5;
 
-/// A call waits at most this many times its own timeout for a server that replies slowly.
+/// The maximum wait of a call for a slow server, in multiples of its timeout.
 pub(super) const SLOW_MAX: u32 = 8;
 
-/// A server that replies slowly may be silent for this many times its latency, but at most this many
-/// times as long as a fast one.
+/// The silence that is allowed to a slow server, in multiples of its latency, and its maximum in
+/// multiples of that of a fast server.
 const SILENT_LATENCIES: u32 = 2;
 const SILENT_MAX: u32 = 4;
 
-/// The number of calls that may wait for a server at a time after a round failed, until any reply
+/// The maximum number of calls that wait for a server after a failed round, until any reply
 /// arrives.
 const TRIALS_MAX: usize = 2;
 
-/// The state of a server as its replies show it.
+/// The state of a server, derived from its replies.
 #[derive(Debug, Default)]
 pub(super) struct Pulse {
     waiting: usize,
     rounds: u32,
-    /// When the last round failed.
+    /// The time at which the last round failed.
     failed_at: Option<Timestamp>,
-    /// The rounds that failed since a call received its own reply, and when the last of them did.
+    /// The number of rounds that failed since a call received its own reply, and the time of the
+    /// last.
     unanswered: u32,
     unanswered_at: Option<Timestamp>,
     /// The time since which calls wait and no reply arrived.
     silent_since: Option<Timestamp>,
-    /// When the latest reply was noticed.
+    /// The time at which the latest reply was noticed.
     heard_at: Option<Timestamp>,
     latency: Latency,
 }
 
-/// The latency of replies, estimated as TCP estimates its own (RFC 6298).
+/// An estimate of the latency of replies, by the algorithm of TCP (RFC 6298).
 #[derive(Debug, Default)]
 struct Latency {
     smoothed: Duration,
     deviation: Duration,
-    /// The number of failed rounds since the last reply: each doubles the estimate.
+    /// The number of failed rounds since the last reply. Each doubles the estimate.
     backoff: u32,
 }
 
 impl Pulse {
-    /// Begins anew with another connection. Calls that wait wait on.
+    /// Resets the state for a new connection. Waiting calls continue to wait.
     pub(super) fn renew(&mut self, now: Timestamp) {
         (self.rounds, self.failed_at) = (0, None);
         (self.unanswered, self.unanswered_at) = (0, None);
@@ -57,18 +58,18 @@ impl Pulse {
         self.waiting
     }
 
-    /// Returns whether enough calls wait already: a round failed, and no reply has arrived since.
+    /// Returns `true` if a round failed without a later reply, and enough calls wait already.
     pub(super) fn is_on_trial(&self) -> bool {
         self.rounds > 0 && self.waiting >= TRIALS_MAX
     }
 
-    /// Notes a call that waits.
+    /// Records a call that waits.
     pub(crate) fn asked(&mut self, now: Timestamp) {
         self.waiting += 1;
         self.silent_since.get_or_insert(now);
     }
 
-    /// Notes the reply to a call.
+    /// Records the reply to a call.
     pub(crate) fn answered(&mut self, now: Timestamp, latency: Duration) {
         self.waiting = self.waiting.saturating_sub(1);
         (self.unanswered, self.unanswered_at) = (0, None);
@@ -76,19 +77,19 @@ impl Pulse {
         self.measured(latency);
     }
 
-    /// Notes that a reply arrived, if to a call that has given up.
+    /// Records a reply, which may belong to a call that was given up.
     pub(crate) fn heard(&mut self, now: Timestamp) {
         (self.rounds, self.failed_at) = (0, None);
         self.heard_at = Some(now);
         self.silent_since = (self.waiting > 0).then_some(now);
     }
 
-    /// Notes how long a reply took.
+    /// Records the latency of a reply.
     pub(super) fn measured(&mut self, latency: Duration) {
         self.latency.measured(latency);
     }
 
-    /// Notes a call that waits no more, which says nothing about the server.
+    /// Records that a call no longer waits. This is no evidence about the server.
     pub(super) fn given_up(&mut self) {
         self.waiting = self.waiting.saturating_sub(1);
         if self.waiting == 0 && self.rounds == 0 {
@@ -96,14 +97,14 @@ impl Pulse {
         }
     }
 
-    /// Notes that this process was late itself: the silence until now says nothing about the server.
+    /// Records a delay of this process: the silence until now is no evidence about the server.
     pub(super) fn excuse(&mut self, now: Timestamp) {
         self.silent_since = self.silent_since.map(|_| now);
     }
 
-    /// Notes that no reply arrived in time to a call that began at this time. Returns whether the
-    /// server counts as unavailable: after a silence of this length, of a slow server up to four times
-    /// as long, or after five rounds of calls in a row.
+    /// Records that no reply arrived in time to a call that started at `begun`. Returns `true` if
+    /// the server counts as unavailable: after a silence of `idle_timeout`, of up to four times as
+    /// long for a slow server, or after five consecutive rounds of failed calls.
     pub(crate) fn failed(
         &mut self,
         now: Timestamp,
@@ -113,10 +114,10 @@ impl Pulse {
         self.missed(now, begun) || self.silence(now) >= self.silence_limit(idle_timeout)
     }
 
-    /// The same of a call in a process that was late all the while: only rounds count.
+    /// Like [`failed`](Self::failed), for a process that was delayed meanwhile: only rounds count.
     pub(super) fn missed(&mut self, now: Timestamp, begun: Timestamp) -> bool {
         self.waiting = self.waiting.saturating_sub(1);
-        // Calls that wait together fail together: that is one round.
+        // Calls that wait at the same time fail at the same time: they are one round.
         if self.failed_at.is_none_or(|failed_at| begun >= failed_at) {
             self.rounds += 1;
             self.failed_at = Some(now);
@@ -132,14 +133,14 @@ impl Pulse {
         self.rounds >= ROUNDS_MAX
     }
 
-    /// Returns whether the connection is out of step: five rounds of calls in a row failed, so replies that
-    /// arrive belong to earlier calls, as one was lost on the way.
+    /// Returns `true` if the connection is out of step: five consecutive rounds of calls failed
+    /// although replies arrive, so a reply was lost and each one belongs to an earlier call.
     pub(super) fn is_out_of_step(&self) -> bool {
         self.unanswered >= ROUNDS_MAX
     }
 
-    /// Returns how much longer a call may wait that has waited since `begun`, at most until the server
-    /// counts as unavailable.
+    /// Returns the time that a call may still wait that started at `begun`, at most until the
+    /// server counts as unavailable.
     pub(crate) fn patience(
         &self,
         now: Timestamp,

@@ -1,4 +1,4 @@
-//! What the parts of the store ask their server through.
+//! The client that all parts of the store send their calls through.
 
 use std::{
     error::Error,
@@ -34,7 +34,7 @@ use crate::{
     },
 };
 
-/// The way to the servers of one configuration: each call has a deadline, none is sent twice.
+/// The client for the servers of one configuration. Each call has a timeout and is sent once.
 #[derive(Debug)]
 pub(crate) struct Link {
     router: Arc<Router>,
@@ -74,8 +74,8 @@ impl Link {
         }
     }
 
-    /// Returns the name of a key: the prefix, what it is of, and a digest, which alone decides on
-    /// its slot in a Cluster.
+    /// Returns a Redis key: the prefix, the kind, and a digest as the hash tag, which determines
+    /// the slot in a Cluster.
     pub(crate) fn key(&self, of: &str, digest: &[u8]) -> Vec<u8> {
         let mut key = Vec::with_capacity(self.prefix.len() + of.len() + 4 + digest.len() * 4 / 3);
         key.extend_from_slice(self.prefix.as_bytes());
@@ -87,7 +87,7 @@ impl Link {
         key
     }
 
-    /// Returns the name of something that there is one of: a channel, a stream.
+    /// Returns the name of a channel or a stream.
     pub(crate) fn name(&self, of: &str) -> Vec<u8> {
         format!("{}:{of}", self.prefix).into_bytes()
     }
@@ -96,11 +96,11 @@ impl Link {
         &self.deadlines
     }
 
-    /// Begins a call about this key with this timeout.
+    /// Starts a call for a key with a timeout.
     ///
     /// # Errors
     ///
-    /// At once if the server is known not to answer, or too many calls wait for it.
+    /// Returns an error immediately if the server is unavailable, or too many calls wait for it.
     pub(crate) fn begin(&self, key: &[u8], deadline: Duration) -> Result<CallTurn, StoreError> {
         let slot = self.router.slot_of(key);
         let pass = match self.router.enter(slot)? {
@@ -119,8 +119,8 @@ impl Link {
         })
     }
 
-    /// Returns what asks for several calls at once that have begun; nothing where they may be about
-    /// keys of several servers.
+    /// Returns a sender for batches of started calls, or `None` on a Cluster, where their keys may
+    /// be on several servers.
     pub(crate) fn messenger(&self) -> Option<Messenger> {
         let Router::One(node) = &*self.router else {
             return None;
@@ -133,7 +133,7 @@ impl Link {
         Some(Messenger { caller })
     }
 
-    /// Receives the messages of a channel, until the returned value is dropped.
+    /// Subscribes to a channel until the returned value is dropped.
     pub(crate) fn listen(&self, channel: Vec<u8>, on_news: OnNews) -> Listening {
         Listening::begin(&self.router, Arc::clone(&self.ground), channel, on_news)
     }
@@ -146,7 +146,7 @@ impl Link {
         self.max_cached_denials
     }
 
-    /// Returns the time of this process, which never goes back.
+    /// Returns the monotonic time of this process.
     pub(crate) fn now(&self) -> Timestamp {
         self.ground.clock.now()
     }
@@ -155,7 +155,7 @@ impl Link {
         self.ground.watch.local_denials.add_one();
     }
 
-    /// Returns whether keys may lie on several servers, by their slots.
+    /// Returns `true` if keys are distributed over several servers.
     pub(crate) fn is_spread(&self) -> bool {
         matches!(*self.router, Router::Many(_))
     }
@@ -164,11 +164,11 @@ impl Link {
         &self.ground.runtime
     }
 
-    /// Sends `PING`, to be answered within this time.
+    /// Sends `PING` with a timeout.
     ///
     /// # Errors
     ///
-    /// With the cause for which the server is not asked, where that is known.
+    /// Returns the cause of the outage if the server is unavailable.
     pub(crate) async fn ping(&self, deadline: Duration) -> Result<(), StoreError> {
         let asked = match self.begin(b"", deadline) {
             Ok(turn) => turn.command(&redis::cmd("PING")).await,
@@ -177,21 +177,21 @@ impl Link {
         asked.map(drop).map_err(|error| self.explained(error))
     }
 
-    /// Returns the reply to `INFO`, or nothing if the server refuses the command.
+    /// Returns the reply to `INFO`, or `None` if the server rejects the command.
     pub(crate) async fn info(&self) -> Option<Value> {
         let turn = self.begin(b"", self.deadlines.api_key).ok()?;
         let reply = turn.reply(&redis::cmd("INFO")).await.ok()?;
         reply.ok()
     }
 
-    /// Adds the cause of the outage to an error without one.
+    /// Adds the cause of the outage to an error that has none.
     fn explained(&self, error: StoreError) -> StoreError {
         let is_bare = error.kind().is_undone() && error.source().is_none();
         let outage = is_bare.then(|| self.ground.watch.outage()).flatten();
         outage.map_or(error, StoreError::from)
     }
 
-    /// Asks the credentials provider, and authenticates all open connections.
+    /// Calls the credentials provider and authenticates all open connections.
     pub(crate) async fn reauthenticate(&self) -> Result<(), StoreError> {
         let done = self.router.reauthenticate(&self.ground).await;
         match done {
@@ -208,7 +208,7 @@ impl Link {
         self.ground.watch.stats()
     }
 
-    /// Takes no more calls, and waits for those under way, but no longer than this.
+    /// Rejects new calls, and waits for those in flight for at most `patience`.
     pub(crate) async fn close(&self, patience: Duration) {
         let limit = self.ground.runtime.sleep(patience);
         within(limit, self.router.close()).await;
@@ -216,7 +216,7 @@ impl Link {
     }
 }
 
-/// One call that may be made. Dropping it, at any moment, gives it up.
+/// A call that was admitted. Dropping it cancels the call.
 pub(crate) struct CallTurn {
     caller: SlotCaller,
     ground: Arc<Ground>,
@@ -224,7 +224,7 @@ pub(crate) struct CallTurn {
     limit: Limit,
 }
 
-/// Whether a call may wait longer than its timeout for a server that replies slowly.
+/// The limit on the wait of a call when the server replies slowly.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Limit {
     Adaptive,
@@ -232,29 +232,29 @@ enum Limit {
 }
 
 impl CallTurn {
-    /// Ends the call at its timeout, however slowly the server replies.
+    /// Disables the extension of the timeout for slow servers.
     pub(crate) fn at_most(mut self) -> Self {
         self.limit = Limit::Fixed;
         self
     }
 
-    /// Sends a command, and returns the answer; an error reply is an error.
+    /// Sends a command and returns the reply. An error reply is an error.
     pub(crate) async fn command(self, command: &Cmd) -> Result<Value, StoreError> {
         self.run(async |caller| Ok(caller.ask(command).await??))
             .await
     }
 
-    /// Sends a command, and returns the reply. A refusal is not counted.
+    /// Sends a command and returns the reply. An error reply is not counted.
     async fn reply(self, command: &Cmd) -> Result<RedisResult<Value>, StoreError> {
         self.run(async |caller| caller.ask(command).await).await
     }
 
-    /// Runs a script, and returns what stands behind the number in its answer.
+    /// Runs a script and returns the values after the number in its reply.
     pub(crate) async fn script(self, call: ScriptCall) -> Result<Vec<Value>, StoreError> {
         self.script_as(call, Ok).await
     }
 
-    /// Runs a script, and reads what stands behind the number in its answer.
+    /// Runs a script and reads the values after the number in its reply.
     pub(crate) async fn script_as<T>(
         self,
         call: ScriptCall,
@@ -264,7 +264,7 @@ impl CallTurn {
             .await
     }
 
-    /// Waits for the answer that somebody else asks for.
+    /// Waits for a reply that another task receives.
     pub(crate) async fn wait<T>(
         self,
         answer: impl Future<Output = Result<T, Fault>>,
@@ -305,18 +305,18 @@ impl CallTurn {
     }
 }
 
-/// Asks for several calls at once, each of which has its own turn.
+/// Sends batches of calls, each of which was started separately.
 pub(crate) struct Messenger {
     caller: SlotCaller,
 }
 
 impl Messenger {
-    /// Runs a script, and returns what stands behind the number in its answer.
+    /// Runs a script and returns the values after the number in its reply.
     pub(crate) async fn script(&mut self, call: &ScriptCall) -> Result<Vec<Value>, Fault> {
         self.caller.run(call).await
     }
 
-    /// Takes note of what befell a call.
+    /// Closes the connection if a call shows that it is unusable.
     pub(crate) fn note(&self, fault: &Fault) {
         let is_lost = matches!(fault.verdict, Liveness::Lost | Liveness::Denied);
         if let (true, Some(pass)) = (is_lost, &self.caller.pass) {
@@ -325,28 +325,28 @@ impl Messenger {
     }
 }
 
-/// Asks the server that has a slot, wherever it has moved to.
+/// Sends calls to the server that has a slot, and follows redirections.
 struct SlotCaller {
     pass: Option<Pass>,
     slot: u16,
     router: Arc<Router>,
 }
 
-/// How often a call goes where a server points to: it was not done yet.
+/// The maximum number of redirections of a call. A redirected call was not executed.
 const REDIRECTS_MAX: usize = 3;
 
 impl SlotCaller {
-    /// Runs a script, and returns what stands behind the number in its answer.
+    /// Runs a script and returns the values after the number in its reply.
     async fn run(&mut self, call: &ScriptCall) -> Result<Vec<Value>, Fault> {
         let mut answer = self.ask(call.by_digest()).await?;
-        // The only answer after which a call is sent again: nothing was done.
+        // Only this error allows sending the call again: nothing was executed.
         if matches!(&answer, Err(error) if is_noscript(error)) {
             answer = self.ask(&call.whole()).await?;
         }
         call.open(answer?)
     }
 
-    /// Puts a command, and returns what the server says to it.
+    /// Sends a command and returns the reply.
     async fn ask(&mut self, command: &Cmd) -> Result<RedisResult<Value>, Fault> {
         let (mut answer, cluster) = match &*self.router {
             Router::One(_) => return self.ask_here(command).await,
@@ -368,7 +368,7 @@ impl SlotCaller {
             }
             let pass = cluster.follow(&error).map_err(Fault::from)?;
             if let Some(before) = self.pass.replace(pass) {
-                // It has answered.
+                // A redirection is a reply.
                 before.settle(Ok(())).ok();
             }
             answer = match &mut self.pass {
@@ -387,7 +387,7 @@ impl SlotCaller {
     }
 }
 
-/// Returns where a server points to instead of an answer: it has done nothing.
+/// Returns the redirection in a reply. The call was not executed.
 fn redirection(answer: &RedisResult<Value>) -> Option<RedisError> {
     let error = answer.as_ref().err()?;
     let kind = error.kind();
@@ -396,7 +396,7 @@ fn redirection(answer: &RedisResult<Value>) -> Option<RedisError> {
     is_one.then(|| error.clone())
 }
 
-/// Adds bytes as base64url, which has no character that means anything in a key.
+/// Appends bytes as base64url, whose characters have no meaning in a Redis key.
 pub(crate) fn push_base64(out: &mut Vec<u8>, bytes: &[u8]) {
     const DIGITS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
     for chunk in bytes.chunks(3) {

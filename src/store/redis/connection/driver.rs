@@ -1,4 +1,4 @@
-//! The task that moves the bytes of a connection, and the number of replies that it has read.
+//! The task that drives a connection, and the counter of its replies.
 
 use std::{
     future::Future,
@@ -13,7 +13,7 @@ use std::{
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-/// Moves the bytes of a connection. It must be polled, and ends when the connection does.
+/// Drives the I/O of a connection. It must be polled, and completes when the connection ends.
 pub(crate) struct Driver {
     task: Pin<Box<dyn Future<Output = ()> + Send>>,
     replies: Replies,
@@ -40,9 +40,10 @@ impl Future for Driver {
     }
 }
 
-/// Counts the replies on a connection, also those to calls that have given up.
+/// Counts the replies on a connection, including those to calls that were given up.
 ///
-/// A read that ends with a line counts as one. A server that sends byte by byte is seldom counted.
+/// A read that ends with a line break counts as one reply, so a server that sends single bytes is
+/// undercounted.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Replies(Arc<AtomicU64>);
 

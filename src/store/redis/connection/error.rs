@@ -1,4 +1,4 @@
-//! Failed calls, and what a failure means for the connection.
+//! Errors of calls and their consequences for the connection.
 
 use std::fmt;
 
@@ -11,20 +11,20 @@ use crate::core::error::{BoxError, StoreError, StoreErrorKind};
 pub(crate) struct Fault {
     pub(crate) error: StoreError,
     pub(crate) verdict: Liveness,
-    /// Set if the server itself refused the command.
+    /// Set if the server rejected the command itself.
     pub(crate) refusal: Option<ServerRefusal>,
 }
 
-/// The cause for which a server that is available refuses a command.
+/// The reason why an available server rejected a command.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum ServerRefusal {
-    /// `OOM`: `maxmemory` is reached, and nothing may be evicted.
+    /// `OOM`: `maxmemory` is reached and nothing can be evicted.
     OutOfMemory,
     /// `NOPERM`: the user lacks a permission.
     NoPermission,
     /// `NOREPLICAS`: too few replicas are connected.
     NoReplicas,
-    /// `MISCONF`: the server cannot persist, and so takes no writes.
+    /// `MISCONF`: the server cannot persist and therefore rejects writes.
     CannotPersist,
     /// Any other error reply.
     Other,
@@ -50,8 +50,8 @@ impl ServerRefusal {
     }
 }
 
-/// Returns whether a script lacks a permission: the code is then `ERR`, and the words depend on the
-/// version of the server.
+/// Returns `true` if a script lacks a permission. The code is then `ERR`, and the text depends on
+/// the version of the server.
 fn is_acl_failure(error: &RedisError) -> bool {
     const STARTS: [&str; 2] = [
         "ACL failure in script",
@@ -64,20 +64,20 @@ fn is_acl_failure(error: &RedisError) -> bool {
 /// The state of a connection after a failed call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Liveness {
-    /// The server answered, if with a refusal: it lives.
+    /// The server replied, possibly with an error.
     Answered,
     /// No reply arrived in time.
     Silent,
-    /// No reply was read in time, by a process that was late itself.
+    /// No reply was read in time, because this process was delayed.
     Late,
-    /// The connection has ended, is out of step, or leads to a server that may not be written to.
+    /// The connection has ended, is out of step, or leads to a read-only server.
     Lost,
-    /// The server does not accept the credentials of the connection. Nothing was done.
+    /// The server rejects the credentials of the connection. The command was not executed.
     Denied,
 }
 
 impl Fault {
-    /// A failure before a call was sent, on a connection that is not used.
+    /// Creates a failure that occurred before a connection was usable.
     pub(crate) fn before_any_call(kind: StoreErrorKind, words: impl Into<BoxError>) -> Self {
         Self {
             error: StoreError::with_source(kind, words),
@@ -86,12 +86,12 @@ impl Fault {
         }
     }
 
-    /// A call that is not sent, because its server is known to be unusable.
+    /// Creates a failure of a call that is not sent, because its server is known to be unusable.
     pub(crate) fn unsent(kind: StoreErrorKind) -> Self {
         StoreError::from(kind).into()
     }
 
-    /// A failure to set up a connection: no call was sent, so none is in doubt.
+    /// Creates a failure to set up a connection. No call was sent, so all effects are known.
     pub(crate) fn of_setup(error: &RedisError) -> Self {
         let (kind, verdict) = judge(error);
         let kind = match kind {
@@ -110,7 +110,7 @@ impl Fault {
         }
     }
 
-    /// Nothing came in time: whether the server did what it was asked is not known.
+    /// Creates a timeout: the server may have executed the command.
     pub(crate) fn silent() -> Self {
         Self {
             error: StoreErrorKind::Timeout.into(),
@@ -119,8 +119,8 @@ impl Fault {
         }
     }
 
-    /// No reply was read in time, which may be the fault of this process: whether the server did what
-    /// it was asked is not known.
+    /// Creates a timeout that a delay of this process may have caused: the server may have executed
+    /// the command.
     pub(crate) fn late() -> Self {
         Self {
             verdict: Liveness::Late,
@@ -128,8 +128,8 @@ impl Fault {
         }
     }
 
-    /// The server's answer is not one that it can have given to this: whether it did what it was
-    /// asked is not known.
+    /// Creates a failure for a reply that does not fit the call: the server may have executed the
+    /// command.
     pub(crate) fn corrupt(what: &str) -> Self {
         Self {
             error: StoreError::with_source(StoreErrorKind::Timeout, what),
@@ -140,12 +140,12 @@ impl Fault {
 }
 
 impl Fault {
-    /// Returns the cause and the words of a server that refused the command.
+    /// Returns the reason and the error if the server rejected the command.
     pub(crate) fn refused(&self) -> Option<(ServerRefusal, &StoreError)> {
         self.refusal.map(|refusal| (refusal, &self.error))
     }
 
-    /// Returns the same of another call that it befell too.
+    /// Returns the same failure for another call of the same batch.
     pub(crate) fn of_another(&self) -> Self {
         let kind = self.error.kind();
         let error = match std::error::Error::source(&self.error) {
@@ -160,7 +160,7 @@ impl Fault {
     }
 }
 
-/// A call that no server was sent.
+/// The failure of a call that was not sent.
 impl From<StoreError> for Fault {
     fn from(error: StoreError) -> Self {
         Self {
@@ -182,12 +182,12 @@ impl From<RedisError> for Fault {
     }
 }
 
-/// Returns whether a server does not accept the credentials of a connection, or demands some.
+/// Returns `true` if a server rejects the credentials of a connection, or requires some.
 pub(crate) fn is_denied(error: &RedisError) -> bool {
     match error.kind() {
         ErrorKind::AuthenticationFailed => true,
         ErrorKind::Extension => matches!(error.code(), Some("NOAUTH" | "WRONGPASS")),
-        // The words of a server older than Redis 6.
+        // The message of servers before Redis 6.
         ErrorKind::Server(ServerErrorKind::ResponseError) => {
             error.detail() == Some("invalid password")
         }
@@ -195,10 +195,10 @@ pub(crate) fn is_denied(error: &RedisError) -> bool {
     }
 }
 
-/// Returns whether a server does not speak RESP3: it refuses `HELLO`, and neither the password in it
-/// nor the connection.
+/// Returns `true` if a server does not support RESP3: it rejects `HELLO` itself, rather than the
+/// password in it or the connection.
 ///
-/// The words differ: an unknown command to an older server or a proxy, a missing permission, an
+/// The errors differ: an unknown command on older servers and proxies, a missing permission, an
 /// unsupported version.
 pub(super) fn is_refused_hello(error: &RedisError) -> bool {
     match error.kind() {
@@ -210,7 +210,7 @@ pub(super) fn is_refused_hello(error: &RedisError) -> bool {
     }
 }
 
-/// Returns whether a server has too many clients for the moment.
+/// Returns `true` if a server has too many clients.
 fn is_crowded(error: &RedisError) -> bool {
     let words = error.detail().unwrap_or_default();
     words.starts_with("max number of clients reached")
@@ -218,17 +218,17 @@ fn is_crowded(error: &RedisError) -> bool {
 
 /// Classifies the error of a call that may have been sent.
 ///
-/// The one classification: callers, notices, audit events and [`ping`](crate::store::redis::store::RedisStore::ping)
-/// report what this returns.
+/// All classification happens here: callers, notices, audit events and
+/// [`ping`](crate::store::redis::store::RedisStore::ping) report its result.
 fn judge(error: &RedisError) -> (StoreErrorKind, Liveness) {
     use StoreErrorKind::{Corrupt, Full, Misconfigured, Timeout, Unavailable};
     if is_denied(error) {
         return (Misconfigured, Liveness::Denied);
     }
     match error.kind() {
-        // It may have been sent before the connection ended, and done.
+        // The call may have been sent and executed before the connection ended.
         ErrorKind::Io => (Timeout, Liveness::Lost),
-        // The same, as its answer cannot be read.
+        // The call may have been executed, since its reply cannot be parsed.
         ErrorKind::Parse | ErrorKind::UnexpectedReturnType => (Timeout, Liveness::Lost),
         ErrorKind::InvalidClientConfig | ErrorKind::RESP3NotSupported => {
             (Misconfigured, Liveness::Lost)
@@ -254,8 +254,8 @@ fn judge(error: &RedisError) -> (StoreErrorKind, Liveness) {
     }
 }
 
-/// The words of the server or of the operating system: at most 200 characters, without control
-/// characters. No command is part of it, and so no password.
+/// The message of the server or of the operating system: at most 200 characters, without control
+/// characters. It contains no command and therefore no password.
 #[derive(Debug)]
 struct Cause(String);
 
@@ -264,10 +264,10 @@ impl Cause {
         const MAX: usize = 200;
         let plain = |char: &char| !char.is_control();
         let words = match (error.code(), error.detail()) {
-            // As the server writes it: `OOM command not allowed`.
+            // In the format of the server: `OOM command not allowed`.
             (Some(code), Some(detail)) => format!("{code} {detail}"),
             (None, Some(words)) if error.kind() == ErrorKind::RESP3NotSupported => {
-                format!("the URL asks for `protocol=3`, and `HELLO` is refused: {words}")
+                format!("the URL requires `protocol=3`, and the server rejects `HELLO`: {words}")
             }
             (Some(_) | None, _) => error.to_string(),
         };
@@ -283,12 +283,12 @@ impl fmt::Display for Cause {
 
 impl std::error::Error for Cause {}
 
-/// Returns whether the server does not know a script by its digest, and so did nothing.
+/// Returns `true` if the server does not have a script with this digest. It executed nothing.
 pub(super) fn is_noscript(error: &RedisError) -> bool {
     error.kind() == ErrorKind::Server(ServerErrorKind::NoScript)
 }
 
-/// Returns the reply of a server, which may be an error of its own, or the failure of the connection.
+/// Returns the reply of a server, which can be an error reply, or the failure of the connection.
 pub(super) fn reply_of(answer: RedisResult<Value>) -> Result<RedisResult<Value>, Fault> {
     match answer {
         Ok(Value::ServerError(error)) => Ok(Err(error.into())),
@@ -356,7 +356,7 @@ mod tests {
                 Some(NoPermission),
             ),
             ("BUSY Redis is busy", Some(Other)),
-            // Reported as an outage, as the connection is given up.
+            // Reported as an outage, since the connection is closed.
             ("READONLY a replica", None),
         ] {
             let Ok(Value::ServerError(error)) =

@@ -1,4 +1,4 @@
-//! What all servers of a store share.
+//! Resources that all servers of a store share.
 
 use std::{
     future::{Future, poll_fn},
@@ -16,16 +16,16 @@ use tokio::sync::Notify;
 use super::stats::ConnectionWatch;
 use crate::core::{runtime::Runtime, time::Clock};
 
-/// What all servers of a store share.
+/// Resources that all servers of a store share.
 #[derive(Debug)]
 pub(crate) struct Ground {
     pub(crate) runtime: Arc<dyn Runtime>,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) watch: ConnectionWatch,
     pub(crate) max_pending_calls: usize,
-    /// So long a server that was asked may say nothing at all.
+    /// The time without any reply after which a server counts as unavailable while calls wait.
     pub(crate) idle_timeout: Duration,
-    /// So long a call waits for a connection that is being made.
+    /// The maximum time that a call waits for a connection that is being opened.
     pub(crate) connect_timeout: Duration,
     /// Notified when open connections have authenticated with new credentials.
     pub(crate) renewed: Notify,
@@ -39,7 +39,7 @@ impl Ground {
     }
 }
 
-/// Returns what a future brings before the time is over.
+/// Returns the output of a future, or `None` if the limit completes first.
 pub(crate) async fn within<F: Future>(
     limit: impl Future<Output = ()>,
     future: F,
@@ -52,14 +52,15 @@ pub(crate) async fn within<F: Future>(
     .await
 }
 
-/// By how much a timer may fire late in a process that is not busy.
+/// The maximum delay of a timer in a process that is not busy.
 pub(super) const LATE_MAX: Duration = Duration::from_millis(4);
 
-/// The number of times that a call waits anew because this process was late.
+/// The number of times that a call waits again because this process was delayed.
 pub(super) const LATE_LOOKS: u32 = 4;
 
 impl Ground {
-    /// Returns what a future brings within a time in which this process was not late itself.
+    /// Returns the output of a future, or `None` after a time in which this process was not
+    /// delayed.
     pub(crate) async fn in_time<F: Future>(&self, time: Duration, future: F) -> Option<F::Output> {
         let mut future = pin!(future);
         for _ in 0..=LATE_LOOKS {
@@ -73,7 +74,7 @@ impl Ground {
     }
 }
 
-/// Runs futures beside one another, and returns what each brings.
+/// Runs futures concurrently and returns their outputs in order.
 pub(crate) async fn together<F: Future>(futures: impl IntoIterator<Item = F>) -> Vec<F::Output> {
     let mut running: Vec<_> = futures
         .into_iter()

@@ -1,4 +1,4 @@
-//! One server: its connection, and whether it is asked at all.
+//! One server: its connection and its availability.
 
 use std::{
     fmt,
@@ -25,19 +25,19 @@ use crate::{
     store::redis::{config::credentials::RedisCredentials, topology::endpoint::Endpoint},
 };
 
-/// How long one attempt to connect may take; calls wait for it no longer than they were told to.
+/// The timeout of an attempt to connect. Calls wait no longer than their own timeouts.
 const ATTEMPT_MAX: Duration = Duration::from_secs(1);
 
-/// How far apart the beginnings of two attempts are at least.
-const ATTEMPT_EVERY: Duration = Duration::from_secs(1);
+/// The minimum interval between the starts of two attempts.
+const ATTEMPT_INTERVAL: Duration = Duration::from_secs(1);
 
-/// The number of round trips in which a connection is made: of TCP, of `HELLO` and of a write.
+/// The number of round trips to open a connection: TCP, `HELLO` and a write.
 const CONNECT_TRIPS: u32 = 3;
 
-/// By how much more they are apart, at most: so that not all instances come at once.
+/// The maximum jitter of the interval, so that instances do not connect at the same time.
 const JITTER_MAX_MICROS: u64 = 100_000;
 
-/// One server, which is asked as long as it answers.
+/// One server, to which calls are sent while it is available.
 ///
 /// ```text
 /// Idle ─first call─> Waiting ─connected─> Up ─connection lost─> Waiting
@@ -45,27 +45,27 @@ const JITTER_MAX_MICROS: u64 = 100_000;
 ///                       └──────> Down <─────┘     Down ─connected─> Up
 /// ```
 ///
-/// While it is down a call fails at once, and a task tries to connect, once each second. No call
-/// waits for longer than its own deadline for a connection, and none makes one.
+/// While the server is down, calls fail immediately, and a background task tries to connect once
+/// per second. A call waits for a connection no longer than its own timeout, and never opens one.
 pub(crate) struct Node {
     pub(super) endpoint: Endpoint,
     pub(super) ground: Arc<Ground>,
     state: Mutex<NodeState>,
-    /// Told when the phase changes.
+    /// Notified when the phase changes.
     changed: Notify,
-    /// Told when nobody waits any more.
+    /// Notified when no call waits any more.
     pub(super) drained: Notify,
-    /// Told when the server has stopped answering.
+    /// Called when the server has become unavailable.
     on_down: Option<Box<dyn Fn() + Send + Sync>>,
 }
 
 pub(super) struct NodeState {
     pub(super) phase: NodePhase,
     pub(super) pulse: Pulse,
-    /// The replies of the connection that the pulse knows of.
+    /// The number of replies that the pulse has taken into account.
     replies: u64,
     generation: u64,
-    /// Lives as long as the task that connects: one whose runtime has ended is replaced.
+    /// Alive while the task that connects runs. If its runtime has ended, the task is replaced.
     pub(super) attempts: Weak<()>,
     attempted_at: Option<Timestamp>,
     is_told_down: bool,
@@ -75,7 +75,7 @@ pub(super) enum NodePhase {
     Idle,
     Waiting,
     Up(LiveConnection),
-    /// Calls fail at once, with this kind.
+    /// Calls fail immediately with this kind.
     Down(StoreErrorKind),
     Closed,
 }
@@ -91,7 +91,7 @@ impl NodePhase {
     }
 }
 
-/// A connection. Dropping it ends it, and wakes whoever waits for an answer on it.
+/// A connection. Dropping it closes the connection and wakes all calls that wait on it.
 pub(super) struct LiveConnection {
     connection: MultiplexedConnection,
     replies: Replies,
@@ -130,7 +130,7 @@ impl Node {
         matches!(self.lock().phase, NodePhase::Up(_))
     }
 
-    /// Returns how much longer a call may wait that has waited since `begun`.
+    /// Returns the time that a call may still wait that started at `begun`.
     pub(crate) fn patience(&self, now: Timestamp, begun: Timestamp, timeout: Duration) -> Duration {
         let mut state = self.lock();
         state.listen(now);
@@ -146,18 +146,18 @@ impl Node {
         }
     }
 
-    /// Notes that this process was late itself.
+    /// Records that this process was delayed.
     pub(super) fn excuse(&self, now: Timestamp) {
         let mut state = self.lock();
         state.listen(now);
         state.pulse.excuse(now);
     }
 
-    /// Takes no more calls, and ends once those under way are answered.
+    /// Rejects new calls, and completes when those in flight have completed.
     pub(crate) async fn close(&self) {
         {
             let mut state = self.lock();
-            // Who has a connection may use it to the end.
+            // Calls with a connection can complete.
             if !matches!(state.phase, NodePhase::Up(_)) {
                 state.phase = NodePhase::Closed;
             }
@@ -175,7 +175,7 @@ impl Node {
         self.end();
     }
 
-    /// Ends at once.
+    /// Closes the connection immediately.
     pub(crate) fn end(&self) {
         let mut state = self.lock();
         state.phase = NodePhase::Closed;
@@ -186,7 +186,7 @@ impl Node {
         self.changed.notify_waiters();
     }
 
-    /// Returns a connection, once there is one.
+    /// Returns the connection, and waits for it while it is being opened.
     pub(super) async fn live(self: &Arc<Self>) -> Result<(MultiplexedConnection, u64), Fault> {
         loop {
             let mut changed = pin!(self.changed.notified());
@@ -208,14 +208,15 @@ impl Node {
         }
     }
 
-    /// The connection of this generation is of no more use.
+    /// Discards the connection of this generation.
     pub(super) fn lose(self: &Arc<Self>, generation: u64) {
         let mut state = self.lock();
         if !matches!(state.phase, NodePhase::Up(_)) || state.generation != generation {
             return;
         }
         if self.next_attempt_in(&state) > self.ground.connect_timeout {
-            // It was lost as soon as it was made: nobody waits for the next one.
+            // The connection was lost right after it was opened: calls do not wait for the next
+            // one.
             self.give_up(&mut state, &StoreErrorKind::Unavailable.into());
             return;
         }
@@ -225,7 +226,7 @@ impl Node {
         self.changed.notify_waiters();
     }
 
-    /// The server is taken to be gone.
+    /// Marks the server as unavailable.
     pub(super) fn give_up(self: &Arc<Self>, state: &mut NodeState, error: &StoreError) {
         let outage = Outage::of(&self.endpoint, error);
         state.phase = NodePhase::Down(outage.kind_of_calls());
@@ -241,12 +242,12 @@ impl Node {
         }
     }
 
-    /// Begins to connect beside the calls, unless that goes on already.
+    /// Starts to connect in the background, unless that is in progress.
     fn connect(self: &Arc<Self>, state: &mut NodeState) {
         if state.attempts.strong_count() == 0 {
             let alive = Arc::new(());
             state.attempts = Arc::downgrade(&alive);
-            // A runtime that is ending drops the task here and now: it must lock nothing.
+            // A runtime that shuts down drops the task inside `spawn`: its drop must take no lock.
             let attempts = Attempts {
                 node: Arc::downgrade(self),
                 _alive: alive,
@@ -256,21 +257,21 @@ impl Node {
         }
     }
 
-    /// Returns how long to wait before the next attempt.
+    /// Returns the time until the next attempt.
     fn next_attempt_in(&self, state: &NodeState) -> Duration {
         let Some(last) = state.attempted_at else {
             return Duration::ZERO;
         };
         let jitter = getrandom::u64().unwrap_or_default() % JITTER_MAX_MICROS;
         let since = self.ground.clock.now() - last;
-        (ATTEMPT_EVERY + Duration::from_micros(jitter)).saturating_sub(since)
+        (ATTEMPT_INTERVAL + Duration::from_micros(jitter)).saturating_sub(since)
     }
 
     fn wait(&self) -> Duration {
         self.next_attempt_in(&self.lock())
     }
 
-    /// Tries to connect once, and returns whether that is the end of it.
+    /// Tries to connect once. Returns `true` if no further attempt is needed.
     async fn attempt(self: &Arc<Self>) -> bool {
         let begun = self.ground.clock.now();
         {
@@ -359,7 +360,7 @@ impl Node {
         }
         let (node, generation) = (Arc::downgrade(self), state.generation);
         let drive = async move {
-            // Dropping the driver wakes all that wait for an answer.
+            // Dropping the driver wakes all calls that wait for a reply.
             until_stopped(driver, stopped).await;
             if let Some(node) = node.upgrade() {
                 node.lose(generation);
@@ -370,13 +371,13 @@ impl Node {
     }
 
     pub(super) fn lock(&self) -> MutexGuard<'_, NodeState> {
-        // Nothing that is done under the lock leaves the state half changed.
+        // The state is consistent whenever the lock is released, also by a panic.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl NodeState {
-    /// Notes replies that arrived since it was last asked, also those to calls that have given up.
+    /// Takes new replies into account, including those to calls that were given up.
     pub(super) fn listen(&mut self, now: Timestamp) {
         if let NodePhase::Up(live) = &self.phase {
             let replies = live.replies.count();
@@ -393,7 +394,7 @@ impl Drop for Node {
     }
 }
 
-/// The task that connects. If its runtime ends before it does, the next call begins another.
+/// The task that connects. If its runtime ends first, the next call starts another one.
 struct Attempts {
     node: Weak<Node>,
     _alive: Arc<()>,
@@ -433,7 +434,7 @@ impl fmt::Debug for Node {
     }
 }
 
-/// Runs a connection until it ends, or is dropped by its node.
+/// Drives a connection until it ends or its node drops it.
 async fn until_stopped(driver: Driver, stopped: oneshot::Receiver<()>) {
     let stopped = async move { drop(stopped.await) };
     within(stopped, driver).await;

@@ -1,4 +1,4 @@
-//! The right to send calls to one server.
+//! The permit to send calls to one server.
 
 use std::sync::Arc;
 
@@ -13,25 +13,25 @@ use crate::core::{
     time::{Clock, Timestamp},
 };
 
-/// What lets a call begin.
+/// The result of admitting a call.
 pub(crate) enum CallPermit {
-    /// The right to ask the server that has the key.
+    /// A permit for the server that has the key.
     Known(Pass),
-    /// Which server has it is being asked.
+    /// The server that has the key is being looked up.
     Unknown,
 }
 
-/// The right to ask a server one thing. Dropping it gives up the answer.
+/// A permit to send one call to a server. Dropping it cancels the call.
 pub(crate) struct Pass {
     node: Arc<Node>,
     is_open: bool,
     begun: Timestamp,
-    /// Of the connection that was asked.
+    /// The generation of the connection that the call was sent on.
     generation: Option<u64>,
 }
 
 impl Node {
-    /// Asks for the right to ask; refused at once while the server does not answer.
+    /// Admits a call. Fails immediately while the server is unavailable.
     pub(crate) fn enter(self: &Arc<Self>) -> Result<Pass, StoreError> {
         let mut state = self.lock();
         if matches!(state.phase, NodePhase::Down(_)) && state.attempts.strong_count() == 0 {
@@ -56,7 +56,8 @@ impl Node {
         })
     }
 
-    /// Returns whether a round of calls failed and no reply has arrived since: few may wait then.
+    /// Returns `true` if a round of calls failed and no reply has arrived since: few calls may wait
+    /// then.
     fn is_on_trial(&self, state: &mut NodeState) -> bool {
         if state.pulse.is_on_trial() {
             state.listen(self.ground.clock.now());
@@ -64,7 +65,8 @@ impl Node {
         state.pulse.is_on_trial()
     }
 
-    /// Returns what asks for calls that have begun already, and end each by itself.
+    /// Returns a permit for sending batches of calls, each of which is admitted and settled
+    /// separately.
     pub(crate) fn stand_in(self: &Arc<Self>) -> Pass {
         Pass {
             node: Arc::clone(self),
@@ -76,10 +78,10 @@ impl Node {
 }
 
 impl Pass {
-    /// Sends a command, and returns the reply.
+    /// Sends a command and returns the reply.
     ///
-    /// A server that no longer accepts the credentials of the connection has done nothing, so the
-    /// command is sent once more, on a new connection.
+    /// A server that rejects the credentials of the connection has executed nothing, so the command
+    /// is sent again, once, on a new connection.
     pub(crate) async fn ask(&mut self, command: &Cmd) -> Result<RedisResult<Value>, Fault> {
         let reply = self.ask_once(command).await?;
         if !matches!(&reply, Err(error) if is_denied(error)) {
@@ -94,12 +96,12 @@ impl Pass {
         reply_of(connection.send_packed_command(command).await)
     }
 
-    /// Puts a command to a node of a Cluster that is about to take over the slot.
+    /// Sends a command to a node of a Cluster that is importing the slot.
     pub(super) async fn ask_early(&mut self, command: &Cmd) -> Result<RedisResult<Value>, Fault> {
         let mut both = Pipeline::new();
         both.cmd("ASKING").add_command(command.clone());
         let mut connection = self.connection().await?;
-        // The answer to the second of them.
+        // Only the reply to the second command matters.
         let answers = connection.send_packed_commands(&both, 1, 1).await;
         reply_of(answers.map(|mut answers| answers.pop().unwrap_or_default()))
     }
@@ -114,14 +116,14 @@ impl Pass {
         &self.node
     }
 
-    /// Says that the connection which was asked is of no more use.
+    /// Discards the connection that the call was sent on.
     pub(super) fn lose(&self) {
         if let Some(generation) = self.generation {
             self.node.lose(generation);
         }
     }
 
-    /// Ends with an answer, or without.
+    /// Ends the call with or without a reply.
     pub(crate) fn settle<T>(mut self, outcome: Result<T, Fault>) -> Result<T, StoreError> {
         self.is_open = false;
         let ground = &self.node.ground;
@@ -161,7 +163,7 @@ impl Pass {
 }
 
 impl Pass {
-    /// Notes that no reply arrived in time, and gives the server up if that is enough.
+    /// Records that no reply arrived in time, and marks the server as unavailable if due.
     fn miss(&self, state: &mut NodeState, verdict: Liveness, now: Timestamp) {
         let (node, begun) = (&self.node, self.begun);
         if !matches!(state.phase, NodePhase::Up(_)) {

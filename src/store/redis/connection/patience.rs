@@ -10,7 +10,7 @@ use super::{
 };
 use crate::core::time::Timestamp;
 
-/// The time that a reply which has already arrived may take to its call.
+/// The time in which a call must receive a reply that has already arrived.
 const LAST_LOOK: Duration = Duration::from_millis(1);
 
 /// The wait of one call.
@@ -21,14 +21,14 @@ const LAST_LOOK: Duration = Duration::from_millis(1);
 ///  └────┘
 /// ```
 ///
-/// A timer that fires late says that this process was busy: its reply may have arrived meanwhile and
-/// not have been read. Such a call waits anew. A server that replies, but slowly, gets as much time as
-/// its replies take, and at most eight times the timeout.
+/// A timer that fires late shows that this process was busy, and that the reply may have arrived
+/// without being read. Such a call waits again. If the server replies slowly, a call waits as long
+/// as replies take, at most eight times the timeout.
 pub(crate) struct Patience {
     node: Option<Arc<Node>>,
     timeout: Duration,
     begun: Timestamp,
-    /// The time after which it is decided whether to wait on.
+    /// The time until the next check.
     pause: Duration,
     paused_at: Timestamp,
     late: u32,
@@ -54,7 +54,7 @@ impl Patience {
         }
     }
 
-    /// Returns the longest wait of a call in all.
+    /// Returns the maximum wait of a call in total.
     pub(crate) fn longest(timeout: Duration) -> Duration {
         timeout.saturating_mul(SLOW_MAX + LATE_LOOKS + 1)
     }
@@ -63,7 +63,7 @@ impl Patience {
         self.pause
     }
 
-    /// Returns the failure of the call, or nothing if it waits on.
+    /// Returns the failure of the call, or `None` if it continues to wait.
     pub(crate) fn look(&mut self, now: Timestamp) -> Option<Fault> {
         if now > self.paused_at + self.pause + LATE_MAX {
             return self.look_late(now);

@@ -1,23 +1,23 @@
-//! The protocol version that a connection speaks.
+//! The protocol version of a connection.
 
 use crate::core::error::ConfigError;
 
-/// The protocol version that a URL asks for.
+/// The protocol version that a URL requires.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) enum Protocol {
-    /// RESP3, or RESP2 where the server refuses `HELLO`.
+    /// RESP3, or RESP2 if the server rejects `HELLO`.
     #[default]
     Negotiated,
     /// RESP2: `HELLO` is never sent.
     Resp2,
-    /// RESP3: a server that refuses `HELLO` is not used.
+    /// RESP3: a server that rejects `HELLO` is not used.
     Resp3,
 }
 
-/// The query parameters that a URL of a socket's path may have.
+/// The query parameters of a URL with a socket path.
 const OF_SOCKET: &[&str] = &["db", "user", "pass", PARAMETER];
 
-/// The query parameters that any other URL may have.
+/// The query parameters of all other URLs.
 const OF_HOST: &[&str] = &[PARAMETER];
 
 const PARAMETER: &str = "protocol";
@@ -27,7 +27,7 @@ impl Protocol {
     ///
     /// # Errors
     ///
-    /// If its value is unknown, or if the URL has a parameter that would have no effect.
+    /// Returns an error if its value is unknown, or if the URL has an unsupported parameter.
     pub(crate) fn of_url(url: &str) -> Result<Self, ConfigError> {
         let Some((base, query)) = url.split_once('?') else {
             return Ok(Self::default());
@@ -59,18 +59,18 @@ impl Protocol {
         }
     }
 
-    /// Returns the version that several URLs of one store ask for.
+    /// Returns the version that all URLs of one store require.
     ///
     /// # Errors
     ///
-    /// If they contradict one another.
+    /// Returns an error if they contradict each other.
     pub(crate) fn global(asked: impl Iterator<Item = Self>) -> Result<Self, ConfigError> {
         let mut explicit = asked.filter(|protocol| *protocol != Self::Negotiated);
         let first = explicit.next().unwrap_or_default();
         if explicit.all(|protocol| protocol == first) {
             return Ok(first);
         }
-        let problem = "one URL asks for RESP2 and another one for RESP3";
+        let problem = "one URL requires RESP2 and another one RESP3";
         Err(ConfigError::new(PARAMETER, "2 and 3", problem).fix(FIX))
     }
 }
@@ -79,18 +79,18 @@ const FIX: &str =
     "write `protocol=2` or `protocol=3` in all URLs, or drop it to use RESP3 where available";
 
 fn refused(value: &str) -> ConfigError {
-    // The rest may be part of a password that was not percent-encoded.
+    // The rest of a URL may be part of a password that was not percent-encoded.
     let is_plain = value.len() <= 16 && value.bytes().all(|byte| byte.is_ascii_alphanumeric());
     let shown = if is_plain { value } else { "not shown" };
     ConfigError::new(PARAMETER, shown, "it must be 2, resp2, 3 or resp3").fix(FIX)
 }
 
-/// The URL may hold a password, so no part of it is shown.
+/// Creates an error without any part of the URL, which may contain a password.
 fn unknown() -> ConfigError {
-    let problem = "its query has an unknown or repeated parameter, which would have no effect";
+    let problem = "its query has an unsupported or repeated parameter";
     ConfigError::new("redis url", "not shown", problem).fix(
-        "use `protocol`, and for a socket's path `db`, `user` and `pass`, once each; set the rest \
-         by the methods of `RedisConfig`",
+        "use `protocol`, and with a socket path `db`, `user` and `pass`, once each; set other \
+         options by the methods of `RedisConfig`",
     )
 }
 

@@ -1,4 +1,4 @@
-//! Messages to all instances, received on a connection of their own.
+//! Subscriptions to messages for all instances, on a separate connection.
 
 use std::{
     fmt,
@@ -21,23 +21,23 @@ use crate::store::redis::topology::{endpoint::Endpoint, router::Router};
 
 /// The interval of `PING` on the connection, and the timeout of its reply. A server that becomes
 /// silent is noticed within twice this time.
-const PULSE_EVERY: Duration = Duration::from_secs(1);
+const PING_INTERVAL: Duration = Duration::from_secs(1);
 
-/// What a channel brings.
+/// An event of a subscription.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum News {
-    /// From now on nothing that is published is missed.
+    /// From now on, no message is missed.
     Up,
-    /// This was published.
+    /// A message was published.
     Message(Vec<u8>),
-    /// What is published may be missed, until it is up again.
+    /// Messages may be missed until the next `Up`.
     Down,
 }
 
-/// Takes what a channel brings. It must not wait.
+/// A callback for the events of a subscription. It must not block.
 pub(crate) type OnNews = Arc<dyn Fn(News) + Send + Sync>;
 
-/// A channel that is heard until this is dropped.
+/// A subscription that ends when this value is dropped.
 pub(in crate::store) struct Listening {
     stop: oneshot::Sender<()>,
 }
@@ -63,7 +63,7 @@ impl Listening {
         Self { stop }
     }
 
-    /// Returns whether nobody listens any more, as the runtime that did has ended.
+    /// Returns `true` if the subscription has ended because its runtime has.
     pub(in crate::store) fn is_over(&self) -> bool {
         self.stop.is_closed()
     }
@@ -83,11 +83,11 @@ struct NewsListener {
 }
 
 impl NewsListener {
-    /// Receives messages for as long as the store exists.
+    /// Receives messages while the store exists.
     async fn run(self) {
         // A weak reference: the listener ends with the store.
         while let Some(endpoint) = self.router.upgrade().map(|router| router.any_endpoint()) {
-            let opened = endpoint.open(&self.ground, PULSE_EVERY).await;
+            let opened = endpoint.open(&self.ground, PING_INTERVAL).await;
             let end = match opened {
                 Ok(wire) => {
                     let end = self.hear(&endpoint, wire).await;
@@ -98,15 +98,15 @@ impl NewsListener {
             };
             match end {
                 SubscriptionEnd::Renewed => {}
-                SubscriptionEnd::Lost => self.ground.runtime.sleep(PULSE_EVERY).await,
+                SubscriptionEnd::Lost => self.ground.runtime.sleep(PING_INTERVAL).await,
             }
         }
     }
 
-    /// Receives messages on a connection until it ends, is silent, or new credentials arrive.
+    /// Receives messages on a connection until it ends, becomes silent, or new credentials arrive.
     ///
-    /// The connection is subscribed in either protocol version: RESP2 allows nothing else on it, and
-    /// RESP3 brings the same messages as pushes.
+    /// The connection subscribes in both protocol versions: RESP2 allows nothing else on it, and
+    /// RESP3 delivers the same messages as pushes.
     async fn hear(&self, endpoint: &Endpoint, wire: Wire) -> SubscriptionEnd {
         let (mut reader, mut writer) = wire.split();
         let replies = AtomicU64::new(0);
@@ -127,7 +127,7 @@ impl NewsListener {
         }
     }
 
-    /// Subscribes, and sends `PING` each second until a second passes without a reply.
+    /// Subscribes, and sends `PING` every second until one receives no reply within a second.
     async fn until_silent(&self, writer: &mut TransportWriter, replies: &AtomicU64) {
         let mut command = redis::cmd("SUBSCRIBE");
         command.arg(&self.channel);
@@ -137,9 +137,9 @@ impl NewsListener {
             if sent.is_err() || writer.flush().await.is_err() {
                 return;
             }
-            let due = self.ground.clock.now() + PULSE_EVERY;
-            self.ground.runtime.sleep(PULSE_EVERY).await;
-            // A process that was late itself may not have read the reply yet.
+            let due = self.ground.clock.now() + PING_INTERVAL;
+            self.ground.runtime.sleep(PING_INTERVAL).await;
+            // If this process was delayed, it may not have read the reply yet.
             let is_late = self.ground.clock.now() > due + LATE_MAX;
             if replies.load(Ordering::Relaxed) == before && !is_late {
                 return;
@@ -148,7 +148,7 @@ impl NewsListener {
         }
     }
 
-    /// Passes on what a reply or a message means.
+    /// Handles a reply or a message.
     fn receive(&self, endpoint: &Endpoint, value: Value, replies: &AtomicU64) -> SubscriptionReply {
         replies.fetch_add(1, Ordering::Relaxed);
         let mut parts = match value {
@@ -194,7 +194,7 @@ impl NewsListener {
         }
     }
 
-    /// Reports a server that refuses the subscription.
+    /// Reports a server that rejects the subscription.
     fn note_refusal(&self, endpoint: &Endpoint, fault: &Fault) {
         if let Some((refusal, error)) = fault.refused() {
             let now = self.ground.clock.now();
@@ -204,11 +204,11 @@ impl NewsListener {
     }
 }
 
-/// The reason for which messages are no longer received on a connection.
+/// The reason why a connection no longer receives messages.
 enum SubscriptionEnd {
-    /// The connection ended, is silent, or may not subscribe.
+    /// The connection ended, became silent, or is not permitted to subscribe.
     Lost,
-    /// New credentials arrived: a new connection uses them.
+    /// New credentials arrived; the next connection uses them.
     Renewed,
 }
 
@@ -219,7 +219,7 @@ enum SubscriptionReply {
 }
 
 impl Drop for NewsListener {
-    /// Also when the runtime ends, and drops its tasks: what is published is missed from now on.
+    /// Also runs when the runtime shuts down and drops its tasks, after which messages are missed.
     fn drop(&mut self) {
         (self.on_news)(News::Down);
     }

@@ -1,4 +1,4 @@
-//! Scripts: named by their digest, sent whole only to a server that does not know them.
+//! Lua scripts, sent by digest, and in full only to a server that does not have them.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -6,17 +6,17 @@ use redis::{Cmd, ToRedisArgs, Value};
 
 use super::error::Fault;
 
-/// A script that servers run as one step.
+/// A script that a server runs atomically.
 ///
-/// Its first argument is a number that it returns as the first element of its answer, which is an
-/// array: so that no answer is ever taken for that to another call.
+/// Its first argument is a number that it returns as the first element of its reply, an array, so
+/// that no reply can be mistaken for that to another call.
 #[derive(Debug)]
 pub(crate) struct Script {
     source: String,
     digest: String,
 }
 
-/// A call of a script: its keys first, then what [`arg`](Self::arg) adds.
+/// A call of a script: its keys, then the arguments that [`arg`](Self::arg) adds.
 pub(crate) struct ScriptCall {
     script: &'static Script,
     by_digest: Cmd,
@@ -26,14 +26,14 @@ pub(crate) struct ScriptCall {
 static NUMBER: AtomicU64 = AtomicU64::new(1);
 
 impl Script {
-    /// Joins the parts of a script.
+    /// Creates a script by joining its parts.
     pub(crate) fn new(parts: &[&str]) -> Self {
         let source = parts.join("\n");
         let digest = redis::Script::new(&source).get_hash().to_owned();
         Self { source, digest }
     }
 
-    /// Begins a call. In a Cluster all keys must be of one slot.
+    /// Creates a call. In a Cluster, all keys must be in one slot.
     pub(crate) fn call(&'static self, keys: &[&[u8]]) -> ScriptCall {
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
         let mut by_digest = Cmd::new();
@@ -51,7 +51,7 @@ impl Script {
 }
 
 impl ScriptCall {
-    /// Adds an argument: `ARGV[2]` is the first.
+    /// Adds an argument. `ARGV[2]` is the first.
     pub(crate) fn arg(&mut self, arg: impl ToRedisArgs) -> &mut Self {
         self.by_digest.arg(arg);
         self
@@ -61,7 +61,7 @@ impl ScriptCall {
         &self.by_digest
     }
 
-    /// Returns the same call with the script in it: a server runs it, and knows it from then on.
+    /// Returns the same call with the source of the script, which the server then stores.
     pub(crate) fn whole(&self) -> Cmd {
         let mut whole = Cmd::new();
         whole.arg("EVAL").arg(&self.script.source);
@@ -75,17 +75,17 @@ impl ScriptCall {
         whole
     }
 
-    /// Returns what stands behind the number in the answer.
+    /// Returns the values after the number in the reply.
     pub(crate) fn open(&self, answer: Value) -> Result<Vec<Value>, Fault> {
         let Value::Array(mut values) = answer else {
-            return Err(Fault::corrupt("the script's answer is no array"));
+            return Err(Fault::corrupt("the script's reply is not an array"));
         };
         let echoed = match values.first() {
             Some(Value::BulkString(bytes)) => std::str::from_utf8(bytes).unwrap_or_default(),
             Some(_) | None => "",
         };
         if echoed.parse() != Ok(self.number) {
-            return Err(Fault::corrupt("the answer is another call's"));
+            return Err(Fault::corrupt("the reply belongs to another call"));
         }
         values.remove(0);
         Ok(values)

@@ -1,4 +1,4 @@
-//! Counters of a store, and one notice and one audit event for each change of its state.
+//! Counters of a Redis store, and notices and audit events for changes of its state.
 
 use std::{
     error::Error,
@@ -17,21 +17,21 @@ use crate::core::{
     time::Timestamp,
 };
 
-/// The name of all nodes of a Cluster together.
+/// The name that stands for all nodes of a Cluster.
 pub(crate) const THE_CLUSTER: &str = "the cluster";
 
-/// A server that cannot be used, and why.
+/// An unavailable server and the reason.
 #[derive(Clone, Debug)]
 pub(crate) struct Outage {
     server: Arc<str>,
     kind: StoreErrorKind,
-    /// The words of the server or of the operating system.
+    /// The message of the server or of the operating system.
     cause: Option<Arc<str>>,
     is_cluster: bool,
 }
 
 impl Outage {
-    /// The outage of a server that failed with this error.
+    /// Creates the outage of a server that failed with this error.
     pub(crate) fn of(server: &impl fmt::Display, error: &StoreError) -> Self {
         Self {
             server: server.to_string().into(),
@@ -41,12 +41,12 @@ impl Outage {
         }
     }
 
-    /// The outage of a Cluster whose nodes gave no reason.
+    /// Creates the outage of a Cluster whose nodes gave no reason.
     pub(crate) fn of_cluster() -> Self {
         Self::of(&THE_CLUSTER, &StoreErrorKind::Unavailable.into())
     }
 
-    /// The outage of a whole Cluster, of which this node was asked last.
+    /// Extends the outage of the node that was tried last to the whole Cluster.
     pub(crate) fn in_cluster(self) -> Self {
         let kind = match self.kind {
             StoreErrorKind::Misconfigured => self.kind,
@@ -67,8 +67,8 @@ impl Outage {
 
     /// Returns the kind of error of a call that is not sent during the outage.
     ///
-    /// It is that of the outage; only a timeout becomes [`StoreErrorKind::Unavailable`], as the
-    /// effect of a call that was not sent is known.
+    /// It is the kind of the outage, except that a timeout becomes [`StoreErrorKind::Unavailable`]:
+    /// a call that was not sent had no effect.
     pub(crate) fn kind_of_calls(&self) -> StoreErrorKind {
         match self.kind {
             StoreErrorKind::Timeout => StoreErrorKind::Unavailable,
@@ -99,46 +99,49 @@ impl fmt::Display for Outage {
     }
 }
 
-/// A call that was not made because of an outage: it was not sent, so its effect is known.
+/// The error of a call that was not sent because of an outage.
 impl From<Outage> for StoreError {
     fn from(outage: Outage) -> Self {
         Self::with_source(outage.kind_of_calls(), outage.to_string())
     }
 }
 
-/// What a [`RedisStore`](crate::store::redis::store::RedisStore) has done since it was made.
+/// Counters of a [`RedisStore`](crate::store::redis::store::RedisStore) since its creation.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct RedisStats {
-    /// The number of calls that were put to a server; of decisions that went together, each is one.
+    /// The number of calls that were sent. A batch of decisions is one call.
     pub calls: u64,
-    /// How many of them were not answered in time.
+    /// The number of sent calls that timed out.
     pub timeouts: u64,
-    /// How many of them lost their connection, or were answered by what no server says.
+    /// The number of sent calls that lost their connection or received an invalid reply.
     pub broken: u64,
-    /// The number of calls that were not put to a server, as it did not answer or too many were waiting.
+    /// The number of calls that were not sent, because the server was unavailable or too many calls
+    /// were waiting.
     pub refused: u64,
-    /// The number of requests that were denied without asking, as the server had denied them before.
+    /// The number of requests that were rejected locally, by a rejection that the server had
+    /// returned.
     pub local_denials: u64,
-    /// How often a connection was made or tried.
+    /// The number of attempts to open a connection.
     pub connects: u64,
-    /// How often a server stopped answering.
+    /// The number of times that a server became unavailable.
     pub downs: u64,
-    /// The number of servers that do not answer now.
+    /// The number of servers that are unavailable now.
     pub down: u64,
-    /// The number of commands that a server refused with `OOM`: `maxmemory` is reached.
+    /// The number of commands that a server rejected with `OOM`: `maxmemory` is reached.
     pub rejected_oom: u64,
-    /// The number of commands that a server refused with `NOPERM`: the user lacks a permission.
+    /// The number of commands that a server rejected with `NOPERM`: the user lacks a permission.
     pub rejected_noperm: u64,
-    /// The number of commands that a server refused with `NOREPLICAS`: too few replicas are connected.
+    /// The number of commands that a server rejected with `NOREPLICAS`: too few replicas are
+    /// connected.
     pub rejected_noreplicas: u64,
-    /// The number of commands that a server refused with `MISCONF`: it cannot persist.
+    /// The number of commands that a server rejected with `MISCONF`: it cannot persist.
     pub rejected_misconf: u64,
-    /// The number of commands that a server refused with any other error.
+    /// The number of commands that a server rejected with any other error.
     pub rejected_other: u64,
 }
 
-/// Counts, and tells of changes.
+/// Counts calls, and reports changes of the state of servers.
 #[derive(Debug)]
 pub(crate) struct ConnectionWatch {
     name: Arc<str>,
@@ -151,19 +154,19 @@ pub(crate) struct ConnectionWatch {
     pub(super) local_denials: Counter,
     downs: Counter,
     ups: Counter,
-    /// The last outage, until its server is up again.
+    /// The last outage, until its server is available again.
     outage: Mutex<Option<Outage>>,
     rejections: [Rejections; ServerRefusal::COUNT],
 }
 
-/// The commands that servers refused for one cause.
+/// The commands that servers rejected for one cause.
 #[derive(Debug, Default)]
 struct Rejections {
     count: Counter,
     onset: Onset,
 }
 
-/// Counts what happens.
+/// A counter that only grows.
 #[derive(Debug, Default)]
 pub(crate) struct Counter(AtomicU64);
 
@@ -196,7 +199,7 @@ impl ConnectionWatch {
     }
 
     pub(crate) fn stats(&self) -> RedisStats {
-        // The ups first: no more servers seem to have come back than were gone.
+        // `ups` is read first, so that `down` is never too low.
         let ups = self.ups.get();
         let downs = self.downs.get();
         let rejected = |refusal| self.rejections_of(refusal).count.get();
@@ -217,7 +220,7 @@ impl ConnectionWatch {
         }
     }
 
-    /// Reports that a server cannot be used any more.
+    /// Reports that a server is unavailable.
     pub(crate) fn down(&self, outage: Outage) {
         self.downs.add_one();
         let (store, kind) = (&self.name, outage.kind);
@@ -228,12 +231,12 @@ impl ConnectionWatch {
         self.audit(|store| AuditEvent::StoreDown { store, kind });
     }
 
-    /// Notes why a server that was reported cannot be used now.
+    /// Records the current reason of an outage that was reported.
     pub(crate) fn still_down(&self, outage: Outage) {
         *self.lock_outage() = Some(outage);
     }
 
-    /// Returns the last outage, if its server is still down.
+    /// Returns the last outage, if its server is still unavailable.
     pub(crate) fn outage(&self) -> Option<Outage> {
         self.lock_outage().clone()
     }
@@ -246,7 +249,7 @@ impl ConnectionWatch {
         &self.rejections[refusal as usize]
     }
 
-    /// Counts a command that a server refused, and reports the first one of each cause.
+    /// Counts a command that a server rejected, and reports the first one of each cause.
     pub(crate) fn rejected(
         &self,
         server: &impl fmt::Display,
@@ -263,7 +266,7 @@ impl ConnectionWatch {
         let cause = error.source().map(ToString::to_string).unwrap_or_default();
         let store = &self.name;
         notice::once(&AtomicBool::new(false), || {
-            format!("store `{store}`: {server} refuses commands: {cause}")
+            format!("store `{store}`: {server} rejects commands: {cause}")
         });
         self.audit(|store| AuditEvent::StoreRejected {
             store,
@@ -282,17 +285,17 @@ impl ConnectionWatch {
         });
     }
 
-    /// Reports that a server can be used again.
+    /// Reports that a server is available again.
     pub(crate) fn up(&self, server: &str) {
         self.ups.add_one();
         self.lock_outage().take_if(|outage| outage.is_of(server));
         let store = &self.name;
-        let message = || format!("store `{store}`: {server} answers again");
+        let message = || format!("store `{store}`: {server} replies again");
         notice::once(&AtomicBool::new(false), message);
         self.audit(|store| AuditEvent::StoreUp { store });
     }
 
-    /// Tells that a server that did not answer is no longer asked.
+    /// Records that a server that was unavailable is no longer used.
     pub(super) fn forgotten(&self) {
         self.ups.add_one();
     }

@@ -1,4 +1,4 @@
-//! Connections over TLS: whom to believe, and what to show of oneself.
+//! TLS connections to Redis servers.
 
 use std::{
     fmt, io,
@@ -19,17 +19,17 @@ use tokio_rustls::{
 
 use crate::core::error::ConfigError;
 
-/// What a configuration says of TLS.
+/// The TLS options of a configuration.
 #[derive(Clone, Default)]
 pub(crate) struct Tls {
     authorities: Option<Vec<u8>>,
     client: Option<ClientCertificate>,
     name: Option<String>,
-    // One for all servers: where there are several, the system's authorities are read once.
+    // One for all servers, so that the system's root certificates are read once.
     made: OnceLock<Connector>,
 }
 
-/// What a server is shown, in PEM.
+/// The certificate that authenticates this client, in PEM.
 #[derive(Clone)]
 struct ClientCertificate {
     chain: Vec<u8>,
@@ -52,16 +52,16 @@ impl Tls {
         self.made = OnceLock::new();
     }
 
-    /// Returns what makes connections secret.
+    /// Returns the connector, which is built once.
     ///
     /// # Errors
     ///
-    /// If nobody would be believed, or what was set cannot be read.
+    /// Returns an error if there is no root certificate, or if an option cannot be parsed.
     pub(crate) fn connector(&self) -> Result<Connector, ConfigError> {
         if let Some(made) = self.made.get() {
             return Ok(made.clone());
         }
-        // The application may have chosen whose cryptography it uses, by its rules.
+        // The application may have installed its own provider, for example for compliance.
         let provider = CryptoProvider::get_default()
             .cloned()
             .unwrap_or_else(|| Arc::new(ring::default_provider()));
@@ -69,9 +69,9 @@ impl Tls {
             .with_safe_default_protocol_versions()
             .map_err(|error| {
                 let problem =
-                    format!("the provider of cryptography has no TLS 1.2 or 1.3: {error}");
+                    format!("the cryptography provider does not support TLS 1.2 or 1.3: {error}");
                 ConfigError::new("redis-tls", "provider", problem)
-                    .fix("install one that has, or none")
+                    .fix("install one that does, or none")
             })?
             .with_root_certificates(self.roots()?);
         let config = match &self.client {
@@ -86,9 +86,9 @@ impl Tls {
         let name = match &self.name {
             None => None,
             Some(name) => Some(server_name(name).map_err(|_| {
-                let problem = "a certificate bears a host's name or address";
+                let problem = "it is neither a host name nor an IP address";
                 ConfigError::new("certificate_name", name.escape_debug(), problem)
-                    .fix("give it as it stands in the certificate, such as `redis.example`")
+                    .fix("use a name from the certificate, such as `redis.example`")
             })?),
         };
         let connector = Connector {
@@ -101,35 +101,36 @@ impl Tls {
     fn roots(&self) -> Result<RootCertStore, ConfigError> {
         let mut roots = RootCertStore::empty();
         let Some(pem) = &self.authorities else {
-            // One that cannot be read is one that is not believed.
+            // Certificates that cannot be parsed are skipped.
             roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
             if roots.is_empty() {
-                let problem = "the system believes no authority";
-                return Err(ConfigError::new("root_certificates", "none", problem)
-                    .fix("install `ca-certificates`, or give the authority of the servers"));
+                let problem = "the system has no root certificates";
+                return Err(ConfigError::new("root_certificates", "none", problem).fix(
+                    "install `ca-certificates`, or pass the root certificate of the servers",
+                ));
             }
             return Ok(roots);
         };
         let refused = |error: &dyn fmt::Display| {
-            let problem = format!("it cannot be read as certificates in PEM: {error}");
+            let problem = format!("it cannot be parsed as PEM certificates: {error}");
             ConfigError::new("root_certificates", "not shown", problem)
-                .fix("give the bytes of a file that begins with `-----BEGIN CERTIFICATE-----`")
+                .fix("pass the bytes of a file that starts with `-----BEGIN CERTIFICATE-----`")
         };
         for certificate in CertificateDer::pem_slice_iter(pem) {
             let certificate = certificate.map_err(|error| refused(&error))?;
             roots.add(certificate).map_err(|error| refused(&error))?;
         }
         if roots.is_empty() {
-            return Err(refused(&"there is none"));
+            return Err(refused(&"it contains no certificate"));
         }
         Ok(roots)
     }
 }
 
-type Shown = (Vec<CertificateDer<'static>>, PrivateKeyDer<'static>);
+type CertifiedKey = (Vec<CertificateDer<'static>>, PrivateKeyDer<'static>);
 
 impl ClientCertificate {
-    fn read(&self) -> Result<Shown, ConfigError> {
+    fn read(&self) -> Result<CertifiedKey, ConfigError> {
         let chain = CertificateDer::pem_slice_iter(&self.chain)
             .collect::<Result<Vec<_>, _>>()
             .map_err(|error| Self::refused(&error))?;
@@ -141,11 +142,11 @@ impl ClientCertificate {
     fn refused(error: &dyn fmt::Display) -> ConfigError {
         let problem = format!("the certificate or its key cannot be used: {error}");
         ConfigError::new("client_certificate", "not shown", problem)
-            .fix("give the bytes of two files in PEM, the certificate's and that of its own key")
+            .fix("pass the bytes of two PEM files, the certificate chain and its private key")
     }
 }
 
-/// What makes a connection secret.
+/// Opens TLS connections.
 #[derive(Clone)]
 pub(crate) struct Connector {
     tls: TlsConnector,
@@ -153,7 +154,7 @@ pub(crate) struct Connector {
 }
 
 impl Connector {
-    /// Agrees on secrets with a server that shows to be who it should be.
+    /// Performs the TLS handshake and verifies the server's certificate.
     pub(crate) async fn connect(
         &self,
         host: &str,
@@ -179,9 +180,9 @@ fn cause(error: &io::Error) -> Option<&rustls::Error> {
     error.get_ref()?.downcast_ref()
 }
 
-/// A server that shows to be somebody else stays so, however often it is asked.
+/// Returns an error that is not retried: a later attempt would fail with the same certificate.
 fn refused(why: &dyn fmt::Display) -> RedisError {
     let kind = ErrorKind::InvalidClientConfig;
-    let what = "the server's certificate is not believed";
+    let what = "the server's certificate is not trusted";
     RedisError::from((kind, what, why.to_string()))
 }

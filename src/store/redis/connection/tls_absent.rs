@@ -1,26 +1,24 @@
-//! Where TLS is not built: a URL that asks for it is refused.
+//! Rejects TLS URLs if the feature `redis-tls` is disabled.
 
 use redis::RedisResult;
 use tokio::net::TcpStream;
 
 use crate::core::error::ConfigError;
 
-/// Nothing that anyone could set.
+/// The TLS options, of which there are none.
 #[derive(Clone, Default)]
 pub(crate) struct Tls {}
 
 impl Tls {
     pub(crate) fn connector(&self) -> Result<Connector, ConfigError> {
-        Err(ConfigError::new(
-            "redis url",
-            "not shown",
-            "TLS is not built into this program",
+        Err(
+            ConfigError::new("redis url", "not shown", "TLS is not enabled in this build")
+                .fix("enable the feature `redis-tls`"),
         )
-        .fix("build with the feature `redis-tls`"))
     }
 }
 
-/// What nobody has.
+/// A connector that cannot be created.
 #[derive(Clone, Copy)]
 pub(crate) enum Connector {}
 

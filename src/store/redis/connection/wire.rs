@@ -1,4 +1,4 @@
-//! A connection that is being set up, or that receives messages: one command at a time.
+//! A connection during its setup, or of a subscription: one command at a time.
 
 use redis::{
     AsyncConnectionConfig, Cmd, ErrorKind, RedisConnectionInfo, RedisError, RedisResult, Value,
@@ -23,7 +23,7 @@ impl<S: AsyncRead + AsyncWrite + Send + Unpin> Transport for S {}
 pub(super) type TransportReader = ReadHalf<Box<dyn Transport>>;
 pub(super) type TransportWriter = WriteHalf<Box<dyn Transport>>;
 
-/// A connection on which the next command waits for the reply to the last one.
+/// A connection without pipelining: each command waits for the reply to the previous one.
 pub(crate) struct Wire(Box<dyn Transport>);
 
 impl Wire {
@@ -31,7 +31,7 @@ impl Wire {
         Self(Box::new(transport))
     }
 
-    /// Agrees on a protocol version, authenticates and selects the database.
+    /// Negotiates the protocol version, authenticates and selects the database.
     pub(crate) async fn greet(
         &mut self,
         protocol: Protocol,
@@ -63,7 +63,7 @@ impl Wire {
         self.ask_packed(&pack(&words)).await.map(drop)
     }
 
-    /// Authenticates by `AUTH`, if there are credentials.
+    /// Authenticates with `AUTH` if there are credentials.
     async fn authenticate(&mut self, credentials: Option<&RedisCredentials>) -> RedisResult<()> {
         let Some(credentials) = credentials else {
             return Ok(());
@@ -74,13 +74,13 @@ impl Wire {
         };
         let both: [&[u8]; 3] = [b"AUTH", username.as_bytes(), credentials.bytes()];
         match self.ask_packed(&pack(&both)).await {
-            // A server older than Redis 6 has no users.
+            // Servers before Redis 6 have no users.
             Err(error) if has_no_users(&error) => self.ask_packed(&pack(&alone)).await.map(drop),
             replied => replied.map(drop),
         }
     }
 
-    /// Sends a command, and returns the reply; an error reply is an error.
+    /// Sends a command and returns the reply. An error reply is an error.
     pub(crate) async fn ask(&mut self, command: &Cmd) -> RedisResult<Value> {
         self.ask_packed(&command.get_packed_command()).await
     }
@@ -88,7 +88,7 @@ impl Wire {
     async fn ask_packed(&mut self, command: &[u8]) -> RedisResult<Value> {
         self.0.write_all(command).await?;
         self.0.flush().await?;
-        // Nothing follows the reply, so the decoder holds no byte of another one.
+        // Only one reply is pending, so the decoder holds no byte of another one.
         let mut decoder = Default::default();
         match parse_redis_value_async(&mut decoder, &mut self.0).await? {
             Value::ServerError(error) => Err(error.into()),
@@ -96,7 +96,7 @@ impl Wire {
         }
     }
 
-    /// Returns a connection that many calls share, and the future that drives it.
+    /// Returns a multiplexed connection, and the future that drives it.
     pub(crate) async fn share(
         self,
         max_queue: usize,
@@ -105,7 +105,7 @@ impl Wire {
             .set_connection_timeout(None)
             .set_response_timeout(None)
             .set_pipeline_buffer_size(max_queue);
-        // Everything that the crate would send first has been sent.
+        // The setup is complete, so `redis` must send nothing.
         let greeted = RedisConnectionInfo::default().set_skip_set_lib_name();
         let (transport, replies) = CountedStream::new(self.0);
         let (connection, driver) =
@@ -119,7 +119,7 @@ impl Wire {
     }
 }
 
-/// Returns the bytes of a command, which are overwritten after use: it may hold a password.
+/// Returns the bytes of a command. They are zeroized, since they may contain a password.
 fn pack(words: &[&[u8]]) -> Zeroizing<Vec<u8>> {
     let len = words.iter().map(|word| word.len() + 32).sum::<usize>() + 32;
     let mut out = Zeroizing::new(Vec::with_capacity(len));
@@ -137,7 +137,7 @@ fn has_no_users(error: &RedisError) -> bool {
     words.contains("wrong number of arguments for 'auth' command")
 }
 
-/// Marks the error of a server that refuses `HELLO`, where the URL asks for RESP3.
+/// Marks the error of a server that rejects `HELLO` if the URL requires RESP3.
 fn must_speak_resp3(error: RedisError) -> RedisError {
     if is_denied(&error) || !is_refused_hello(&error) {
         return error;
@@ -146,5 +146,10 @@ fn must_speak_resp3(error: RedisError) -> RedisError {
         (Some(code), Some(detail)) => format!("{code} {detail}"),
         (Some(_) | None, _) => error.to_string(),
     };
-    (ErrorKind::RESP3NotSupported, "RESP3 is refused", words).into()
+    (
+        ErrorKind::RESP3NotSupported,
+        "the server rejects RESP3",
+        words,
+    )
+        .into()
 }

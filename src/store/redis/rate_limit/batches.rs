@@ -1,4 +1,4 @@
-//! Decisions that wait while others are being made, and go to the server together.
+//! Batching of decisions while other calls are in flight.
 
 use std::{
     collections::VecDeque,
@@ -25,23 +25,24 @@ use crate::{
     },
 };
 
-/// So many calls are under way before decisions wait for one another. The next to come goes with
-/// all that wait as soon as one of these is answered.
-const UNDER_WAY_MAX: usize = 4;
+/// The number of calls in flight up to which requests are sent immediately. Later requests wait,
+/// and are sent together as soon as one of these calls completes.
+const MAX_CALLS_IN_FLIGHT: usize = 4;
 
-/// When so many wait, those that nobody waits for any more are let go of.
+/// The number of waiting requests from which canceled ones are removed.
 const SWEPT_AT_MIN: usize = 1_024;
 
-/// Sends decisions together that come while others are being made.
+/// Sends requests in batches while other calls are in flight.
 ///
-/// Who comes while no call is under way asks at once, alone, and in a future of its own. All others
-/// are asked for by tasks, at once while few calls are under way and else when one of these is
-/// answered: in one call of the script, which decides one request after the other. So nobody waits
-/// for a future that is not polled but for the one call of whoever came alone. Each has its own turn
-/// all the while: its own deadline, and its own end.
+/// A request that arrives while no call is in flight is sent immediately and separately, by its own
+/// future. All others are sent by tasks: immediately while few calls are in flight, otherwise when
+/// one of them completes, in one call of the script, which decides one request after another. So no
+/// request depends on a future that may not be polled, except for the one call of the request that
+/// was sent alone. Each request has its own turn with its own timeout and can be canceled
+/// separately.
 pub(super) struct Batches {
     link: Arc<Link>,
-    /// How many go together.
+    /// The maximum number of requests in a batch.
     max: usize,
     held: Mutex<BatchQueue>,
 }
@@ -58,11 +59,11 @@ struct QueuedQuestion {
     answer: oneshot::Sender<Result<DecisionReply, Fault>>,
 }
 
-/// Whether a question is put now.
+/// The result of entering the queue.
 enum BatchEntry {
-    /// By who has it.
+    /// The caller sends the request itself.
     Now(LimitRequest),
-    /// When others have been answered.
+    /// A task sends the request in a later batch.
     Later(oneshot::Receiver<Result<DecisionReply, Fault>>),
 }
 
@@ -75,7 +76,7 @@ impl Batches {
         })
     }
 
-    /// Decides a request, alone or with others.
+    /// Decides a request, separately or in a batch.
     pub(super) async fn ask(
         self: &Arc<Self>,
         turn: CallTurn,
@@ -93,7 +94,7 @@ impl Batches {
                 answer
             }
             BatchEntry::Later(answer) => {
-                // Who was to ask has gone, and may have asked.
+                // The task was dropped, possibly after it sent the request.
                 let lost = |_| Err(Fault::silent());
                 turn.wait(async { answer.await.unwrap_or_else(lost) }).await
             }
@@ -103,7 +104,7 @@ impl Batches {
     fn enter(self: &Arc<Self>, question: LimitRequest) -> BatchEntry {
         let mut held = self.lock();
         let is_alone = held.under_way == 0 && held.waiting.is_empty();
-        let is_free = held.under_way < UNDER_WAY_MAX;
+        let is_free = held.under_way < MAX_CALLS_IN_FLIGHT;
         held.under_way += usize::from(is_free);
         if is_alone {
             return BatchEntry::Now(question);
@@ -118,7 +119,7 @@ impl Batches {
         BatchEntry::Later(later)
     }
 
-    /// Takes out who goes next; if nobody does, one call less is under way.
+    /// Returns the next batch. If it is empty, one call less is in flight.
     fn next(&self) -> Vec<QueuedQuestion> {
         let mut held = self.lock();
         let mut next = Vec::with_capacity(self.max.min(held.waiting.len()));
@@ -141,7 +142,7 @@ impl Batches {
 }
 
 impl BatchQueue {
-    /// Lets go of whom nobody waits for, once there may be many of them.
+    /// Removes canceled requests once there may be many.
     fn sweep(&mut self) {
         if self.waiting.len() >= self.swept_at.max(SWEPT_AT_MIN) {
             self.waiting.retain(|waiting| !waiting.answer.is_closed());
@@ -167,10 +168,12 @@ async fn ask_alone(turn: CallTurn, question: LimitRequest) -> Result<DecisionRep
     turn.script_as(call, |values| {
         let (now, rest) = read_now(&values)?;
         let [value] = rest else {
-            return Err(Fault::corrupt("the answer is to more than was asked"));
+            return Err(Fault::corrupt(
+                "the reply contains more decisions than requests",
+            ));
         };
         let mut answers = read_group(value, &question, 1, now)?;
-        // As many as were asked for.
+        // The length was checked: one reply for one request.
         Ok(answers.remove(0))
     })
     .await
@@ -201,7 +204,7 @@ impl Drop for CallSlot<'_> {
             return;
         }
         drop(held);
-        // A runtime that is ending drops the task here and now: it must lock nothing.
+        // A runtime that shuts down drops the task inside `spawn`: its drop must take no lock.
         let carrier = Carrier {
             batches: Arc::clone(self.batches),
             is_done: false,
@@ -210,7 +213,7 @@ impl Drop for CallSlot<'_> {
     }
 }
 
-/// The task that asks for those that wait, as long as there are some.
+/// The task that sends waiting requests until there are none.
 struct Carrier {
     batches: Arc<Batches>,
     is_done: bool,
@@ -228,7 +231,7 @@ impl Carrier {
             let longest = Patience::longest(link.deadlines().rate_limit);
             let limit = link.runtime().sleep(longest);
             if let Some(messenger) = link.messenger() {
-                // Whoever is not answered in time finds that out for itself.
+                // Requests time out by themselves.
                 within(limit, Batch::of(next).ask(messenger)).await;
             }
         }
@@ -243,7 +246,7 @@ impl Drop for Carrier {
     }
 }
 
-/// Questions that are put together; equal ones that follow one another at a key are one group.
+/// Requests of one call. Equal requests that follow each other for one key form a group.
 struct Batch {
     groups: Vec<Group>,
 }
@@ -283,7 +286,7 @@ impl Batch {
         let mut call = script_for(task, choice).call(&keys);
         for group in &self.groups {
             let mut asked = group.question.asked.clone();
-            // No more go together than a byte can count.
+            // A batch has at most 255 requests.
             asked[1] = group.answers.len() as u8;
             call.arg(asked);
         }
@@ -301,12 +304,12 @@ impl Batch {
         }
     }
 
-    /// Tells each what the server said to it.
+    /// Sends each request its reply.
     fn tell(self, values: &[Value], messenger: &Messenger) {
         let (now, rest) = match read_now(values) {
             Ok((now, rest)) if rest.len() == self.groups.len() => (now, rest),
             Ok(_) | Err(_) => {
-                let fault = Fault::corrupt("the answer is to other questions");
+                let fault = Fault::corrupt("the reply does not match the requests");
                 messenger.note(&fault);
                 return self.fail(&fault);
             }
@@ -315,7 +318,7 @@ impl Batch {
             match read_group(value, &group.question, group.answers.len(), now) {
                 Ok(said) => {
                     for (answer, said) in group.answers.into_iter().zip(said) {
-                        // Somebody may have stopped waiting.
+                        // The request may have been canceled.
                         answer.send(Ok(said)).ok();
                     }
                 }

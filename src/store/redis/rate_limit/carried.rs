@@ -1,4 +1,4 @@
-//! The partitions whose use of previous policies has been carried over.
+//! The partitions whose usage under previous policies was carried over.
 
 use std::{
     collections::HashSet,
@@ -7,11 +7,11 @@ use std::{
 
 use crate::{core::store_api::store_key::StoreKey, rate_limit::Policy};
 
-/// The most partitions and policies that are remembered. Beyond them all are forgotten, and carried
-/// over once more, which does no harm.
+/// The maximum number of entries. When it is exceeded, all are removed, and usage is carried over
+/// again, which is idempotent.
 const CARRIED_MAX: usize = 10_000;
 
-/// The partitions whose use of a previous policy has been carried over.
+/// The partitions whose usage under a previous policy was carried over.
 #[derive(Debug, Default)]
 pub(super) struct Carried(Mutex<HashSet<(StoreKey, u64)>>);
 

@@ -1,4 +1,4 @@
-//! Carrying over the use of previous policies.
+//! Carrying over usage from previous policies.
 
 use std::iter;
 
@@ -25,8 +25,8 @@ use crate::{
 const CARRY_BYTES: usize = 121;
 
 impl RedisStore {
-    /// Returns what `then` returns once everything is carried over, or nothing if there is nothing to
-    /// carry over.
+    /// Returns the result of `then` after all usage is carried over, or `None` if there is nothing
+    /// to carry over.
     pub(super) fn after_carrying<T: Send + 'static>(
         &self,
         partition: &StoreKey,
@@ -93,7 +93,7 @@ impl RedisStore {
     }
 }
 
-/// Adds what is to be carried over to a policy, after what is to be carried over to the previous one.
+/// Appends the carry to a policy, preceded by the carry to its previous policy.
 fn push_carries<'a>(
     carries: &mut Vec<(&'a Policy, Carry<'a>)>,
     policy: &'a Policy,

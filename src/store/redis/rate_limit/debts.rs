@@ -1,4 +1,4 @@
-//! What was admitted here, and the server has yet to be told of.
+//! Deferred charges: requests admitted locally and not yet reported to the server.
 
 use std::{
     collections::HashMap,
@@ -23,28 +23,28 @@ use crate::{
     },
 };
 
-/// Of so many partitions at most something is admitted without asking.
+/// The maximum number of partitions with deferred charges.
 const PARTITIONS_MAX: usize = 10_000;
 
-/// So long the server is not told of what was admitted, at the most.
+/// The maximum delay of a report.
 const UNREPORTED_MAX: Duration = Duration::from_secs(1);
 
-/// So long what the server said is remembered of who does not ask.
+/// The time after which the state of an unused partition is removed.
 const UNUSED_MAX: Duration = Duration::from_secs(2);
 
-/// Amounts that were admitted here and not yet reported, of each partition and policy.
+/// The deferred charges of each partition and policy.
 ///
-/// Amounts that are unreported, on their way, or may have been lost on their way are together never
-/// more than the mode of the policy allows. Beyond that the server decides. However old the view of
-/// the server is, each instance admits at most that much after the last of the quota is spent.
+/// The total of amounts that are unreported, being reported, or possibly lost never exceeds the
+/// maximum of the policy's sync mode. Beyond it, the server decides. Regardless of the age of its
+/// view of the server, each instance admits at most that much after the quota is spent.
 #[derive(Debug, Default)]
 pub(super) struct Debts {
-    // Beside the map, so that nobody locks it where nothing is owed.
+    // Outside of the lock, so that it is not taken without deferred charges.
     count: AtomicUsize,
     held: Mutex<HashMap<StoreKey, SmallVec<[Debt; 1]>>>,
 }
 
-/// What one policy is owed.
+/// The deferred charges of one policy.
 #[derive(Debug)]
 struct Debt {
     policy: Policy,
@@ -52,45 +52,45 @@ struct Debt {
     view: Option<View>,
     unreported: u64,
     on_its_way: u64,
-    /// Amounts of reports that may not have arrived. They count until this time of ours.
+    /// Amounts of reports that may not have arrived. They count until `uncertain_until`.
     uncertain: u64,
     uncertain_until: Timestamp,
-    /// Since when something is unreported.
+    /// The time since which an amount is unreported.
     since: Timestamp,
     used_at: Timestamp,
 }
 
-/// What the server has said, and what was admitted here since.
+/// The state on the server, including later local charges.
 #[derive(Clone, Copy, Debug)]
 struct View {
     state: State,
-    /// The server's time, and ours of before it was asked.
+    /// The server's time of the reply, and the local time before the call.
     at: Timestamp,
     asked_at: Timestamp,
 }
 
-/// A request that was admitted here.
+/// A request that was admitted locally.
 #[derive(Debug)]
 pub(super) struct Spent {
     pub(super) decisions: Decisions,
-    /// Whether it is time to tell the server.
+    /// `true` if a report is due.
     pub(super) is_due: bool,
 }
 
-/// What the server is told: how much of which policies.
+/// A report to the server: the amounts by policy.
 pub(super) type Report = SmallVec<[(Policy, u64); 1]>;
 
-/// Whether the server did what a call asked for whose reply is an error or was lost.
+/// The effect of a call whose reply is an error or was lost.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Fate {
-    /// It did nothing.
+    /// The call charged nothing.
     NotCharged,
-    /// This is not known, and so the call is not repeated.
+    /// The call may have charged, so it is not repeated.
     Unknown,
 }
 
 impl Fate {
-    /// Returns the fate of a call that failed.
+    /// Returns the effect of a call that failed.
     pub(super) fn of(error: &StoreError) -> Self {
         match error.kind() {
             StoreErrorKind::Unavailable | StoreErrorKind::Full | StoreErrorKind::Misconfigured => {
@@ -104,7 +104,7 @@ impl Fate {
     }
 }
 
-/// Returns whether a request may be admitted without asking: by all of its policies, or by none.
+/// Returns `true` if a request can be admitted locally: all of its policies are deferred.
 pub(super) fn may_owe(charges: &[Charge<'_>]) -> bool {
     !charges.is_empty()
         && charges
@@ -122,7 +122,7 @@ fn most_of(policy: &Policy) -> Option<u64> {
 }
 
 impl View {
-    /// Returns the server's time: no earlier than it is there.
+    /// Returns a lower bound of the server's current time.
     fn server_now(&self, now: Timestamp) -> Timestamp {
         self.at + (now - self.asked_at)
     }
@@ -132,8 +132,8 @@ impl View {
     }
 }
 
-/// Returns the states of the charged policies, and the server's time. `None` if one is not known, or
-/// has no room for the cost before a report.
+/// Returns the states of the charged policies and the server's time, or `None` if one is unknown or
+/// if the cost exceeds its maximum of deferred charges.
 fn states_of(
     debts: &[Debt],
     charges: &[Charge<'_>],
@@ -167,7 +167,7 @@ impl Debt {
         }
     }
 
-    /// Adds a charge that the server has yet to receive. `state` includes it.
+    /// Adds a deferred charge, which `state` includes.
     fn admit(&mut self, charged: u64, state: State, now: Timestamp) {
         if let Some(view) = &mut self.view {
             view.state = state;
@@ -184,12 +184,12 @@ impl Debt {
 
     /// Replaces the view by a newer one, and adds the charges that the server has yet to receive.
     fn update(&mut self, view: View, now: Timestamp) {
-        // Replies may arrive in another order than the server's. Then neither view is certain.
+        // Replies may arrive out of order. Then neither view is certain.
         if self.view.is_some_and(|known| view.at < known.at) {
             self.view = None;
             return;
         }
-        self.forgive(now);
+        self.expire_windows(now);
         let state = match self.unreported + self.on_its_way {
             0 => view.state,
             own => self.policy.charge(view.state, view.at, own),
@@ -213,7 +213,7 @@ impl Debt {
         }
     }
 
-    /// Counts an amount that may not have arrived, until the server would have forgotten it.
+    /// Counts an amount that may not have been charged until the server's state would have expired.
     fn doubt(&mut self, amount: u64, now: Timestamp) {
         let two_windows = self.policy.quota().window().saturating_mul(2);
         let until = match self.view.take() {
@@ -224,13 +224,14 @@ impl Debt {
         self.uncertain_until = self.uncertain_until.max(until);
     }
 
-    /// Half of it is told while the other half is admitted: nobody waits for that.
+    /// Returns `true` once half of the maximum is unreported. The other half can be used during the
+    /// report.
     fn is_due(&self) -> bool {
         self.on_its_way == 0 && self.unreported >= self.most.div_ceil(2)
     }
 
-    /// Forgets what was admitted of a window that has ended: no other is charged for it.
-    fn forgive(&mut self, now: Timestamp) {
+    /// Removes the charges of a window that has ended, so that no other window is charged for it.
+    fn expire_windows(&mut self, now: Timestamp) {
         let is_over = self.view.is_some_and(|view| !view.is_alive(now));
         if is_over && matches!(self.policy.terms().letter(), 'w' | 'a' | 'm' | 'y') {
             self.unreported = 0;
@@ -244,7 +245,7 @@ impl Debt {
         is_owing || self.uncertain(now) > 0 || is_used
     }
 
-    /// Moves what is unreported on its way.
+    /// Marks the unreported amount as being reported, and returns it.
     fn send(&mut self) -> Option<(Policy, u64)> {
         if self.unreported == 0 || self.on_its_way > 0 {
             return None;
@@ -255,8 +256,8 @@ impl Debt {
 }
 
 impl Debts {
-    /// Admits a request, if by what is known there is enough left for it, and the server need not
-    /// be told first.
+    /// Admits a request if the known states have enough left for it, and the maximum of deferred
+    /// charges allows it.
     pub(super) fn spend(
         &self,
         partition: &StoreKey,
@@ -286,10 +287,11 @@ impl Debts {
         Some(Spent { decisions, is_due })
     }
 
-    /// Updates the states of policies by a reply of the server, which has charged a report in the
-    /// same step.
+    /// Updates the states of policies by a reply of the server, which has charged a report
+    /// atomically.
     ///
-    /// The times are the server's when it replied, ours when it was called, and ours now.
+    /// The times are the server's at its reply, the local time before the call, and the current
+    /// local time.
     pub(super) fn learn(
         &self,
         partition: StoreKey,
@@ -327,24 +329,24 @@ impl Debts {
         self.count.store(held.len(), Ordering::Relaxed);
     }
 
-    /// Takes what is due to be told of a partition.
+    /// Takes the unreported amounts of a partition.
     pub(super) fn take(&self, partition: &StoreKey, now: Timestamp) -> Report {
         let mut held = self.lock();
         let debts = held.get_mut(partition).into_iter().flatten();
         debts
             .filter_map(|debt| {
-                debt.forgive(now);
+                debt.expire_windows(now);
                 debt.send()
             })
             .collect()
     }
 
-    /// Takes what is late to be told, and forgets what is of no more use.
+    /// Takes the amounts whose reports are overdue, and removes unused partitions.
     pub(super) fn take_late(&self, now: Timestamp) -> Vec<(StoreKey, Report)> {
         self.take_each(now, |debt| now >= debt.since + UNREPORTED_MAX)
     }
 
-    /// Takes all that is to be told.
+    /// Takes all unreported amounts.
     pub(super) fn take_all(&self, now: Timestamp) -> Vec<(StoreKey, Report)> {
         self.take_each(now, |_| true)
     }
@@ -357,7 +359,7 @@ impl Debts {
         let mut reports = Vec::new();
         let mut held = self.lock();
         held.retain(|partition, debts| {
-            debts.iter_mut().for_each(|debt| debt.forgive(now));
+            debts.iter_mut().for_each(|debt| debt.expire_windows(now));
             let meant = debts.iter_mut().filter(|debt| is_meant(debt));
             let report: Report = meant.filter_map(Debt::send).collect();
             if !report.is_empty() {
@@ -370,7 +372,7 @@ impl Debts {
         reports
     }
 
-    /// Notes that a report was not charged, or that this is not known.
+    /// Records that a report was not charged, or that its effect is unknown.
     pub(super) fn lost(&self, partition: &StoreKey, report: &Report, fate: Fate, now: Timestamp) {
         let mut held = self.lock();
         let Some(debts) = held.get_mut(partition) else {
@@ -391,7 +393,7 @@ impl Debts {
         }
     }
 
-    /// Forgets what a partition that is reset was admitted.
+    /// Discards the deferred charges of a partition that is reset.
     pub(super) fn forget(&self, partition: &StoreKey, policies: &[&Policy]) {
         let mut held = self.lock();
         for debt in held.get_mut(partition).into_iter().flatten() {
@@ -442,7 +444,7 @@ mod tests {
             })
     }
 
-    /// Learns that so many were used at this moment, by the server's clock as by ours.
+    /// Records a reply with this usage, at the same time on the server and locally.
     fn learn(debts: &Debts, policy: &Policy, used: u64, millis: u64) {
         let state = policy.charge(State::NONE, at(millis), used);
         let times = [at(millis), at(millis), at(millis)];
@@ -454,14 +456,14 @@ mod tests {
         );
     }
 
-    /// Learns that a report was charged, and that so many are used with it.
+    /// Records the reply to a report, with the total usage.
     fn charged(debts: &Debts, policy: &Policy, report: &Report, used: u64, millis: u64) {
         let state = policy.charge(State::NONE, at(millis), used);
         let times = [at(millis), at(millis), at(millis)];
         debts.learn(partition(), report, [(policy.clone(), state)], times);
     }
 
-    /// Admits one request after the other without asking, and says how many.
+    /// Returns the number of requests that are admitted locally, one after another.
     fn admitted(debts: &Debts, policy: &Policy, millis: u64) -> usize {
         let charge = [Charge::new(policy, 1)];
         let spend = || debts.spend(&partition(), &charge, at(millis));
@@ -487,10 +489,10 @@ mod tests {
         let (debts, policy) = (Debts::default(), policy(10));
         learn(&debts, &policy, 8, 0);
         assert_eq!(admitted(&debts, &policy, 0), 2);
-        // What the server says again knows nothing of those yet.
+        // An equal reply does not include those charges yet.
         learn(&debts, &policy, 8, 1);
         assert_eq!(admitted(&debts, &policy, 1), 0);
-        // An answer that was overtaken by a later one is none.
+        // A reply that a later one has overtaken is not used.
         learn(&debts, &policy, 1, 0);
         assert_eq!(admitted(&debts, &policy, 1), 0);
     }
@@ -526,9 +528,9 @@ mod tests {
         assert_eq!(again[0].1, 4);
         debts.lost(&partition(), &again, Fate::Unknown, at(2));
         assert!(debts.take(&partition(), at(2)).is_empty());
-        // And nothing is known until the server is asked.
+        // The state is unknown until the next reply.
         assert_eq!(admitted(&debts, &policy, 2), 0);
-        // It counts until its window ends: it may be that nobody else knows of it.
+        // The amount counts until its window ends, since other instances may not see it.
         learn(&debts, &policy, 1, 3);
         assert_eq!(admitted(&debts, &policy, 3), 0);
         debts.take_late(at(59_999));
@@ -537,7 +539,7 @@ mod tests {
         assert_eq!(admitted(&debts, &policy, 60_000), 4);
     }
 
-    /// Instances that share one server, which loses reports and replies.
+    /// Instances that share one server, with reports and replies that are lost.
     struct Instances {
         debts: [Debts; 3],
         on_their_way: Vec<(usize, Report)>,
@@ -570,7 +572,7 @@ mod tests {
             self.debts[which].learn(partition(), report, known, [at(now); 3]);
         }
 
-        /// Lets a report arrive, or not, and its reply.
+        /// Delivers a report and its reply, or loses one of them.
         fn report(&mut self, number: usize, now: u64, arrives: bool, is_heard: bool) {
             let (which, report) = self.on_their_way.swap_remove(number);
             for (policy, amount) in report.iter().filter(|_| arrives) {

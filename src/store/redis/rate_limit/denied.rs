@@ -1,4 +1,4 @@
-//! Who was denied, and so is denied until the time that was said, without asking the server.
+//! Known rejections, by which repeated requests are rejected locally until `retry_after` elapses.
 
 use std::{
     sync::{
@@ -17,32 +17,33 @@ use crate::{
     },
 };
 
-/// The states by which partitions were denied, as the server had them.
+/// The server's states of rejected partitions.
 ///
-/// What others spend meanwhile makes a denial no less true; only what is given back does. So a
-/// denial is decided again on the states that are known, by the same functions, and what these
-/// would admit is left to the server. It is bounded: who finds no room is asked for each time.
+/// Charges by other instances cannot make a rejection invalid; only refunds can. So a rejection is
+/// decided again on the known states, by the same functions, and requests that these would admit
+/// are sent to the server. The size is limited: partitions beyond it are not remembered.
 #[derive(Debug)]
 pub(super) struct DenialMemory {
-    // Beside the map, so that while nobody is denied nobody locks it.
+    // Outside of the lock, so that it is not taken while nothing is remembered.
     count: AtomicUsize,
-    /// How often something was given back: what was asked before then may no longer be true.
+    /// The number of refunds. Replies to calls that started before the last one may be outdated.
     gifts: AtomicU64,
     /// Each until its denial is over, by our time.
     held: Mutex<TtlMap<StoreKey, Known>>,
 }
 
-/// What the server said of a partition that it denied.
+/// The server's states of a partition that it rejected.
 #[derive(Debug)]
 struct Known {
-    /// The server's time at which it was so.
+    /// The server's time of the states.
     at: Timestamp,
-    /// Our time of before it was asked: it was so no sooner.
+    /// The local time before the call, a lower bound of `at`.
     asked_at: Timestamp,
     states: SmallVec<[(u64, State); 4]>,
 }
 
-/// How long a denial is remembered while others may hold what they will give back.
+/// The maximum time for which a rejection is remembered while other instances can return leased
+/// tokens.
 const LEASED_MAX: Duration = Duration::from_millis(500);
 
 impl DenialMemory {
@@ -54,7 +55,7 @@ impl DenialMemory {
         }
     }
 
-    /// Returns what the server would say, if it would deny.
+    /// Returns the server's decision if it would reject the request.
     pub(super) fn decide(
         &self,
         partition: &StoreKey,
@@ -75,7 +76,7 @@ impl DenialMemory {
             .iter()
             .map(state)
             .collect::<Option<SmallVec<[State; 4]>>>()?;
-        // No earlier than it is at the server: a denial never lasts longer than was said.
+        // A lower bound of the server's time, so a rejection never lasts longer than `retry_after`.
         let at_the_server = known.at + (now - known.asked_at);
         let keep_logs = charges.iter().any(|charge| charge.policy.requires_log());
         let decisions = match keep_logs {
@@ -85,12 +86,12 @@ impl DenialMemory {
         is_firm(charges, &decisions).then_some(decisions)
     }
 
-    /// Returns what [`remember`](Self::remember) is told of when the question was put.
+    /// Returns the number of refunds, for the [`CallContext`].
     pub(super) fn gifts(&self) -> u64 {
         self.gifts.load(Ordering::SeqCst)
     }
 
-    /// Remembers a denial, and forgets the one before a request that the server admitted.
+    /// Remembers a rejection, or removes the previous one if the server admitted a request.
     pub(super) fn learn(
         &self,
         partition: StoreKey,
@@ -105,7 +106,7 @@ impl DenialMemory {
         }
     }
 
-    /// Remembers by what the server denied.
+    /// Remembers a rejection.
     fn remember(
         &self,
         partition: StoreKey,
@@ -140,7 +141,7 @@ impl DenialMemory {
         self.count.store(held.len(), Ordering::Relaxed);
     }
 
-    /// Forgets a partition that has just spent: of policies that did not deny it, more is known now.
+    /// Removes a partition that was charged, since the states of its other policies have changed.
     fn outdate(&self, partition: &StoreKey) {
         if self.count.load(Ordering::Relaxed) > 0 {
             let mut held = self.lock();
@@ -149,7 +150,7 @@ impl DenialMemory {
         }
     }
 
-    /// Forgets a partition to which something is given back.
+    /// Removes a partition that receives a refund.
     pub(super) fn forget(&self, partition: &StoreKey) {
         let mut held = self.lock();
         self.gifts.fetch_add(1, Ordering::SeqCst);
@@ -162,17 +163,18 @@ impl DenialMemory {
     }
 }
 
-/// The state of this process when a call was made.
+/// The local state at the start of a call.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct CallContext {
     pub(super) at: Timestamp,
     pub(super) gifts: u64,
-    /// Whether other instances may return leased tokens, so that a denial holds for a short time.
+    /// `true` if other instances can return leased tokens, so that a rejection is remembered
+    /// briefly.
     pub(super) is_leased: bool,
 }
 
-/// Decides where some policies keep logs, of which is known when they are over, how much is used, and
-/// when the oldest entry leaves: nothing if that is too little to say the same as the server.
+/// Decides a request with policies that have logs, of which the expiry, the usage and the end of
+/// the oldest entry are known. Returns `None` if that is not enough for the server's decision.
 fn decide_with_logs(
     charges: &[Charge<'_>],
     states: &mut [State],
@@ -192,7 +194,7 @@ fn decide_with_logs(
     Some(decide_all_with_logs(charges, &mut memories, now))
 }
 
-/// Returns a log that says of this charge what the server's would, if one can be made.
+/// Returns a log that decides this charge as the server's does, or `None` if there is none.
 fn known_log(charge: &Charge<'_>, state: State, now: Timestamp) -> Option<Log> {
     let (mut log, policy) = (Log::default(), charge.policy);
     let [_, used, oldest_leaves] = state.to_words();
@@ -202,7 +204,7 @@ fn known_log(charge: &Charge<'_>, state: State, now: Timestamp) -> Option<Log> {
     let window = Duration::from_micros(policy.terms().numbers()[1]);
     let came_at = |leaves: Timestamp| leaves - window;
     let oldest_leaves = Timestamp::from_micros(oldest_leaves);
-    // Once one has left, or if more than one must leave, more entries count than are known.
+    // Once the oldest entry has left, or if several must leave, unknown entries matter.
     let is_unsatisfiable = charge.cost > policy.capacity();
     let is_known = is_unsatisfiable || used + charge.cost <= policy.capacity() + 1;
     (now < oldest_leaves && is_known).then(|| {
@@ -212,8 +214,7 @@ fn known_log(charge: &Charge<'_>, state: State, now: Timestamp) -> Option<Log> {
     })
 }
 
-/// Returns whether a policy denies that only time can make admit: in a queue, those before may
-/// leave.
+/// Returns `true` if a policy without a queue rejects the request. In a queue, waiters can leave.
 fn is_firm(charges: &[Charge<'_>], decisions: &Decisions) -> bool {
     charges
         .iter()
@@ -249,7 +250,7 @@ mod tests {
         Policy::token_bucket("b", Quota::per_second(1)).unwrap()
     }
 
-    /// Denies a request at the server, and remembers it; it was asked at this moment.
+    /// Remembers a rejection by the server of a call that started at this time.
     fn deny(denied: &DenialMemory, partition: StoreKey, policy: &Policy, millis: u64) {
         let charge = [Charge::new(policy, 1)];
         let mut state = [State::NONE];

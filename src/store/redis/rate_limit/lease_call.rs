@@ -1,4 +1,4 @@
-//! A call for leased tokens that is in flight.
+//! A call for leased tokens.
 
 use std::sync::Arc;
 
@@ -8,8 +8,8 @@ use crate::{
     store::redis::store::RedisInner,
 };
 
-/// A question about leases that is under way. Dropped before its reply, it leaves open which tokens
-/// the server has granted.
+/// A call about leases that is in flight. If it is dropped before its reply, the granted tokens are
+/// unknown.
 pub(super) struct LeaseCall {
     pub(super) shared: Arc<RedisInner>,
     pub(super) partition: StoreKey,
@@ -27,7 +27,7 @@ impl LeaseCall {
         }
     }
 
-    /// Holds the tokens that a reply grants.
+    /// Stores the tokens that a reply grants.
     pub(super) fn receive(&self, ids: &[u64], answer: &DecisionReply, asked_at: Timestamp) {
         let decisions = answer.decisions.each().iter().zip(&answer.ahead);
         let granted = decisions.map(|(decision, (tokens, receipt))| Granted {
@@ -46,7 +46,8 @@ impl LeaseCall {
 impl Drop for LeaseCall {
     fn drop(&mut self) {
         let (leases, now) = (&self.shared.rate_limit.leases, self.shared.link.now());
-        // Nothing is under this number any more once the reply was received.
+        // After a received reply there is no lease with this number, and these calls have no
+        // effect.
         match self.fate {
             Fate::NotCharged => leases.restore(&self.partition, self.number, now),
             Fate::Unknown => leases.doubt(&self.partition, self.number, now),

@@ -1,4 +1,4 @@
-//! Tokens that an instance has leased from the server and spends without asking it.
+//! Tokens that this instance has leased from the server and spends locally.
 
 use std::{
     collections::HashMap,
@@ -20,25 +20,25 @@ use crate::{
     },
 };
 
-/// The most partitions of which tokens are leased. Requests of others are decided by the server.
+/// The maximum number of partitions with leases. The server decides requests of others.
 const PARTITIONS_MAX: usize = 10_000;
 
-/// The time after which unused tokens are returned.
+/// The idle time after which unused tokens are returned.
 pub(super) const IDLE_MAX: Duration = Duration::from_secs(2);
 
 /// The leases of each partition and policy.
 ///
-/// Tokens of a window are spent in that window or not at all, so no window admits more than its limit.
-/// A token is held by the server or by one instance: while a question that returns tokens is under way,
-/// nobody spends them.
+/// Tokens of a window are spent only in that window, so no window admits more than its limit. A
+/// token is held by the server or by one instance: tokens that a call in flight returns cannot be
+/// spent.
 #[derive(Debug)]
 pub(super) struct Leases {
     // Outside of the lock, so that a limiter without leases never takes it.
     count: AtomicUsize,
     held: Mutex<HashMap<StoreKey, SmallVec<[Lease; 1]>>>,
-    /// Tells this instance from all others. Without random numbers nothing is leased.
+    /// Identifies this instance. Without random numbers nothing is leased.
     instance: Option<u64>,
-    /// Of the latest question.
+    /// The number of the latest call.
     number: AtomicU64,
 }
 
@@ -52,46 +52,46 @@ struct Lease {
     used_at: Timestamp,
 }
 
-/// The state of a lease. At most one question about it is under way at a time.
+/// The state of a lease. At most one call about it is in flight.
 ///
 /// ```text
 ///            ┌───────── reply, or not sent ──────────┐
 ///            v                                       │
-///         Holding ──asks──> Asking ──────────────────┘
+///         Holding ──call──> Asking ──────────────────┘
 ///                             ^ │ no reply, or not sent again
-///                        asks │ v
+///                        call │ v
 ///                           Doubtful
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum LeasePhase {
-    /// Its tokens may be spent.
+    /// Its tokens can be spent.
     Holding,
-    /// A question returns the tokens and asks for others.
+    /// A call returns the tokens and requests others.
     Asking { number: u64, was: Resting },
-    /// The reply to a question was lost: the server knows which tokens it has granted.
+    /// The reply to a call was lost, so the granted tokens are known to the server only.
     Doubtful(Timestamp),
 }
 
-/// The phase to which a question returns that was not sent.
+/// The phase to restore if a call was not sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Resting {
     Holding,
     Doubtful(Timestamp),
 }
 
-/// The server's reply about a policy when it granted tokens.
+/// The server's grant of tokens of one policy.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Granted {
     pub(super) tokens: u64,
-    /// The tokens that were left at the server.
+    /// The tokens left on the server.
     pub(super) left: u64,
     pub(super) receipt: Receipt,
-    /// The server's time, and ours of before it was asked.
+    /// The server's time of the reply, and the local time before the call.
     pub(super) at: Timestamp,
     pub(super) asked_at: Timestamp,
 }
 
-/// Leases whose tokens are returned: the question for it.
+/// A call that returns tokens.
 #[derive(Debug)]
 pub(super) struct Return {
     pub(super) partition: StoreKey,
@@ -99,13 +99,13 @@ pub(super) struct Return {
     pub(super) ahead: Ahead,
 }
 
-/// Returns the divisor of the remaining tokens that gives a lease; 0 to lease nothing.
+/// Returns the divisor of the remaining tokens that gives the size of a lease; 0 to lease nothing.
 pub(super) fn divisor(charges: &[Charge<'_>]) -> u64 {
     let of = |charge: &Charge<'_>| match charge.policy.sync_mode() {
         SyncMode::Exact | SyncMode::Deferred { .. } => 0,
         SyncMode::Leased { instances } => 2 * u64::from(instances.get()),
     };
-    // All of a request's policies, or none: a policy that the server decides decides all.
+    // If the server must decide one policy of a request, it decides all.
     match charges.iter().map(of).min() {
         Some(0) | None => 0,
         Some(_) => charges.iter().map(of).max().unwrap_or_default(),
@@ -113,7 +113,7 @@ pub(super) fn divisor(charges: &[Charge<'_>]) -> u64 {
 }
 
 impl Granted {
-    /// Returns the server's time: no earlier than it is there.
+    /// Returns a lower bound of the server's current time.
     fn server_now(&self, now: Timestamp) -> Timestamp {
         self.at + (now - self.asked_at)
     }
@@ -124,7 +124,7 @@ impl Lease {
         Self {
             policy: policy.clone(),
             phase: LeasePhase::Holding,
-            // The grants to this question and later ones are unknown until a reply is received.
+            // The grants of this call and later ones are unknown until a reply arrives.
             unspent: Unspent {
                 received: number - 1,
                 tokens: 0,
@@ -138,7 +138,7 @@ impl Lease {
         self.policy.id() == policy.id() && self.policy.terms() == policy.terms()
     }
 
-    /// Returns the grant whose tokens may be spent.
+    /// Returns the grant whose tokens can be spent.
     fn spendable(&self, now: Timestamp) -> Option<&Granted> {
         let is_held = self.phase == LeasePhase::Holding;
         self.granted
@@ -146,18 +146,18 @@ impl Lease {
             .filter(|it| is_held && self.is_good(it, now))
     }
 
-    /// Returns whether tokens still are of the window that they were taken from.
+    /// Returns `true` if tokens belong to the current window.
     fn is_good(&self, granted: &Granted, now: Timestamp) -> bool {
         let until = granted.receipt.expires_at();
         let until = match self.policy.terms().letter() {
-            // A state is forgotten a window after the window that it belongs to.
+            // The state of a sliding window expires one window after its own has ended.
             's' => until - Duration::from_micros(self.policy.terms().numbers()[1]),
             _ => until,
         };
         granted.server_now(now) < until
     }
 
-    /// Returns the phase in which no question is under way.
+    /// Returns the current phase if no call is in flight.
     fn resting(&self) -> Option<Resting> {
         match self.phase {
             LeasePhase::Holding => Some(Resting::Holding),
@@ -179,7 +179,7 @@ impl Lease {
         }
     }
 
-    /// Returns whether nothing is left of it that could be spent or returned.
+    /// Returns `true` if no tokens are left to spend or return.
     fn is_over(&self, now: Timestamp) -> bool {
         match self.phase {
             LeasePhase::Asking { .. } => false,
@@ -203,7 +203,7 @@ impl Leases {
         }
     }
 
-    /// Spends leased tokens, if there are enough for all charges.
+    /// Spends leased tokens if they cover all charges.
     pub(super) fn spend(
         &self,
         partition: &StoreKey,
@@ -239,10 +239,10 @@ impl Leases {
         Some(Decisions::new(true, at?, each))
     }
 
-    /// Begins a question that leases tokens, and returns those that are held.
+    /// Starts a call that leases tokens and returns those that are held.
     ///
-    /// `None` if one about these policies is under way, or there are too many partitions: the server
-    /// then decides the request alone.
+    /// Returns `None` if a call about these policies is in flight, or if there are too many
+    /// partitions. The server then decides the request without a lease.
     pub(super) fn ask(
         &self,
         partition: &StoreKey,
@@ -279,7 +279,7 @@ impl Leases {
         })
     }
 
-    /// Holds the tokens that the reply to a question grants, in the order of the policies asked for.
+    /// Stores the tokens that the reply to a call grants, in the order of the policies of the call.
     pub(super) fn receive(
         &self,
         partition: &StoreKey,
@@ -311,7 +311,7 @@ impl Leases {
         self.count.store(held.len(), Ordering::Relaxed);
     }
 
-    /// Ends a question that was not sent: its tokens are held as before.
+    /// Ends a call that was not sent, and restores its tokens.
     pub(super) fn restore(&self, partition: &StoreKey, number: u64, now: Timestamp) {
         self.settle(partition, number, now, |was| match was {
             Resting::Holding => LeasePhase::Holding,
@@ -319,7 +319,7 @@ impl Leases {
         });
     }
 
-    /// Ends a question whose reply was lost: the next one asks which tokens were granted.
+    /// Ends a call whose reply was lost. The next call recovers the granted tokens.
     pub(super) fn doubt(&self, partition: &StoreKey, number: u64, now: Timestamp) {
         self.settle(partition, number, now, |was| match was {
             Resting::Holding => LeasePhase::Doubtful(now),
@@ -350,12 +350,12 @@ impl Leases {
         self.count.store(held.len(), Ordering::Relaxed);
     }
 
-    /// Returns questions that return the tokens of partitions that are idle.
+    /// Returns calls that return the tokens of idle partitions.
     pub(super) fn idle(&self, now: Timestamp) -> Vec<Return> {
         self.returns(now, |lease| now >= lease.used_at + IDLE_MAX)
     }
 
-    /// Returns questions that return all tokens.
+    /// Returns calls that return all tokens.
     pub(super) fn all(&self, now: Timestamp) -> Vec<Return> {
         self.returns(now, |_| true)
     }
@@ -395,7 +395,7 @@ impl Leases {
         returns
     }
 
-    /// Forgets the tokens of a partition that is reset.
+    /// Discards the tokens of a partition that is reset.
     pub(super) fn forget(&self, partition: &StoreKey, policies: &[&Policy]) {
         let mut held = self.lock();
         let Some(leases) = held.get_mut(partition) else {
@@ -404,7 +404,8 @@ impl Leases {
         let is_reset = |lease: &Lease| policies.iter().any(|it| it.id() == lease.policy.id());
         leases.retain(|lease| !is_reset(lease) || lease.resting().is_none());
         for lease in leases.iter_mut().filter(|lease| is_reset(lease)) {
-            // The server has forgotten what it charged for a reply that is lost from now on.
+            // The server discards its charges too, so a reply lost from now on leaves nothing to
+            // recover.
             if let LeasePhase::Asking { number, .. } = lease.phase {
                 lease.unspent = Unspent {
                     received: number,
@@ -431,14 +432,14 @@ impl Leases {
     }
 }
 
-/// Lets a question ask about the lease of a policy, and returns the tokens that it returns.
+/// Adds a policy to a call, and returns the tokens that the call returns.
 fn ask_for(
     leases: &mut SmallVec<[Lease; 1]>,
     policy: &Policy,
     number: u64,
     now: Timestamp,
 ) -> Unspent {
-    // Tokens of other terms are of no use, and not to be returned.
+    // Tokens under other terms of the policy are useless and must not be returned.
     leases.retain(|it| it.policy.id() != policy.id() || it.is_for(policy));
     let place = leases.iter().position(|it| it.is_for(policy));
     let place = place.unwrap_or_else(|| {
@@ -521,13 +522,13 @@ mod tests {
     fn one_question_is_under_way_and_returns_the_unspent_tokens() {
         let (leases, policy) = (Leases::new(), policy());
         let first = ask(&leases, &policy, 0).unwrap();
-        // Nothing is held of earlier questions.
+        // No tokens of earlier calls are held.
         assert_eq!(unspent(&first), (first.number - 1, 0));
         assert!(ask(&leases, &policy, 0).is_none());
         receive(&leases, &first, 3, 0);
         let second = ask(&leases, &policy, 1).unwrap();
         assert_eq!(unspent(&second), (first.number, 3));
-        // They are on their way.
+        // The tokens are being returned.
         assert!(!spends(&leases, &policy, 1, 1));
         receive(&leases, &second, 5, 2);
         assert!(spends(&leases, &policy, 5, 2));
@@ -544,7 +545,7 @@ mod tests {
             leases.doubt(&partition(), lost.number, at(millis));
             assert!(!spends(&leases, &policy, 1, millis));
         }
-        // One that was not sent changes nothing.
+        // A call that was not sent changes nothing.
         let unsent = ask(&leases, &policy, 5).unwrap();
         leases.restore(&partition(), unsent.number, at(5));
         assert!(!spends(&leases, &policy, 1, 5));

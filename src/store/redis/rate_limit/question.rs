@@ -1,4 +1,4 @@
-//! What take.lua is asked, and what it answers.
+//! The arguments and replies of take.lua.
 
 use std::time::Duration;
 
@@ -18,59 +18,60 @@ use crate::{
     store::redis::connection::error::Fault,
 };
 
-/// What each policy takes of the arguments of take.lua.
+/// The size of each policy in the arguments of take.lua.
 const CHARGE_BYTES: usize = 74;
 
-/// The size of what a question for a lease says besides, and of what it says of each policy.
+/// The size of the lease header, and of the lease arguments of each policy.
 const LEASE_BYTES: usize = 16;
 
-/// A number that no limit reaches, and that a double holds: what a larger cost is taken for.
+/// An upper bound of all costs, above every limit and exact as a double. Larger costs are clamped
+/// to it.
 pub(super) const COST_MAX: u64 = (1 << 53) + 2;
 
-/// What take.lua is asked for.
+/// The operation of take.lua.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Wish {
-    /// To take.
+    /// Takes.
     Take,
-    /// To take, and to lease tokens.
+    /// Takes, and leases tokens.
     TakeAhead,
-    /// To take, and to tell the states that come of it.
+    /// Takes, and returns the resulting states.
     TakeAndTell,
-    /// To say only what taking would.
+    /// Returns the decision without taking.
     Peek,
-    /// To charge, whatever is left, and to tell nothing.
+    /// Charges regardless of the quota.
     Charge,
-    /// To charge, and to tell the states that come of it.
+    /// Charges regardless of the quota, and returns the resulting states.
     ChargeAndTell,
 }
 
-/// The part of a question that leases tokens.
+/// The arguments of a request that leases tokens.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Ahead {
-    /// The divisor of the tokens that are left; the result is leased.
+    /// The divisor of the remaining tokens that gives the size of the lease.
     pub(super) divisor: u64,
-    /// Told apart from all other instances that share the server.
+    /// Identifies this instance among all that share the server.
     pub(super) instance: u64,
-    /// Of this question. Later questions of an instance have larger ones.
+    /// The number of this call. Later calls of an instance have larger ones.
     pub(super) number: u64,
-    /// For each policy, in their order.
+    /// The returned tokens of each policy, in the order of the policies.
     pub(super) unspent: SmallVec<[Unspent; 2]>,
 }
 
-/// The tokens of one policy that an instance returns with its next question.
+/// The tokens of one policy that an instance returns with its next call.
 ///
-/// All tokens that the server granted to later questions than `received` are returned too: their
+/// The tokens that the server granted to calls after `received` are returned too, since their
 /// replies were lost.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Unspent {
-    /// The number of the latest question whose reply was received.
+    /// The number of the latest call whose reply was received.
     pub(super) received: u64,
-    /// The tokens granted by that reply that are not spent.
+    /// The unspent tokens of that reply.
     pub(super) tokens: u64,
 }
 
 impl Ahead {
-    /// Leases nothing, and only returns tokens.
+    /// A divisor that leases nothing, so that the call only returns tokens.
     pub(super) const NOTHING: u64 = 1 << 53;
 }
 
@@ -94,13 +95,13 @@ impl Wish {
     }
 }
 
-/// One request of one partition, as take.lua reads it.
+/// A request of one partition in the format of take.lua.
 #[derive(Debug)]
 pub(super) struct LimitRequest {
     pub(super) key: Vec<u8>,
-    /// Of each policy that keeps a log, in their order.
+    /// The log keys of the policies that have a log, in the order of the policies.
     pub(super) log_keys: Vec<Vec<u8>>,
-    /// The argument; its second byte says how often.
+    /// The argument. Its second byte is the number of equal requests.
     pub(super) asked: Vec<u8>,
     pub(super) choice: Choice,
     wish: Wish,
@@ -112,7 +113,7 @@ impl LimitRequest {
         Self::packed(key, charges, wish, pack(charges, wish, 0).into_bytes())
     }
 
-    /// A question that also leases tokens.
+    /// Creates a request that also leases tokens.
     pub(super) fn leasing(key: Vec<u8>, charges: &[Charge<'_>], ahead: &Ahead) -> Self {
         let mut asked = pack(charges, Wish::TakeAhead, ahead.divisor);
         push_lease(&mut asked, ahead);
@@ -131,7 +132,7 @@ impl LimitRequest {
         }
     }
 
-    /// Returns the keys that the script is told.
+    /// Returns the keys of the script call.
     pub(super) fn keys(&self) -> impl Iterator<Item = &[u8]> {
         let logs = self.log_keys.iter().map(|key| &key[..]);
         std::iter::once(&self.key[..]).chain(logs)
@@ -146,17 +147,17 @@ impl LimitRequest {
     }
 }
 
-/// What take.lua answers to one request.
+/// The reply of take.lua to one request.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct DecisionReply {
     pub(super) decisions: Decisions,
-    /// What was taken ahead of each policy, and its receipt.
+    /// The leased tokens of each policy and their receipt.
     pub(super) ahead: SmallVec<[(u64, Receipt); 4]>,
-    /// What is remembered of each policy, if that was wished for, or the request is denied.
+    /// The states of the policies, if they were requested or the request is rejected.
     pub(super) states: SmallVec<[State; 4]>,
 }
 
-/// Returns the keys of the logs of a partition, of those policies that keep one.
+/// Returns the keys of the logs of a partition, of the policies that have one.
 pub(super) fn log_keys<'a>(
     key: &[u8],
     policies: impl IntoIterator<Item = &'a Policy>,
@@ -197,14 +198,14 @@ pub(super) fn push_policy(packed: &mut BinaryWriter, policy: &Policy) {
     packed.u8(policy.terms().letter() as u8);
 }
 
-/// Adds numbers as doubles, which hold them exactly: they are at most 2^53, or even.
+/// Appends numbers as doubles, which represent them exactly: they are at most 2^53, or even.
 pub(super) fn push_numbers<const N: usize>(packed: &mut BinaryWriter, numbers: [u64; N]) {
     for number in numbers {
         packed.f64(number as f64);
     }
 }
 
-/// Reads the time of an answer, and returns what follows: something for each group.
+/// Reads the time of a reply, and returns the remaining values, one for each group.
 pub(super) fn read_now(values: &[Value]) -> Result<(Timestamp, &[Value]), Fault> {
     match values {
         [Value::Int(now), rest @ ..] if *now >= 0 => {
@@ -214,7 +215,7 @@ pub(super) fn read_now(values: &[Value]) -> Result<(Timestamp, &[Value]), Fault>
     }
 }
 
-/// Reads what take.lua answers to a group of so many requests.
+/// Reads the reply of take.lua to a group of equal requests.
 pub(super) fn read_group(
     value: &Value,
     question: &LimitRequest,
@@ -235,7 +236,7 @@ pub(super) fn read_group(
 }
 
 fn corrupt() -> Fault {
-    Fault::corrupt("the script's answer cannot be read")
+    Fault::corrupt("the script's reply cannot be parsed")
 }
 
 fn read_reply(
@@ -273,7 +274,7 @@ fn read_numbers<const N: usize>(bytes: &mut BinaryReader<&[u8]>) -> Option<[u64;
     let mut numbers = [0; N];
     for number in &mut numbers {
         let double = bytes.f64()?;
-        // No number, none below zero, and none that a double does not hold.
+        // Excludes NaN, negative numbers, and numbers that a double cannot represent exactly.
         if !(0.0..=COST_MAX as f64).contains(&double) {
             return None;
         }

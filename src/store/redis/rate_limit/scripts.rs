@@ -1,26 +1,26 @@
-//! The scripts of the limits, each with the algorithms that its policies are counted by.
+//! The Lua scripts of rate limits, each with the algorithms that its policies need.
 
 use std::sync::{LazyLock, OnceLock};
 
 use crate::{rate_limit::Policy, store::redis::connection::script::Script};
 
-/// What a script does.
+/// The operation of a script.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Task {
     /// Decides by policies.
     Decide,
-    /// Charges whatever is left.
+    /// Charges regardless of the quota.
     Charge,
-    /// Gives back what was charged too much.
+    /// Refunds.
     GiveBack,
-    /// Carries over what was used of previous policies.
+    /// Carries over usage from previous policies.
     Carry,
     /// Decides by policies, some of which are leased.
     Lease,
 }
 
 impl Task {
-    /// Returns what the script ends with, behind the algorithms.
+    /// Returns the parts of the script after the algorithms.
     fn parts(self) -> &'static [&'static str] {
         const TAKE: &str = include_str!("../scripts/take.lua");
         const STATES: &str = include_str!("../scripts/states.lua");
@@ -48,7 +48,7 @@ impl Task {
 
 const NUMBERS: &str = include_str!("../scripts/numbers.lua");
 
-/// The algorithms, each behind the letters of the policies that it counts.
+/// The algorithms, each with the letters of the policies that need it.
 const ALGORITHMS: [(&str, &str); 5] = [
     ("my", include_str!("../scripts/month.lua")),
     ("wamy", include_str!("../scripts/fixed_window.lua")),
@@ -57,23 +57,23 @@ const ALGORITHMS: [(&str, &str); 5] = [
     ("blq", include_str!("../scripts/token_bucket.lua")),
 ];
 
-/// How many choices of them there are.
+/// The number of combinations of algorithms.
 const CHOICES: usize = 1 << ALGORITHMS.len();
 
-/// Each script that was needed so far.
+/// The scripts, created on first use.
 static SCRIPTS: [[OnceLock<Script>; CHOICES]; 5] =
     [const { [const { OnceLock::new() }; CHOICES] }; 5];
 
-/// Forgets what was used by some policies.
+/// Deletes the states of some policies.
 pub(super) static RESET: LazyLock<Script> =
     LazyLock::new(|| Script::new(&[include_str!("../scripts/reset.lua")]));
 
-/// Some of the algorithms.
+/// A set of algorithms.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Choice(usize);
 
 impl Choice {
-    /// Those that these policies are counted by.
+    /// Returns the algorithms of these policies.
     pub(super) fn of<'a>(policies: impl IntoIterator<Item = &'a Policy>) -> Self {
         let each = policies.into_iter().map(|policy| {
             let letter = policy.terms().letter();
@@ -89,10 +89,10 @@ impl Choice {
     }
 }
 
-/// Returns the script for a call that needs these algorithms.
+/// Returns the script of a task with these algorithms only.
 ///
-/// A server makes every function of a script anew in each call: those of algorithms that no policy
-/// is counted by took a fifth of the time.
+/// A server creates all functions of a script in each call. Those of unused algorithms took a fifth
+/// of the time.
 pub(super) fn script_for(task: Task, choice: Choice) -> &'static Script {
     SCRIPTS[task as usize][choice.0].get_or_init(|| {
         let chosen = (0..ALGORITHMS.len()).filter(|at| choice.0 & 1 << at > 0);

@@ -1,4 +1,4 @@
-//! The state of rate limits in this process.
+//! The local state of rate limits on Redis.
 
 use std::sync::{Arc, atomic::AtomicBool};
 
@@ -7,7 +7,7 @@ use super::{
 };
 use crate::{core::store_api::store_key::StoreKeys, store::redis::connection::client::Link};
 
-/// The state of the limits in this process.
+/// The local state of rate limits.
 #[derive(Debug)]
 pub(crate) struct RateLimitState {
     pub(super) denied: DenialMemory,
@@ -15,7 +15,7 @@ pub(crate) struct RateLimitState {
     pub(super) debts: Debts,
     pub(super) batches: Arc<Batches>,
     pub(super) carried: Carried,
-    /// Whether a task looks for what lies idle, and what is late to be told.
+    /// `true` while a task returns idle leases and sends overdue reports.
     pub(super) is_tended: AtomicBool,
 }
 

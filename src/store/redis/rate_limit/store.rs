@@ -1,4 +1,4 @@
-//! The rate_limit part of the store on Redis.
+//! The rate limit store on Redis.
 
 use std::{iter, sync::Arc};
 
@@ -34,7 +34,7 @@ use crate::{
     },
 };
 
-/// What each policy takes of the arguments of refund.lua.
+/// The size of each policy in the arguments of refund.lua.
 const REFUND_BYTES: usize = 73;
 
 impl RedisStore {
@@ -47,7 +47,7 @@ impl RedisStore {
         link.begin(key, link.deadlines().rate_limit)
     }
 
-    /// Begins a decision.
+    /// Starts a decision by the server.
     pub(super) fn begin_decision(
         &self,
         partition: &StoreKey,
@@ -127,7 +127,7 @@ impl RateLimitStore for RedisStore {
             iter::once(&key).chain(&logs).map(|key| &key[..]).collect();
         let mut call = script_for(Task::GiveBack, choice).call(&keys);
         call.arg(pack_refunds(refunds));
-        // Before and after: a denial that is on its way may be older than the refund.
+        // Before and after, since a rejection that is being received can be older than the refund.
         let (shared, partition) = (Arc::clone(&self.shared), *partition);
         shared.rate_limit.denied.forget(&partition);
         StoreFuture::pending(async move {
@@ -163,8 +163,8 @@ impl RateLimitStore for RedisStore {
 }
 
 impl RedisStore {
-    /// Decides a request in this process: by leased tokens, by deferred charges, or by a denial that
-    /// still holds. `None` if the server has to decide.
+    /// Decides a request locally: by leased tokens, by deferred charges, or by a known rejection.
+    /// Returns `None` if the server must decide.
     fn take_locally(
         &self,
         partition: &StoreKey,
@@ -200,7 +200,7 @@ impl RedisStore {
         })
     }
 
-    /// Lets the server decide a request.
+    /// Sends a request to the server for its decision.
     fn take_remotely(
         &self,
         partition: &StoreKey,
@@ -241,7 +241,7 @@ impl RedisStore {
         })
     }
 
-    /// Decides a request, and leases tokens for the next ones.
+    /// Decides a request on the server and leases tokens for later ones.
     pub(super) fn lease(
         &self,
         partition: &StoreKey,
@@ -276,7 +276,7 @@ impl RedisStore {
 }
 
 impl RedisInner {
-    /// Remembers a reply of the server: denials of all policies, and the states of deferred ones.
+    /// Stores the results of a reply: rejections, and the states of deferred policies.
     fn learn(
         self: &Arc<Self>,
         partition: StoreKey,

@@ -1,4 +1,4 @@
-//! Background work of rate limits: the return of idle leases, and reports of deferred charges.
+//! Background work of rate limits: returning idle leases and reporting deferred charges.
 
 use std::{
     sync::{Arc, Weak, atomic::Ordering},
@@ -20,25 +20,25 @@ use crate::{
 };
 
 impl RedisInner {
-    /// Sees to it that a task looks for what lies idle, and what is late to be told.
+    /// Starts the background task unless it runs.
     pub(super) fn tend(self: &Arc<Self>) {
         if !self.rate_limit.is_tended.swap(true, Ordering::SeqCst) {
-            let (tending, runtime) = (Tending(Arc::downgrade(self)), self.link.runtime());
-            runtime.spawn(Box::pin(tending.run(Arc::clone(runtime))));
+            let (maintenance, runtime) = (Maintenance(Arc::downgrade(self)), self.link.runtime());
+            runtime.spawn(Box::pin(maintenance.run(Arc::clone(runtime))));
         }
     }
 
-    /// Tells the server beside the requests what was admitted here.
+    /// Reports the deferred charges of a partition in the background.
     pub(super) fn tell_beside(self: &Arc<Self>, partition: StoreKey) {
         let debts = &self.rate_limit.debts;
         let report = debts.take(&partition, self.link.now());
         if !report.is_empty() {
-            let telling = Telling::new(self, partition, report);
-            self.link.runtime().spawn(Box::pin(telling.run()));
+            let sending = PendingReport::new(self, partition, report);
+            self.link.runtime().spawn(Box::pin(sending.run()));
         }
     }
 
-    /// Returns leased tokens. After a failure they are returned by a later question.
+    /// Returns leased tokens. After a failure, a later call returns them.
     async fn return_tokens(self: &Arc<Self>, tokens: Return) {
         let store = RedisStore {
             shared: Arc::clone(self),
@@ -56,7 +56,7 @@ impl RedisInner {
             gifts: self.rate_limit.denied.gifts(),
             is_leased: true,
         };
-        // Before and after: a denial that is on its way may be older than what is returned.
+        // Before and after, since a rejection that is being received can be older than the return.
         self.rate_limit.denied.forget(&partition);
         let returned = store.lease(&partition, &charges, ahead, asked);
         drop(charges);
@@ -65,26 +65,25 @@ impl RedisInner {
     }
 }
 
-/// Returns all leased tokens, and reports what was admitted.
+/// Returns all leased tokens and reports all deferred charges.
 pub(crate) async fn close(shared: &Arc<RedisInner>) {
     for tokens in shared.rate_limit.leases.all(shared.link.now()) {
         shared.return_tokens(tokens).await;
     }
     for (partition, report) in shared.rate_limit.debts.take_all(shared.link.now()) {
-        Telling::new(shared, partition, report).run().await;
+        PendingReport::new(shared, partition, report).run().await;
     }
 }
 
-/// A report on its way to the server. Dropped before the answer it is taken for one that may have
-/// arrived.
-struct Telling {
+/// A report that is being sent. If it is dropped before its reply, its effect is unknown.
+struct PendingReport {
     store: RedisStore,
     partition: StoreKey,
     report: Report,
     fate: Fate,
 }
 
-impl Telling {
+impl PendingReport {
     fn new(shared: &Arc<RedisInner>, partition: StoreKey, report: Report) -> Self {
         let store = RedisStore {
             shared: Arc::clone(shared),
@@ -127,7 +126,7 @@ impl Telling {
     }
 }
 
-impl Drop for Telling {
+impl Drop for PendingReport {
     fn drop(&mut self) {
         let shared = &self.store.shared;
         let debts = &shared.rate_limit.debts;
@@ -135,17 +134,17 @@ impl Drop for Telling {
     }
 }
 
-/// The task that gives back what lies idle, and tells what is late to be told. It ends when there is
-/// neither.
-struct Tending(Weak<RedisInner>);
+/// The task that returns idle leases and sends overdue reports. It ends when there is nothing to
+/// do.
+struct Maintenance(Weak<RedisInner>);
 
-/// How often it looks.
-const TEND_EVERY: Duration = Duration::from_millis(250);
+/// The interval of its checks.
+const MAINTENANCE_INTERVAL: Duration = Duration::from_millis(250);
 
-impl Tending {
+impl Maintenance {
     async fn run(mut self, runtime: Arc<dyn Runtime>) {
         loop {
-            runtime.sleep(TEND_EVERY).await;
+            runtime.sleep(MAINTENANCE_INTERVAL).await;
             let Some(shared) = self.0.upgrade() else {
                 return;
             };
@@ -154,11 +153,11 @@ impl Tending {
                 shared.return_tokens(tokens).await;
             }
             for (partition, report) in limits.debts.take_late(shared.link.now()) {
-                Telling::new(&shared, partition, report).run().await;
+                PendingReport::new(&shared, partition, report).run().await;
             }
             if limits.is_idle() {
                 limits.is_tended.store(false, Ordering::SeqCst);
-                // Something may have come meanwhile, by who saw that it is tended.
+                // Work may have been added by a call that saw the flag set.
                 if limits.is_idle() || limits.is_tended.swap(true, Ordering::SeqCst) {
                     self.0 = Weak::new();
                     return;
@@ -168,9 +167,9 @@ impl Tending {
     }
 }
 
-impl Drop for Tending {
+impl Drop for Maintenance {
     fn drop(&mut self) {
-        // Who leases next begins another, also if the runtime of this one has ended.
+        // The next call starts another task, also if the runtime of this one has ended.
         if let Some(shared) = self.0.upgrade() {
             let limits = &shared.rate_limit;
             limits.is_tended.store(false, Ordering::SeqCst);

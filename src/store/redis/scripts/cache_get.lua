@@ -1,17 +1,18 @@
--- Looks an entry up: src/store/redis/cache/store.rs.
+-- Looks up an entry: src/store/redis/cache/store.rs.
 -- KEYS: purges, the entries of a key.
--- ARGV: number, what they are expected to vary by, the variant, the start of the names of tokens.
--- Returns number, fence, and 'nothing' | 'novariant' | 'varies', names | 'entry', stamp, key, 1 if it
--- was purged softly, its remaining time in milliseconds, head, body.
+-- ARGV: number, the expected `Vary` fields, the variant, the prefix of the keys of tokens.
+-- Returns number, fence, and 'nothing' | 'novariant' | 'varies', fields | 'entry', stamp, key, 1 if
+-- it was purged softly, its remaining time in milliseconds, head, body.
 local entry, spec, variant, start = KEYS[2], ARGV[2], ARGV[3], ARGV[4]
 local now = time()
 local last, fence = latest(now), 0
--- Where recent purges cannot be recorded, no fill is stored: its fence is older than any purge.
+-- If recent purges cannot be recorded, the fence is older than any purge, so that no fill is
+-- stored.
 if last < math.huge then
   fence = math.max(now, last + 1)
 end
 
--- Head and body too: nearly every entry that is there is valid.
+-- Reads head and body too, since nearly every entry is valid.
 local kept = redis.call('HMGET', entry, 'v', 'm' .. variant, 'h' .. variant, 'b' .. variant)
 if not kept[1] then
   return {ARGV[1], fence, 'nothing'}
@@ -30,7 +31,7 @@ local names = {}
 for at = 1, #marks, MARK_BYTES do
   names[#names + 1] = start .. marks:sub(at, at + TOKEN_NAME_BYTES - 1)
 end
--- While a slot moves to another node its tokens may be there: this is a miss.
+-- While the slot migrates, tokens may be on another node, which makes this a miss.
 local tokens = redis.pcall('MGET', unpack(names))
 local soft = 0
 for number = 1, #names do

@@ -1,10 +1,11 @@
--- Purges: src/store/redis/cache/store.rs.
+-- Purges entries: src/store/redis/cache/store.rs.
 -- KEYS: purges, the tokens of the names.
--- ARGV: number, mode, channel, the names, 17 bytes each, how many recent purges are recorded at most,
+-- ARGV: number, mode, channel, the names, 17 bytes each, the maximum number of recent purges,
 -- 8 random bytes. Returns number.
 local mode, targets, most, fresh = ARGV[2], ARGV[4], tonumber(ARGV[5]), ARGV[6]
 redis.call('PUBLISH', ARGV[3], mode .. targets)
--- Stored entries first: a server without memory permits deletions, and writes that follow them.
+-- Stored entries: before the set, since a server without memory permits deletions and writes after
+-- them.
 for number = 2, #KEYS do
   if mode == 'h' then
     redis.call('UNLINK', KEYS[number])
@@ -15,13 +16,13 @@ for number = 2, #KEYS do
     end
   end
 end
--- Then fills in flight.
+-- Fills in flight.
 local now = time()
 local at = math.max(now, latest(now) + 1)
 for from = 1, #targets, 17 do
   redis.call('ZADD', purges, whole(at), mode .. targets:sub(from, from + 16))
 end
--- Forgotten purges raise the floor, which refuses the fills that they might concern.
+-- Removed purges raise the floor, which rejects the fills that they might affect.
 local floor = nil
 if redis.call('ZREMRANGEBYSCORE', purges, '-inf', '(' .. whole(now - KEEP_MICROS)) > 0 then
   floor = now - KEEP_MICROS

@@ -1,15 +1,15 @@
--- Recent purges, and the time of the store: the start of each script of the cache.
+-- Recent purges and the time of the server, the start of each script of the cache.
 --
--- KEYS[1] is a sorted set of recent purges by their times in microseconds. A member is a mode, 'h' or
--- 's', a kind, 'u' | 't' | 'p' | 'a', and a digest. Only fills in flight are compared with it: 'f' is
--- the floor, up to which purges may have been forgotten, so a fill that began before it is refused.
--- A set that was evicted or lost starts again with a floor of now.
+-- KEYS[1] is a sorted set of recent purges by their times in microseconds. A member is a mode, 'h'
+-- or 's', a kind, 'u' | 't' | 'p' | 'a', and a digest. Only fills in flight are compared with it.
+-- 'f' is the floor, up to which purges may have been removed, so a fill that started before it is
+-- rejected. A set that was evicted or lost starts again with the current time as its floor.
 --
--- Stored entries do not depend on the set. Each name of an entry has a token, a key of its own: 8
--- random bytes, and 8 more that each soft purge replaces. An entry lists the tokens of its names, and
--- is valid while they are still there. A hard purge deletes the token, so it needs no record that
--- would have to outlive the entries, and a token that was evicted or lost takes entries with it and
--- brings none back.
+-- Stored entries do not depend on the set. Each name of an entry has a token, which is a separate
+-- key: 8 random bytes, and 8 more that each soft purge replaces. An entry lists the tokens of its
+-- names, and is valid while they exist. A hard purge deletes the token and needs no record that
+-- outlives the entries. A token that was evicted or lost invalidates entries and never makes one
+-- valid again.
 local purges = KEYS[1]
 local KEEP_MICROS = 3600 * 1000000
 local TOKEN_NAME_BYTES = 23
@@ -24,7 +24,7 @@ local function time()
   return time[1] * 1000000 + time[2]
 end
 
--- Returns the time of the latest purge or of the floor; math.huge where no set can be written.
+-- Returns the time of the latest purge or of the floor; math.huge if the set cannot be written.
 local function latest(now)
   local last = redis.call('ZRANGE', purges, -1, -1, 'WITHSCORES')
   if last[2] then
@@ -38,7 +38,7 @@ local function latest(now)
   return now
 end
 
--- Returns whether one of these names, 17 bytes each, was purged at this time or later.
+-- Returns true if one of these names, 17 bytes each, was purged at this time or later.
 local function purged(mode, since, targets)
   local names = {'f'}
   for at = 1, #targets, 17 do

@@ -1,12 +1,12 @@
 -- Stores an entry: src/store/redis/cache/store.rs.
 -- KEYS: purges, the entries of a key, the tokens of the names.
--- ARGV: number, fence, what it varies by, the variant, the key, its names, 17 bytes each, for how many
--- milliseconds it is kept, how many variants at most, head, body, 8 random bytes.
+-- ARGV: number, fence, its `Vary` fields, the variant, the key, its names, 17 bytes each, its
+-- retention in milliseconds, the maximum number of variants, head, body, 8 random bytes.
 -- Returns number, 'stored' | 'purged'.
 --
--- Fields: v what they vary by, o the variants, the latest first, and of each variant h its head, b
--- its body and m what is known of it: stamp, fence and end in 16 digits each, the key, and its names
--- with their tokens.
+-- Hash fields: v the `Vary` fields, o the variants, the latest first, and for each variant h its
+-- head, b its body and m its metadata: stamp, fence and end in 16 digits each, the key, and its
+-- names with their tokens.
 local entry, fence, spec, variant = KEYS[2], tonumber(ARGV[2]), ARGV[3], ARGV[4]
 local targets, keep, most, fresh = ARGV[6], tonumber(ARGV[7]), tonumber(ARGV[8]), ARGV[11]
 local now = time()
@@ -38,7 +38,7 @@ if old[3] then
   stamp = math.max(now, (tonumber(old[3]:sub(1, 16)) or 0) + 1)
 end
 local about = whole(stamp) .. whole(fence) .. whole(now + keep * 1000) .. ARGV[5] .. marks
--- The first write: a server without memory refuses it, and the older entry stays.
+-- The first write: a server without memory rejects it, and the older entry remains.
 redis.call('HSET', entry, 'v', spec, 'o', order, 'm' .. variant, about,
   'h' .. variant, ARGV[9], 'b' .. variant, ARGV[10])
 renew_tokens(tokens, fresh, keep)

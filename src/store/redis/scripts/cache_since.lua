@@ -1,7 +1,7 @@
--- Tells whether an entry that is not stored yet has been purged: src/store/redis/cache.rs.
+-- Checks whether an entry that is not stored yet was purged: src/store/redis/cache/store.rs.
 -- KEYS: purges.
 -- ARGV: number, fence of the lookup, the names of the entry, 17 bytes each.
--- Returns number, 1 if it has been purged since, hard or softly.
+-- Returns number, 1 if it was purged since, hard or softly.
 local fence = tonumber(ARGV[2])
 local last = latest(time())
 local since = last == math.huge

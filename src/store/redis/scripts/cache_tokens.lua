@@ -1,10 +1,10 @@
 -- The tokens of the names of an entry that is written: src/store/redis/cache/store.rs.
--- They are KEYS[3] and on. `fresh` is 8 random bytes, the token of each name that has none.
+-- Their keys start at KEYS[3]. `fresh` is 8 random bytes, the token of each name that has none.
 local NEVER_EXPIRED, ALREADY_EXPIRED = ('0'):rep(8), ('x'):rep(8)
--- A token outlives its entries by a minute, so that it need not be renewed with each of them.
+-- A token outlives its entries by a minute, so that not every entry renews it.
 local SPARE_MILLIS = 60000
 
--- Returns the tokens as they are, and the marks by which an entry lists them.
+-- Returns the current tokens, and the marks by which an entry lists them.
 local function read_tokens(fresh, is_expired)
   local tokens, marks = redis.call('MGET', unpack(KEYS, 3)), {}
   for number, token in ipairs(tokens) do
@@ -17,7 +17,7 @@ local function read_tokens(fresh, is_expired)
   return tokens, table.concat(marks)
 end
 
--- Writes the tokens that are missing, and has all of them outlive an entry.
+-- Writes the missing tokens, and extends the expiry of all beyond that of the entry.
 local function renew_tokens(tokens, fresh, keep_millis)
   for number, token in ipairs(tokens) do
     local key = KEYS[number + 2]

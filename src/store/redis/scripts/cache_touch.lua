@@ -1,7 +1,7 @@
 -- Replaces the head of an entry: src/store/redis/cache/store.rs.
 -- KEYS: purges, the entries of a key, the tokens of the names.
--- ARGV: number, fence, stamp of the entry, the variant, the key, its names, 17 bytes each, for how many
--- milliseconds it is kept, head, 8 random bytes.
+-- ARGV: number, fence, stamp of the entry, the variant, the key, its names, 17 bytes each, its
+-- retention in milliseconds, head, 8 random bytes.
 -- Returns number, 1 if it was replaced.
 local entry, fence, variant, keep = KEYS[2], tonumber(ARGV[2]), ARGV[4], tonumber(ARGV[7])
 local targets, fresh = ARGV[6], ARGV[9]

@@ -1,5 +1,5 @@
--- algorithm/mod.rs: carry, but for logs. `was1` to `was6` and `was_till` to `was_two` are the numbers
--- and the state of the previous policy. Returns the state that is to be remembered.
+-- algorithm/mod.rs: carry, except for logs. `was1` to `was6` and `was_till` to `was_two` are the
+-- numbers and the state of the previous policy. Returns the new state.
 
 -- fixed_window.rs: converted, and worse
 local function fixed_carry(letter, window, till, one, was, was_till, was_one, changed, now)

@@ -1,5 +1,5 @@
--- Carries over what was used of previous policies: a translation of `Carry` in src/rate_limit/policy/policy.rs, behind
--- states.lua and carry.lua.
+-- Carries over usage from previous policies: a translation of `Carry` in
+-- src/rate_limit/policy/policy.rs. Follows states.lua and carry.lua.
 --
 -- KEYS     the partition's hash, as take.lua writes it; and for each sliding log the lists of the
 --          policy and of the previous one
@@ -10,7 +10,7 @@
 
 local key, asked, logs = KEYS[1], ARGV[2], 1
 
--- sliding_log.rs: carry. Returns an error if there is one.
+-- sliding_log.rs: carry. Returns nil or an error.
 local function carry_log(log_key, was_key, window, was_window, changed)
   local was, failed = log_open(was_key, was_window, changed)
   if failed or was.used == 0 or now >= changed + window then
@@ -25,7 +25,7 @@ local function carry_log(log_key, was_key, window, was_window, changed)
   return log_write(log, now)
 end
 
--- Returns an error if there is one.
+-- Returns nil or an error.
 local function carry_state(id, was_id, changed, letter, ...)
   local n1, n2, n3, n4, n5, n6, was1, was2, was3, was4, was5, was6 = ...
   local held = pcall('HMGET', key, id, was_id, 'x')

@@ -4,7 +4,7 @@ local function owed(limit, used, amount)
   return math.min(used + amount, most)
 end
 
--- algorithm/mod.rs: charge, but for logs. Returns the state that is to be remembered.
+-- algorithm/mod.rs: charge, except for logs. Returns the new state.
 local function charge(letter, n1, n2, n3, n4, n5, n6, till, one, two, now, amount)
   if letter == 's' then
     local start, _, _, this, last = sliding_counts(n2, till, one, two, now)

@@ -1,5 +1,5 @@
--- Fixed windows: a translation of src/rate_limit/decision/algorithm/fixed_window.rs, behind numbers.lua, and
--- behind month.lua where a window is a month or a year.
+-- Fixed windows: a translation of src/rate_limit/decision/algorithm/fixed_window.rs. Follows
+-- numbers.lua, and month.lua if a window is a month or a year.
 
 -- fixed_window.rs: end_of_window_at
 local function end_of_window_at(letter, window, now)

@@ -1,4 +1,4 @@
--- algorithm/mod.rs: refund, but for logs. Returns the state that is to be remembered.
+-- algorithm/mod.rs: refund, except for logs. Returns the new state.
 local function refund(letter, n1, n2, n3, n4, n5, n6, till, one, two, now, receipt, amount)
   if letter == 's' then
     local start, _, _, this, last = sliding_counts(n2, till, one, two, now)

@@ -1,7 +1,7 @@
--- Returns a page of records and what is known of their use: src/store/redis/api_key/store.rs.
--- KEYS: the records, the uses, the order that is asked for.
--- ARGV: number, '-' or '(' and the place where the former page ended, how many.
--- Returns number, records, uses, 1 if there is more.
+-- Returns a page of records and their uses: src/store/redis/api_key/store.rs.
+-- KEYS: the records, the uses, the index to list.
+-- ARGV: number, '-' or '(' and the last member of the previous page, the maximum number of records.
+-- Returns number, records, uses, 1 if there are more.
 local places = redis.call('ZRANGEBYLEX', KEYS[3], ARGV[2], '+', 'LIMIT', 0, ARGV[3] + 1)
 local more = 0
 if #places > tonumber(ARGV[3]) then

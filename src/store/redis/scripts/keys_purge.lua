@@ -1,7 +1,7 @@
 -- Removes records that have ended: src/store/redis/api_key/store.rs.
--- KEYS: the records, the uses, the order of all, that of ends.
--- ARGV: number, moment, how many at most, what the orders of owners begin with, channel.
--- Returns number, how many.
+-- KEYS: the records, the uses, the index of all, the index by end.
+-- ARGV: number, time, the maximum number of records, the prefix of the per-owner indexes, channel.
+-- Returns number, the number of removed records.
 local records, uses, all, ends = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
 local due = redis.call('ZRANGEBYLEX', ends, '-', '(' .. ARGV[2], 'LIMIT', 0, ARGV[3])
 for _, ended in ipairs(due) do

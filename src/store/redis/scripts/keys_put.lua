@@ -1,8 +1,9 @@
--- Stores a new record, or replaces a version by another one: src/store/redis/api_key/store.rs.
--- KEYS: the records, the order of all, that of ends, that of the record's owner.
--- ARGV: number, id, record, version that is expected or '', what the orders of owners begin with,
--- channel, message; and '' '' '', or the most keys of the owner, the most records, the moment.
--- Returns number, 'kept' | 'missing' | 'conflict' | 'corrupt' | 'full', how many heard of it.
+-- Creates a record, or replaces a version by another one: src/store/redis/api_key/store.rs.
+-- KEYS: the records, the index of all, the index by end, the index of the record's owner.
+-- ARGV: number, id, record, the expected version or '', the prefix of the per-owner indexes,
+-- channel, message; and '' '' '', or the maximum of keys of the owner, the maximum of records, the
+-- time.
+-- Returns number, 'kept' | 'missing' | 'conflict' | 'corrupt' | 'full', the number of subscribers.
 local records, all, ends, for_owner = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
 local number, id, new, expected, owners = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5]
 local never = string.rep('\255', 8)
@@ -20,10 +21,10 @@ elseif expected ~= '' then
   end
 end
 
--- Counts the owner's keys that have not ended. Few owners have so many that they must be read.
+-- Counts the owner's keys that have not ended. Few owners have enough keys that they must be read.
 if ARGV[8] ~= '' then
   local most, most_records, now = tonumber(ARGV[8]), tonumber(ARGV[9]), ARGV[10]
-  -- By bytes: strings are compared by the rules of the server's locale.
+  -- Compares bytes, since Lua compares strings by the locale of the server.
   local function has_ended(own)
     for at = 1, 8 do
       local end_byte, now_byte = own:byte(17 + at), now:byte(at)
@@ -56,7 +57,7 @@ if ARGV[8] ~= '' then
   end
 end
 
--- First what can fail: whoever may not publish changes nothing, nor does a server that is full.
+-- The first write: if it fails for a missing permission or memory, nothing changes.
 local heard = redis.call('PUBLISH', ARGV[6], ARGV[7])
 redis.call('HSET', records, id, new)
 if old then

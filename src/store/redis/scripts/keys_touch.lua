@@ -1,5 +1,5 @@
--- Adds up uses: src/store/redis/api_key/store.rs.
--- KEYS: the records, the uses. ARGV: number, and for each use an id, a moment and a count.
+-- Adds uses to the counts of keys: src/store/redis/api_key/store.rs.
+-- KEYS: the records, the uses. ARGV: number, and for each use an id, a time and a count.
 -- Returns number.
 for at = 2, #ARGV, 3 do
   local id, last, uses = ARGV[at], tonumber(ARGV[at + 1]), tonumber(ARGV[at + 2])

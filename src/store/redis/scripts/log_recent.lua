@@ -1,7 +1,7 @@
--- Walks a piece of a trail from its end: src/store/redis/access_log/store.rs.
--- KEYS: the stream. ARGV: number, where to begin, how many entries are looked at, how many are
--- wanted, the first and the last time that is asked for.
--- Returns number, where to go on or '', and of each entry its time and its text.
+-- Reads a piece of a log stream backwards: src/store/redis/access_log/store.rs.
+-- KEYS: the stream. ARGV: number, the start, the number of entries to read, the maximum number of
+-- results, the earliest and the latest time.
+-- Returns number, the next start or '', and the time and text of each result.
 local wanted, since, til = tonumber(ARGV[4]), tonumber(ARGV[5]), tonumber(ARGV[6])
 local piece = redis.call('XREVRANGE', KEYS[1], ARGV[2], '-', 'COUNT', ARGV[3])
 local found, last = {}, ''

@@ -1,4 +1,4 @@
--- When a month or a year ends: src/rate_limit/decision/algorithm/fixed_window.rs.
+-- The ends of months and years: src/rate_limit/decision/algorithm/fixed_window.rs.
 
 local function div(a, b)
   return (a - math.fmod(a, b)) / b

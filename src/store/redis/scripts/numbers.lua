@@ -1,30 +1,29 @@
--- What all algorithms of rate limits count with. The others are a translation of
--- src/rate_limit/decision/algorithm/*.rs, a file for each, function by function, of which a test compares
--- each answer. A server makes every function of a script anew in each call, and so a script is put
--- together of those that its call needs: see src/store/redis/rate_limit/scripts.rs.
+-- Arithmetic of all rate limit algorithms. The other files are a translation of
+-- src/rate_limit/decision/algorithm/*.rs, one file for each, function by function. A test compares
+-- all results. A server creates all functions of a script in each call, so a script consists of
+-- those that its call needs only: see src/store/redis/rate_limit/scripts.rs.
 --
--- Moments and spans are whole microseconds. All numbers are integers below 2^53, which a double
--- holds exactly; where a product may be larger it is divided while it is made (`muldiv`).
+-- Times and durations are integers in microseconds. All numbers are integers below 2^53, which a
+-- double represents exactly. Larger products are divided during the multiplication (`muldiv`).
 --
--- A state is three numbers: the moment from which it equals none, and two of the algorithm's own.
--- A policy is a letter and six numbers, as `Policy::terms` gives them:
---   w a m y fixed window, of the clock, from the first request, of the month, of the year: limit,
---           window
+-- A state is three numbers: the time at which it expires, and two of the algorithm. A policy is a
+-- letter and six numbers, as returned by `Policy::terms`:
+--   w a m y fixed window, aligned, from the first request, of the month, of the year: limit, window
 --   s       sliding window: limit, window
---   g       sliding log: limit, window; what is remembered is no state: see sliding_log.lua
+--   g       sliding log: limit, window; it has no state, see sliding_log.lua
 --   b l q   bucket, queue: burst, parts of a microsecond, interval (micros, parts), refill (same)
 
 local SLACK = 1000000
 local EXACT = 9007199254740992
 
--- Returns floor(a * b / c), and what is left over. The quotient is below 2^53.
+-- Returns floor(a * b / c) and the remainder. The quotient is below 2^53.
 local function muldiv(a, b, c)
   local product = a * b
   if product < EXACT then
     local rest = math.fmod(product, c)
     return (product - rest) / c, rest
   end
-  -- Doubled and added bit by bit, and reduced each time before it could pass 2^53.
+  -- Doubles and adds bit by bit, and reduces each time before the result can exceed 2^53.
   local step_rest = math.fmod(b, c)
   local step = (b - step_rest) / c
   local quotient, rest, bit = 0, 0, 1

@@ -1,5 +1,5 @@
--- Gives back what was charged too much: a translation of `refund` in src/rate_limit/policy/policy.rs,
--- behind give_back.lua.
+-- Refunds charges: a translation of `refund` in src/rate_limit/policy/policy.rs. Follows
+-- give_back.lua.
 --
 -- KEYS     the partition's hash, as take.lua writes it, and a list for each sliding log
 -- ARGV[1]  the number of the call
@@ -21,7 +21,7 @@ for at = 1, #refunds, 73 do
     end
   else
     local field = redis.call('HGET', key, id)
-    -- A state that cannot be read gives nothing back, and is left to take.lua.
+    -- A state that cannot be parsed receives no refund, and is left to take.lua.
     if field and #field == 24 then
       local till, one, two = struct.unpack('<ddd', field)
       till, one, two = refund(letter, n1, n2, n3, n4, n5, n6, till, one, two, now, receipt, amount)

@@ -1,8 +1,8 @@
--- Forgets what was used by some policies.
+-- Deletes the states of some policies.
 --
 -- KEYS     the partition's hash, as take.lua writes it, and a list for each sliding log
 -- ARGV[1]  the number of the call
--- ARGV     then the ids of the policies
+-- ARGV     the ids of the policies, from 2 on
 -- returns  the number of the call
 
 if #ARGV > 1 then

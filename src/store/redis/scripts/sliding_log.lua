@@ -1,13 +1,14 @@
--- Sliding logs: a translation of src/rate_limit/decision/algorithm/sliding_log.rs, behind numbers.lua.
+-- Sliding logs: a translation of src/rate_limit/decision/algorithm/sliding_log.rs. Follows
+-- numbers.lua.
 --
--- A log is a list. Its first element is a head of four doubles: how much is used, the moment from
--- which the log equals none, when the newest entry came, and the millisecond at which the key
--- expires. Behind it stand the entries, oldest first, each of two doubles: when, and how much.
+-- A log is a list. Its first element is a head of four doubles: the usage, the time at which the
+-- log expires, the time of the newest entry, and the millisecond at which the key expires. The
+-- entries follow, oldest first, each of two doubles: time and amount.
 --
--- While it is decided on a log is a table: `used`, `till`, `newest` (0 if there is none) and
--- `expires`; `read`, the elements read so far; `first`, the place of the oldest entry that counts;
--- `cut`, how many of the last elements are replaced by the one entry of now, and `at_now`, how much
--- that is of. Nothing is written before `log_write`.
+-- During a decision a log is a table: `used`, `till`, `newest` (0 if there is none) and `expires`;
+-- `read`, the elements read until now; `first`, the index of the oldest entry that counts; `cut`,
+-- the number of last elements that the new entry replaces; `at_now`, its amount. Only `log_write`
+-- writes. that is of. Nothing is written before `log_write`.
 
 local log_size = 32
 
@@ -18,7 +19,7 @@ local function log_none(key)
   }
 end
 
--- Returns an entry, nothing behind the last.
+-- Returns an entry, or nil after the last.
 local function log_entry(log, place)
   if place >= #log.read and not log.is_new then
     local more = redis.call('LRANGE', log.key, #log.read, #log.read + log_size)
@@ -32,7 +33,7 @@ local function log_entry(log, place)
   end
 end
 
--- sliding_log.rs: forget. Takes out what comes at this moment or later.
+-- sliding_log.rs: forget. Removes entries at or after this time.
 local function log_cut(log, now)
   local from = -1
   while true do
@@ -54,7 +55,7 @@ local function log_cut(log, now)
   end
 end
 
--- Reads a log, and forgets what has left the window. Returns an error if there is one.
+-- Reads a log without the entries before the window. Returns an error if there is one.
 local function log_open(key, window, now)
   local read = redis.pcall('LRANGE', key, 0, 4)
   if read.err then
@@ -99,7 +100,7 @@ local function log_until(at, window, now)
   return 0
 end
 
--- sliding_log.rs: freed_at. Returns nothing if it never fits.
+-- sliding_log.rs: freed_at. Returns nil if the cost never fits.
 local function log_freed_at(log, limit, cost, now)
   if cost > limit then
     return
@@ -117,8 +118,8 @@ local function log_freed_at(log, limit, cost, now)
   end
 end
 
--- sliding_log.rs: decide. Returns the verdict, what remains, how long to the reset, the receipt or
--- the wait.
+-- sliding_log.rs: decide. Returns the verdict, the remaining tokens, the time to the reset, and the
+-- receipt or the wait.
 local function log_decide(log, limit, window, now, cost)
   local left = math.max(limit - log.used, 0)
   if cost <= left then
@@ -147,8 +148,8 @@ local function log_charge(log, limit, window, now, amount)
   log_record(log, window, now, math.min(log.used + amount, most) - log.used)
 end
 
--- Returns what tells why a log denies: the moment from which it equals none, how much is used, and
--- the moment at which the oldest entry leaves.
+-- Returns the reason of a rejection by a log: the time at which it expires, the usage, and the time
+-- at which the oldest entry leaves the window.
 local function log_words(log, window, now)
   if log.used == 0 then
     return 0, 0, 0
@@ -160,7 +161,7 @@ local function log_words(log, window, now)
   return log.newest + window, log.used, oldest + window
 end
 
--- Lets go of what has left the window. A server that refuses that is asked again the next time.
+-- Removes entries before the window. After a failure, a later call tries again.
 local function log_tidy(log)
   if log.is_new and log.is_held then
     redis.call('DEL', log.key)
@@ -172,8 +173,7 @@ local function log_tidy(log)
   end
 end
 
--- Writes what has changed, and lets go of what has left the window. Returns an error if there is
--- one.
+-- Writes the changes, and removes entries before the window. Returns an error if there is one.
 local function log_write(log, now)
   if not log.is_changed then
     log_tidy(log)
@@ -189,7 +189,7 @@ local function log_write(log, now)
   local head = struct.pack('<dddd', log.used, log.till, log.newest, log.expires)
   local entry = struct.pack('<dd', now, log.at_now)
   local key, written = log.key, nil
-  -- If a server has no room the first command says so, and nothing is done.
+  -- A server without memory rejects the first command, so nothing changes.
   if log.is_new then
     if log.is_held then
       redis.call('DEL', key)
@@ -227,7 +227,7 @@ local function log_refund(key, window, receipt, amount)
   if newest == at then
     low = high
   end
-  -- The place of the first entry that came no sooner.
+  -- The index of the first entry at or after the time.
   while low < high do
     local middle = math.floor((low + high) / 2)
     local entry = redis.call('LINDEX', key, middle)

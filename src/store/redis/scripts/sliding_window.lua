@@ -1,4 +1,5 @@
--- Sliding windows: a translation of src/rate_limit/decision/algorithm/sliding_window.rs, behind numbers.lua.
+-- Sliding windows: a translation of src/rate_limit/decision/algorithm/sliding_window.rs. Follows
+-- numbers.lua.
 
 -- sliding_window.rs: counts
 local function sliding_counts(window, till, one, two, now)

@@ -1,10 +1,10 @@
--- The time, and the states of a partition as its hash holds them.
+-- The time of the server, and the states in the hash of a partition.
 
 local pcall, pack, unpack_from = redis.pcall, struct.pack, struct.unpack
 local time = redis.call('TIME')
 local now = time[1] * 1000000 + time[2]
 
--- Returns the state that is held, none if it is anything else.
+-- Returns the stored state, or an empty one if it cannot be parsed.
 local function state_of(field)
   if field and #field == 24 then
     local till, one, two = unpack_from('<ddd', field)
@@ -16,10 +16,10 @@ local function state_of(field)
   return 0, 0, 0
 end
 
--- Writes states, and moves the key's expiry on if it comes before the latest of them. Returns an
--- error if there is one.
+-- Writes states, and extends the key's expiry if it is before the latest of them. Returns an error
+-- if there is one.
 local function write_states(key, write, latest, expires)
-  -- The key outlives its states by a quarter, so that it is not moved on with each of them.
+  -- The key outlives its states by a quarter, so that not every write extends it.
   local now_millis, needed = math.floor(now / 1000), math.ceil(latest / 1000)
   expires = tonumber(expires or 0) or 0
   local moment

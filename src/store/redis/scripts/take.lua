@@ -1,30 +1,32 @@
--- Decides requests by all their policies at once, or charges amounts that were used already: a
--- translation of `settle` in src/rate_limit/decision/charge.rs and of `charge` in src/rate_limit/policy/policy.rs,
--- behind states.lua and decide.lua or charge.lua, and behind give_back.lua for leases.
+-- Decides requests by all their policies atomically, or charges amounts that were already used: a
+-- translation of `settle` in src/rate_limit/decision/charge.rs and of `charge` in
+-- src/rate_limit/policy/policy.rs. Follows states.lua, decide.lua or charge.lua, and give_back.lua
+-- for leases.
 --
--- Each group is a number of equal requests of one partition, decided one after the other. An error in
--- one group is returned for that group alone.
+-- A group is a number of equal requests of one partition, decided one after another. An error in
+-- one group is returned for that group only.
 --
--- KEYS     of each group the partition's hash: a field for each policy, named by its id, with three
---          doubles; `x`, the time in milliseconds at which the key expires; and for each instance that
---          leases a field `g`, id and instance, with three doubles: the number of its latest question,
---          the tokens that it was granted, and their receipt. Behind the hash a list for each sliding
---          log
+-- KEYS     for each group the partition's hash: a field for each policy, named by its id, with
+--          three doubles; `x`, the time in milliseconds at which the key expires; and for each
+--          instance with a lease a field `g`, id and instance, with three doubles: the number of
+--          its latest call, the tokens granted to it, and their receipt. After the hash, a list for
+--          each sliding log
 -- ARGV[1]  the number of the call
--- ARGV     then for each group: `t` to take, `d` to take and to return the new states, `l` to take and
---          to lease, `p` to decide without charging, `c` to charge whatever is left, `r` to charge so
---          and to return the states; a byte: the number of requests; for each policy 74 bytes: id,
---          letter, 1 in shadow mode, cost, the divisor of the remaining tokens that gives the lease (0
---          for none), six numbers; and behind `l`, which decides one request: the instance, the number
---          of this question, and for each policy the number of the latest question whose reply the
---          instance received, and the tokens of it that are not spent
+-- ARGV     from 2 on for each group: `t` to take, `d` to take and to return the new states, `l` to
+--          take and to lease, `p` to decide without charging, `c` to charge regardless of the
+--          quota, `r` to charge so and to return the states; a byte: the number of requests; for
+--          each policy 74 bytes: id, letter, 1 in shadow mode, cost, the divisor of the remaining
+--          tokens that gives the lease (0 for none), six numbers; after `l`, which decides one
+--          request: the instance, the number of this call, and for each policy the number of the
+--          latest call whose reply the instance received, and the unspent tokens of it
 -- returns  the number of the call, the time, and for each group an error or bytes; for each request
---          of it: 1 if admitted; for each policy six doubles: the verdict, the remaining tokens, the
---          time to the reset, the receipt or the wait, the tokens leased, their receipt; if rejected or
---          if states are to be returned, then for each policy its state, three doubles: of a sliding
---          log the time at which it is empty, its length, and the time at which its oldest entry leaves
+--          of it: 1 if admitted; for each policy six doubles: the verdict, the remaining tokens,
+--          the time to the reset, the receipt or the wait, the leased tokens, their receipt; if
+--          rejected or if states are to be returned, for each policy its state, three doubles: of a
+--          sliding log the time at which it expires, its usage, and the time at which its oldest
+--          entry leaves the window
 
--- Decides a group that has one policy, of which nothing is taken ahead: the short way of most.
+-- Decides a group with one policy and no lease, the most common case.
 local function decide_one(key, asked)
   local wish, times, field, letter, watches, cost, _, n1, n2, n3, n4, n5, n6 =
     unpack_from('<BBc8c1Bdddddddd', asked)
@@ -51,15 +53,15 @@ local function decide_one(key, asked)
     end
   end
   local failed
-  -- Also where both are over: a clock that goes back would revive what was forgotten.
+  -- Written even if both have expired, since a clock that goes back would restore the old state.
   if till ~= before_till or one ~= before_one or two ~= before_two then
     failed = write_states(key, { field, pack('<ddd', till, one, two) }, till, held[2])
   end
   return failed or (times == 1 and answer[1] or table.concat(answer))
 end
 
--- Returns whether a group has one policy which keeps no log, is to be decided, and takes nothing
--- ahead: a divisor of zero is eight zero bytes.
+-- Returns true if a group has one policy without a log, is to be decided, and leases nothing: a
+-- divisor of zero is eight zero bytes.
 local function is_plain(asked)
   if #asked ~= 76 or string.byte(asked, 28) ~= 0 then
     return false
@@ -75,11 +77,11 @@ while done < last and is_plain(ARGV[done + 2]) do
   answers[done + 2] = decide_one(KEYS[done], ARGV[done + 1])
 end
 if done == last then
-  -- As nearly always. What follows need not be made.
+  -- The most common case, for which the functions below are not created.
   return answers
 end
 
--- Decides one request by each policy, and returns whether all admit it.
+-- Decides one request by each policy. Returns true if all admit it.
 local function decide_each(each, charges)
   local admitted = true
   for i = 1, #each do
@@ -106,7 +108,7 @@ local function decide_each(each, charges)
   return admitted
 end
 
--- Decides again by a policy: this much, on this state.
+-- Decides by a policy again, with this cost and state.
 local function decide_more(it, till, one, two, cost)
   return decide(it[1], it[5], it[6], it[7], it[8], it[9], it[10], till, one, two, now, cost)
 end
@@ -117,9 +119,10 @@ local function next_key()
   return KEYS[keys_read]
 end
 
--- Returns to the state the tokens that the instance was granted and does not hold: all of a grant whose
--- reply it never received, or the unspent tokens of the latest one that it received. A question that a
--- later one of the same instance overtook returns and leases nothing, as nobody receives its reply.
+-- Returns to the state the tokens that were granted to the instance and that it does not hold: all
+-- of a grant whose reply it did not receive, or the unspent tokens of the latest one that it
+-- received. A call that a later one of the same instance overtook returns and leases nothing, since
+-- its reply is unused.
 local function return_grant(it, held, lease, received, unspent)
   local latest, tokens, receipt = state_of(held)
   if latest >= lease.number then
@@ -137,12 +140,12 @@ local function return_grant(it, held, lease, received, unspent)
       it[1], it[5], it[6], it[7], it[8], it[9], it[10], it[11], it[12], it[13], now, receipt, amount
     )
   end
-  -- A later question must be known as such if an earlier one may still arrive.
+  -- A later call must be recognizable as such if an earlier one may still arrive.
   it.grant = { number = lease.number, tokens = 0, receipt = 0 }
   it.grant.is_due = latest > 0 or received < lease.number - 1
 end
 
--- Reads the instance and the number of a question for a lease; nothing of any other.
+-- Reads the instance and the number of a call that leases, nil for others.
 local function read_lease(asked, count)
   if string.byte(asked) ~= 108 then
     return nil
@@ -152,12 +155,12 @@ local function read_lease(asked, count)
   return lease
 end
 
--- Reads the policies of a request, and what is stored of them. Returns also the field with the time at
--- which the key expires, or an error.
+-- Reads the policies of a request and their states. Also returns the field with the time at which
+-- the key expires, or an error.
 --
--- Of each: 1 letter, 2 shadow mode, 3 cost, 4 divisor, 5 to 10 numbers; 11 to 13 the state, 14 to 16
--- the state after the request; 17 verdict, 18 remaining, 19 reset, 20 detail; `field` and `was`, or a
--- log; and of a lease `grant`, and `grant_field`.
+-- Of each: 1 letter, 2 shadow mode, 3 cost, 4 divisor, 5 to 10 numbers; 11 to 13 the state, 14 to
+-- 16 the state after the request; 17 verdict, 18 remaining, 19 reset, 20 detail; `field` and `was`,
+-- or a log; and for a lease `grant` and `grant_field`.
 local function read_each(key, asked, count)
   local each, fields, words = {}, {}, 0
   local lease = read_lease(asked, count)
@@ -204,7 +207,7 @@ local function read_each(key, asked, count)
   return each, held[words + 1]
 end
 
--- Adds the field of a grant to those that are written. An instance that leases no more has none.
+-- Adds the field of a grant to the fields to write. An instance without a lease has none.
 local function write_grant(key, it, write)
   local words, grant = #write, it.grant
   if not grant or not grant.is_due then
@@ -217,7 +220,7 @@ local function write_grant(key, it, write)
   write[words + 2] = pack('<ddd', grant.number, grant.tokens, grant.receipt)
 end
 
--- Writes the fields that changed. Returns an error if there is one.
+-- Writes the fields that have changed. Returns an error if there is one.
 local function write_each(key, each, expires)
   local write, words, latest, failed = {}, 0, 0, nil
   for i = 1, #each do
@@ -237,7 +240,7 @@ local function write_each(key, each, expires)
   return failed
 end
 
--- Decides a group. Returns what is answered to it.
+-- Decides a group. Returns its reply.
 local function decide_group(asked)
   local wish, times = string.byte(asked, 1, 2)
   local charges = wish == 99 or wish == 114
@@ -260,7 +263,7 @@ local function decide_group(asked)
       local it = each[i]
       local log, ahead, receipt = it.log, 0, 0
       if not admitted and it[17] == 0 then
-        -- Not charged after all: what the policy has left is what it had before.
+        -- The request is rejected, so the policy has the same tokens left as before.
         if log then
           it[17], it[18], it[19], it[20] = log_decide(log, it[5], it[6], now, 0)
         else

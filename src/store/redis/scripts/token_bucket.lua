@@ -1,7 +1,7 @@
--- Buckets and queues: a translation of src/rate_limit/decision/algorithm/token_bucket.rs and of quota.rs,
--- behind numbers.lua.
+-- Buckets and queues: a translation of src/rate_limit/decision/algorithm/token_bucket.rs and of
+-- quota.rs. Follows numbers.lua.
 
--- quota.rs: Span, compared
+-- quota.rs: comparison of Span
 local function is_less(micros, parts, than_micros, than_parts)
   return micros < than_micros or (micros == than_micros and parts < than_parts)
 end
@@ -82,7 +82,7 @@ local function bucket_remaining(
     return 0
   end
   micros, parts = sub(parts_of_one, refill_micros, refill_parts, micros, parts)
-  -- In parts an interval is the window, shortened; and so it is below 2^53.
+  -- In parts, an interval is the reduced window, and therefore below 2^53.
   local interval = interval_micros * parts_of_one + interval_parts
   local gained, rest = muldiv(micros, parts_of_one, interval)
   local parts_rest = math.fmod(parts, interval)

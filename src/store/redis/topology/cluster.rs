@@ -1,4 +1,4 @@
-//! A Cluster: which of its nodes has which slots, and what follows when that changes.
+//! A Cluster: the assignment of slots to nodes, and its changes.
 
 use std::{
     fmt,
@@ -31,14 +31,14 @@ use crate::{
     },
 };
 
-/// How far apart the nodes are asked about one another at least.
-const QUESTION_EVERY: Duration = Duration::from_secs(1);
+/// The minimum interval between two queries of the topology.
+const QUERY_INTERVAL: Duration = Duration::from_secs(1);
 
-/// How long calls wait for the first answer to that before they fail at once.
+/// The maximum time that calls wait for the first topology before they fail immediately.
 const FIRST_MAX: Duration = Duration::from_millis(50);
 
-/// The nodes of a Cluster, each with a connection and a breaker of its own: where one is away, the
-/// slots of the others are served.
+/// The nodes of a Cluster. Each has its own connection and circuit breaker, so an unavailable node
+/// does not affect the slots of the others.
 pub(crate) struct Cluster {
     ground: Arc<Ground>,
     seeds: Vec<Address>,
@@ -49,27 +49,27 @@ pub(crate) struct Cluster {
 #[derive(Default)]
 struct ClusterState {
     ranges: Arc<Vec<Range>>,
-    // Those that have slots, and those that a server has pointed to since.
+    // Nodes that have slots, and nodes that a redirection has named since.
     nodes: Vec<Arc<Node>>,
     is_asking: bool,
     asked_at: Option<Timestamp>,
-    // Since when it is not known who has which slots, though somebody has asked.
+    // The time since which the topology is unknown although it was queried.
     lost_since: Option<Timestamp>,
     is_told_down: bool,
-    /// The error of calls while no node knows who has which slots.
+    /// The error of calls while no node returns the topology.
     refusal: Option<StoreErrorKind>,
     is_closed: bool,
 }
 
-/// Consecutive slots, the last included, and who has them.
+/// A range of slots, the last included, and its node.
 struct Range {
     first: u16,
     last: u16,
     node: Arc<Node>,
 }
 
-/// What a node says of itself and the others: slots, and where the main server of them is.
-type Told = Vec<(u16, u16, Address)>;
+/// The topology that a node returns: ranges of slots and the addresses of their primaries.
+type SlotRanges = Vec<(u16, u16, Address)>;
 
 impl Cluster {
     pub(crate) fn new(seeds: Vec<Address>, ground: Arc<Ground>) -> Arc<Self> {
@@ -81,7 +81,7 @@ impl Cluster {
         })
     }
 
-    /// Asks for the right to ask about a slot.
+    /// Admits a call for a slot.
     pub(crate) fn enter(&self, slot: u16) -> Result<CallPermit, StoreError> {
         let state = self.lock();
         let Some(node) = state.node_of(slot) else {
@@ -99,7 +99,7 @@ impl Cluster {
         node.enter().map(CallPermit::Known)
     }
 
-    /// Waits until it is known who has a slot, and asks for the right to ask.
+    /// Waits until the node of a slot is known, and admits a call to it.
     pub(crate) async fn find(self: &Arc<Self>, slot: u16) -> Result<Pass, StoreError> {
         loop {
             let mut changed = pin!(self.changed.notified());
@@ -112,13 +112,13 @@ impl Cluster {
         }
     }
 
-    /// Asks for the right to ask the node that another one has pointed to.
+    /// Admits a call to the node of a redirection.
     pub(crate) fn follow(self: &Arc<Self>, error: &RedisError) -> Result<Pass, StoreError> {
         let unknown = || StoreError::from(StoreErrorKind::Unavailable);
         let (place, _) = error.redirect_node().ok_or_else(unknown)?;
         let (host, port) = place.rsplit_once(':').ok_or_else(unknown)?;
         let port = port.parse().map_err(|_| unknown())?;
-        // A node that does not know its own name gives none.
+        // A node that does not know its own address sends none.
         if host.is_empty() {
             self.ask_around();
             return Err(unknown());
@@ -128,7 +128,7 @@ impl Cluster {
         node.enter()
     }
 
-    /// Finds out anew who has which slots, beside the calls.
+    /// Queries the topology in the background.
     pub(crate) fn ask_around(self: &Arc<Self>) {
         let mut state = self.lock();
         if state.is_closed {
@@ -181,8 +181,8 @@ impl Cluster {
         self.shut().iter().for_each(|node| node.end());
     }
 
-    /// Returns the nodes, to be asked something while nothing is locked: a node that gives up locks
-    /// itself first and this then.
+    /// Returns the nodes, so that they are used without holding the lock: a node that becomes
+    /// unavailable takes its own lock first, then this one.
     fn nodes(&self) -> Vec<Arc<Node>> {
         self.lock().nodes.clone()
     }
@@ -197,7 +197,7 @@ impl Cluster {
         nodes
     }
 
-    /// Asks one node after the other, and returns whether one knew.
+    /// Queries one node after another. Returns `true` if one returned the topology.
     async fn ask_each(self: &Arc<Self>) -> bool {
         let known: Vec<Address> = {
             let mut state = self.lock();
@@ -220,7 +220,7 @@ impl Cluster {
         false
     }
 
-    /// Reports that no node knew who has which slots, and why the last one did not.
+    /// Reports that no node returned the topology, and the error of the last one.
     fn note_lost(&self, last: Option<Outage>) {
         let mut state = self.lock();
         if state.ranges.is_empty() {
@@ -235,7 +235,7 @@ impl Cluster {
         self.changed.notify_waiters();
     }
 
-    fn learn(self: &Arc<Self>, told: Told) {
+    fn learn(self: &Arc<Self>, told: SlotRanges) {
         let mut state = self.lock();
         if state.is_closed {
             return;
@@ -251,7 +251,7 @@ impl Cluster {
         ranges.sort_by_key(|range| range.first);
         let ranges = Arc::new(ranges);
         let has_slots = |node: &Arc<Node>| ranges.iter().any(|r| Arc::ptr_eq(&r.node, node));
-        // Those that are left without slots end once the calls that they have are answered.
+        // Nodes without slots close once their calls in flight have completed.
         let (kept, left): (Vec<_>, Vec<_>) = state.nodes.drain(..).partition(has_slots);
         state.nodes = kept;
         let old = std::mem::replace(&mut state.ranges, ranges);
@@ -285,7 +285,7 @@ impl Cluster {
     }
 
     fn lock(&self) -> MutexGuard<'_, ClusterState> {
-        // Nothing that is done under the lock leaves the state half changed.
+        // The state is consistent whenever the lock is released, also by a panic.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -298,8 +298,7 @@ impl ClusterState {
     }
 }
 
-/// The task that asks who has which slots. If its runtime ends before it does, the next call
-/// begins another.
+/// The task that queries the topology. If its runtime ends first, the next call starts another one.
 struct TopologyQuery {
     cluster: Weak<Cluster>,
 }
@@ -334,11 +333,11 @@ impl Drop for TopologyQuery {
 }
 
 impl Cluster {
-    /// Returns how long to wait before the nodes are asked again.
+    /// Returns the time until the next query of the topology.
     fn next_in(&self) -> Duration {
         let last = self.lock().asked_at;
         last.map_or(Duration::ZERO, |last| {
-            QUESTION_EVERY.saturating_sub(self.ground.clock.now() - last)
+            QUERY_INTERVAL.saturating_sub(self.ground.clock.now() - last)
         })
     }
 }
@@ -349,8 +348,8 @@ impl fmt::Debug for Cluster {
     }
 }
 
-/// Asks a node which nodes have which slots.
-async fn ask(address: &Address, ground: &Ground) -> Result<Told, Fault> {
+/// Queries the topology from one node.
+async fn ask(address: &Address, ground: &Ground) -> Result<SlotRanges, Fault> {
     let timeout = ground.connect_timeout;
     let mut wire = address.open(ground, timeout, None).await?;
     let mut question = redis::cmd("CLUSTER");
@@ -361,9 +360,9 @@ async fn ask(address: &Address, ground: &Ground) -> Result<Told, Fault> {
     read(reply.map_err(|error| Fault::of_setup(&error))?, address)
 }
 
-/// Reads who has which slots.
-fn read(answer: Value, asked: &Address) -> Result<Told, Fault> {
-    let corrupt = || Fault::corrupt("the answer is no list of slots");
+/// Reads the reply to `CLUSTER SLOTS`.
+fn read(answer: Value, asked: &Address) -> Result<SlotRanges, Fault> {
+    let corrupt = || Fault::corrupt("the reply is not a list of slots");
     let Value::Array(ranges) = answer else {
         return Err(corrupt());
     };
@@ -388,7 +387,7 @@ fn read_range(range: Value, asked: &Address) -> Option<(u16, u16, Address)> {
         Value::SimpleString(host) => host,
         _ => "",
     };
-    // A node that does not know its own name is where it was asked.
+    // A node that does not know its own address is at the address of the query.
     let host = match host {
         "" | "?" => asked.host()?,
         host => host,

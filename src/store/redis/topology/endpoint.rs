@@ -1,4 +1,4 @@
-//! What a node connects to: a fixed address, or wherever the Sentinels say that the server is.
+//! The target of a connection: a fixed address, or the primary that Sentinels name.
 
 use std::{borrow::Cow, fmt, time::Duration};
 
@@ -16,12 +16,12 @@ use crate::{
     },
 };
 
-/// What a node connects to.
+/// The target of a connection.
 #[derive(Clone, Debug)]
 pub(crate) enum Endpoint {
-    /// A server that must be one that may be written to. The key is written to find out.
+    /// A server that must accept writes. The key is written to verify that.
     Server { address: Address, probe: Vec<u8> },
-    /// The server that Sentinels name.
+    /// The primary that Sentinels name.
     Main {
         sentinels: Sentinels,
         probe: Vec<u8>,
@@ -31,7 +31,7 @@ pub(crate) enum Endpoint {
 }
 
 impl Endpoint {
-    /// Returns the address of a member of a Cluster.
+    /// Returns the address of a node of a Cluster.
     pub(crate) fn address(&self) -> Option<&Address> {
         match self {
             Self::Member(address) => Some(address),
@@ -47,12 +47,12 @@ impl Endpoint {
         }
     }
 
-    /// Opens a connection to a server that serves.
+    /// Opens a connection to a server that accepts commands.
     ///
     /// # Errors
     ///
-    /// If the credentials provider or the Sentinels fail, or the connection takes longer than the
-    /// timeout or fails.
+    /// Returns an error if the credentials provider or the Sentinels fail, or if the connection
+    /// fails or exceeds the timeout.
     pub(crate) async fn open(&self, ground: &Ground, timeout: Duration) -> Result<Wire, Fault> {
         let (address, probe) = match self {
             Self::Server { address, probe } => (Cow::Borrowed(address), write(probe)),
@@ -66,18 +66,18 @@ impl Endpoint {
     }
 }
 
-/// A write that leaves nothing behind: a replica refuses it.
+/// Returns a write that expires. A replica rejects it.
 fn write(key: &[u8]) -> Cmd {
     let mut set = redis::cmd("SET");
     set.arg(key).arg(1).arg("PX").arg(1_000);
     set
 }
 
-/// Asks one Sentinel after the other.
+/// Queries one Sentinel after another for the address of the primary.
 async fn find_main(sentinels: &Sentinels, ground: &Ground) -> Result<Address, Fault> {
     let count = sentinels.addresses.len();
     let first = getrandom::u32().unwrap_or_default() as usize;
-    let mut last = Fault::before_any_call(StoreErrorKind::Unavailable, "no Sentinel was asked");
+    let mut last = Fault::before_any_call(StoreErrorKind::Unavailable, "no Sentinel is configured");
     for number in 0..count {
         let sentinel = &sentinels.addresses[(first + number) % count];
         match ask_sentinel(sentinel, sentinels, ground).await {
@@ -105,11 +105,11 @@ async fn ask_sentinel(
         Ok(Some((host, port))) => Ok(sentinels.server.at(&host, port)),
         Ok(None) => Err(Fault::before_any_call(
             StoreErrorKind::Misconfigured,
-            "the Sentinels know no main server of this name",
+            "the Sentinels know no primary of this name",
         )),
         Err(_) => Err(Fault::before_any_call(
             StoreErrorKind::Unavailable,
-            "the Sentinel's reply is no address",
+            "the Sentinel's reply is not an address",
         )),
     }
 }
@@ -118,7 +118,7 @@ impl fmt::Display for Endpoint {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Server { address, .. } | Self::Member(address) => address.fmt(f),
-            Self::Main { sentinels, .. } => write!(f, "main server `{}`", sentinels.main),
+            Self::Main { sentinels, .. } => write!(f, "primary `{}`", sentinels.main),
         }
     }
 }

@@ -1,4 +1,4 @@
-//! Which server a call goes to.
+//! Routing of calls to servers.
 
 use std::sync::{Arc, atomic::Ordering};
 
@@ -28,7 +28,7 @@ impl Router {
         Self::One(Node::new(endpoint, ground, None))
     }
 
-    /// Returns the slot of a key, where that matters.
+    /// Returns the slot of a key on a Cluster, and 0 otherwise.
     pub(crate) fn slot_of(&self, key: &[u8]) -> u16 {
         match self {
             Self::One(_) => 0,
@@ -36,7 +36,7 @@ impl Router {
         }
     }
 
-    /// Asks for the right to ask about a slot.
+    /// Admits a call for a slot.
     pub(crate) fn enter(&self, slot: u16) -> Result<CallPermit, StoreError> {
         match self {
             Self::One(node) => node.enter().map(CallPermit::Known),
@@ -44,7 +44,7 @@ impl Router {
         }
     }
 
-    /// Returns what to connect to for what all servers hear.
+    /// Returns the endpoint for messages that all servers receive.
     pub(crate) fn any_endpoint(&self) -> Endpoint {
         match self {
             Self::One(node) => node.endpoint().clone(),
@@ -52,10 +52,10 @@ impl Router {
         }
     }
 
-    /// Asks the credentials provider, and authenticates all open connections that serve calls.
+    /// Calls the credentials provider and authenticates all open connections that serve calls.
     ///
-    /// A server that does not accept what the provider returned may have got a newer password a
-    /// moment ago, so the provider is asked once more.
+    /// If a server rejects the result, its password may just have changed, so the provider is
+    /// called again.
     pub(crate) async fn reauthenticate(&self, ground: &Ground) -> Result<(), Fault> {
         match self.reauthenticate_once(ground).await {
             Err(fault) if fault.verdict == Liveness::Denied => {
@@ -80,7 +80,7 @@ impl Router {
                 "the store has no credentials provider",
             ));
         };
-        // A connection that is being opened may have got the previous ones: it is opened again.
+        // A connection that is being opened may use the previous credentials: it is opened again.
         ground.renewals.fetch_add(1, Ordering::SeqCst);
         match self {
             Self::One(node) => node.authenticate(&credentials).await,
@@ -88,7 +88,7 @@ impl Router {
         }
     }
 
-    /// Takes no more calls, and ends once those under way are answered.
+    /// Rejects new calls, and completes when those in flight have completed.
     pub(crate) async fn close(&self) {
         match self {
             Self::One(node) => node.close().await,
@@ -96,7 +96,7 @@ impl Router {
         }
     }
 
-    /// Ends at once.
+    /// Closes all connections immediately.
     pub(crate) fn end(&self) {
         match self {
             Self::One(node) => node.end(),

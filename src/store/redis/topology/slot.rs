@@ -1,9 +1,9 @@
-//! Which of a Cluster's slots a key is in.
+//! The slots of keys in a Cluster.
 
-/// The number of slots that a Cluster has.
+/// The number of slots of a Cluster.
 const SLOTS: u16 = 16_384;
 
-/// Returns the slot of a key: that of what stands between its first braces, if anything does.
+/// Returns the slot of a key: that of its hash tag if it has one.
 pub(crate) fn slot_of(key: &[u8]) -> u16 {
     crc16(tag_of(key)) % SLOTS
 }
@@ -19,7 +19,7 @@ fn tag_of(key: &[u8]) -> &[u8] {
     }
 }
 
-/// CRC-16 as XMODEM has it: polynomial 0x1021, nothing reflected, from zero.
+/// Returns the CRC-16/XMODEM checksum: polynomial 0x1021, not reflected, initial value 0.
 fn crc16(bytes: &[u8]) -> u16 {
     bytes.iter().fold(0, |crc, byte| {
         (crc << 8) ^ TABLE[usize::from((crc >> 8) as u8 ^ byte)]
@@ -53,7 +53,7 @@ mod tests {
 
     #[test]
     fn a_key_is_in_the_slot_that_servers_say() {
-        // From the specification of the Cluster, and `CLUSTER KEYSLOT`.
+        // From the Cluster specification, and `CLUSTER KEYSLOT`.
         assert_eq!(crc16(b"123456789"), 0x31c3);
         assert_eq!(slot_of(b"foo"), 12_182);
         assert_eq!(slot_of(b""), 0);

@@ -1,4 +1,4 @@
-//! The cache in two tiers.
+//! The cache of the tiered store.
 
 mod state;
 mod store;

@@ -1,4 +1,4 @@
-//! The tier in the memory of this process.
+//! The near cache in the memory of this process.
 
 use std::{
     fmt,
@@ -24,28 +24,28 @@ use crate::{
     },
 };
 
-/// The time for which an entry is used without asking the server: at most as long as it takes to find out that
-/// purges no longer arrive.
-const TRUSTED_FOR: Duration = Duration::from_secs(2);
+/// The maximum age of an entry that is served without asking the server: the time that it takes to
+/// detect that purges no longer arrive.
+const MAX_AGE: Duration = Duration::from_secs(2);
 
-/// Entries are spread over this many parts, each under its own lock.
+/// The number of parts, each with its own lock.
 const PARTS: usize = 8;
 
 /// The overhead of an entry in addition to its own bytes and its names.
-const PLACE_BYTES: usize = 256;
+const ENTRY_OVERHEAD_BYTES: usize = 256;
 
-/// Cache entries in the memory of this process.
+/// The cache entries in the memory of this process.
 pub(crate) struct Near {
     parts: [Mutex<Cache<NearKey, NearEntry, NearWeigher>>; PARTS],
-    /// The purges, and the keys that have been written to, since entries were looked up.
+    /// Purges and writes since entries were looked up.
     pub(super) purges: Arc<PurgeTable>,
-    /// Whether purges of other instances arrive.
-    is_heard: AtomicBool,
+    /// `true` while purges of other instances arrive.
+    is_receiving: AtomicBool,
     listening: Mutex<Option<Listening>>,
     clock: SystemClock,
 }
 
-/// The place of an entry.
+/// The key of an entry.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 struct NearKey {
     key: [u8; 32],
@@ -54,13 +54,13 @@ struct NearKey {
 
 struct NearEntry {
     entry: Arc<StoredResponse>,
-    /// The fence of the lookup on the server. It is older than that of a lookup now, so at worst it
-    /// refuses a fill that could have been stored.
+    /// The fence of the lookup on the server. It is older than that of a lookup now, so at worst a
+    /// fill is rejected that could have been stored.
     fence: Fence,
     stamp: Stamp,
     until: Timestamp,
     pub(super) names: StoredNames,
-    /// The time of `purges` when the lookup on the server began.
+    /// The time of `purges` at which the lookup on the server started.
     since: u64,
 }
 
@@ -77,17 +77,17 @@ impl Near {
                 ))
             }),
             purges: PurgeTable::new(),
-            is_heard: AtomicBool::new(false),
+            is_receiving: AtomicBool::new(false),
             listening: Mutex::default(),
             clock: SystemClock::new(),
         }
     }
 
-    /// Subscribes to purges, unless that was done already.
+    /// Subscribes to purges, unless a subscription is open.
     pub(super) fn listen(self: &Arc<Self>, far: &RedisStore) {
         let mut listening = lock(&self.listening);
         if listening.as_ref().is_none_or(Listening::is_over) {
-            // The subscription must not keep this memory alive.
+            // A weak reference, so that the subscription does not keep this memory alive.
             let near = Arc::downgrade(self);
             *listening = Some(far.hear_purges(move |purged| {
                 if let Some(near) = near.upgrade() {
@@ -102,17 +102,17 @@ impl Near {
             Purged::These(names) => self.purge(names.chunks(NAME_BYTES).map(name_in)),
             Purged::Heard => {
                 self.purge([None]);
-                self.is_heard.store(true, Ordering::SeqCst);
+                self.is_receiving.store(true, Ordering::SeqCst);
             }
             Purged::Unheard => {
-                self.is_heard.store(false, Ordering::SeqCst);
+                self.is_receiving.store(false, Ordering::SeqCst);
                 self.purge([None]);
             }
         }
     }
 
     pub(super) fn get(&self, key: &CacheKey, variant: VariantId) -> Option<Lookup> {
-        if !self.is_heard.load(Ordering::SeqCst) {
+        if !self.is_receiving.load(Ordering::SeqCst) {
             return None;
         }
         let (place, purged_to) = (NearKey::of(key, variant), self.purges.now());
@@ -130,7 +130,7 @@ impl Near {
         })
     }
 
-    /// Keeps a copy of an entry on the server, unless it was purged or written since the lookup began.
+    /// Stores a copy of a server's entry, unless it was purged or written since the lookup started.
     pub(super) fn keep(&self, key: &CacheKey, seen: &SeenEntry, since: u64) {
         let Found::Entry {
             entry,
@@ -148,7 +148,7 @@ impl Near {
             entry: Arc::clone(entry),
             fence: seen.lookup.fence,
             stamp: *stamp,
-            until: self.clock.coarse() + seen.left.min(TRUSTED_FOR),
+            until: self.clock.coarse() + seen.left.min(MAX_AGE),
             names,
             since,
         };
@@ -156,12 +156,13 @@ impl Near {
             .insert(NearKey::of(key, entry.variant()), kept);
     }
 
-    /// Forgets all variants under a key.
+    /// Invalidates all variants of a key.
     pub(super) fn forget(&self, key: &CacheKey) {
         self.purge([Some(name_of_key(key))]);
     }
 
-    /// Forgets every entry that has one of these names. The server tells hard and soft purges apart.
+    /// Invalidates the entries with one of these names. The server distinguishes hard and soft
+    /// purges.
     pub(super) fn purge(&self, names: impl IntoIterator<Item = Option<Name>>) {
         self.purges.purge(names, PurgeMode::Hard);
     }
@@ -171,14 +172,14 @@ impl Near {
     }
 }
 
-/// Returns the name of all variants under a key.
+/// Returns the name of all variants of a key.
 fn name_of_key(key: &CacheKey) -> Name {
     let half = key.full().as_bytes().first_chunk();
     Name::new(b'k', half.expect("a digest has 32 bytes"))
 }
 
-/// Reads a name from a message. `None`, which names everything, if it is not one of a URL, a tag or a
-/// caller.
+/// Reads a name from a message. Returns `None`, which names all entries, if it is not that of a
+/// URL, a tag or a caller.
 fn name_in(message: &[u8]) -> Option<Name> {
     match message.split_first()? {
         (kind @ (b'u' | b't' | b'p'), digest) => Some(Name::new(*kind, digest.first_chunk()?)),
@@ -195,14 +196,14 @@ impl NearKey {
     }
 }
 
-/// Weighs an entry by the bytes that it takes.
+/// Weighs an entry by its size in bytes.
 #[derive(Clone)]
 struct NearWeigher;
 
 impl Weighter<NearKey, NearEntry> for NearWeigher {
     fn weight(&self, _: &NearKey, kept: &NearEntry) -> u64 {
         let names = 2 + kept.entry.tags().len();
-        (PLACE_BYTES + names * purges::NAME_BYTES + kept.entry.weight_bytes()) as u64
+        (ENTRY_OVERHEAD_BYTES + names * purges::NAME_BYTES + kept.entry.weight_bytes()) as u64
     }
 }
 
@@ -214,7 +215,7 @@ impl fmt::Debug for Near {
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    // No foreign code runs under these locks.
+    // No foreign code runs under these locks, so a poisoned lock is consistent.
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
@@ -239,7 +240,7 @@ mod tests {
     }
 
     impl Tier {
-        /// Returns memory to which purges arrive.
+        /// Returns an empty near cache that receives purges.
         fn new() -> Self {
             let keys = StoreKeys::random();
             let near = Near::new(16 << 20);
@@ -300,7 +301,7 @@ mod tests {
         sample
     }
 
-    /// Shared, of a caller, tagged, and two variants.
+    /// Returns a shared response, one of a caller, a tagged one, and two variants.
     fn each_kind() -> [Sample; 5] {
         let tagged = Sample {
             tags: vec!["a", "b", "c"],
@@ -367,7 +368,7 @@ mod tests {
             panic!("a URL is named by its URL");
         };
         let message = [&b"u"[..], uri.as_bytes()].concat();
-        // Everything, and a kind that a later version might publish.
+        // All entries, and a kind of a later version.
         for names in [&message[..], &[b'a'; NAME_BYTES], &[b'z'; NAME_BYTES]] {
             tier.keep(&shared, tier.now());
             tier.keep(&own, tier.now());

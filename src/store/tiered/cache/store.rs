@@ -1,4 +1,4 @@
-//! The cache of a store in two tiers: the memory of this process, then the Redis server.
+//! Cache calls of the tiered store: the near cache first, then the Redis server.
 
 use super::state::Near;
 use std::{sync::Arc, time::Duration};
@@ -69,7 +69,7 @@ impl CacheStore for TieredStore {
     }
 
     fn lease(&self, key: &CacheKey, at_most: Duration) -> StoreFuture<Lease> {
-        // The leader of a fill first checks on the server whether another instance has filled the entry.
+        // The leader of a fill must see entries of other instances on the server.
         self.near.forget(key);
         self.far.lease(key, at_most)
     }
@@ -80,8 +80,8 @@ impl CacheStore for TieredStore {
 }
 
 impl TieredStore {
-    /// Forgets what a call makes invalid: before the call, in case that it is canceled, and after it,
-    /// also if it failed, as the server may have done it.
+    /// Invalidates near entries before the call, in case that it is canceled, and after it, also if
+    /// it failed, since the server may have executed it.
     fn changing<T: Send + 'static>(
         &self,
         asked: StoreFuture<T>,

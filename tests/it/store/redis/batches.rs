@@ -15,7 +15,7 @@ use tokio::task::JoinSet;
 
 use crate::support::redis::{Fault, Proxy, Server, keys, patient};
 
-/// So many ask at once.
+/// The number of concurrent tasks.
 const TASKS: u64 = 64;
 
 fn store(url: String) -> RedisStore {
@@ -34,8 +34,8 @@ fn policies() -> [Policy; 2] {
     ]
 }
 
-/// Asks so often in each of the tasks, each for the partition that is told for its number; counts
-/// who was admitted, who was denied, and the errors.
+/// Takes `times` times in each task, from the partition that `of` returns for its number. Counts
+/// the admitted, the denied, and the errors.
 async fn ask(
     store: &RedisStore,
     policies: &[Policy],
@@ -117,10 +117,11 @@ async fn many_at_once_take_no_more_ahead_than_a_few_and_leave_the_other_instance
     let policies = [policy];
     let (admitted, ..) = ask(&one, &policies, 1, |_| partition(0)).await;
     assert_eq!(admitted, TASKS);
-    // Each call takes an eighth of what is left: four that were under way, and those of the others.
+    // Each call takes an eighth of the remaining quota: four calls in flight, and those of the
+    // others.
     let used = used(&other, &policies[0], &partition(0)).await;
     assert!(used < 600_000, "{used} are taken");
-    // What one instance has no use for it gives back, by a call each.
+    // An instance returns an unused lease with one call.
     let calls = server.calls_of("evalsha");
     assert!(calls < TASKS / 2, "{calls} calls");
     let (admitted, ..) = ask(&other, &policies, 10, |_| partition(0)).await;
@@ -253,7 +254,7 @@ async fn a_caller_that_looks_away_holds_nobody_up() {
     let (store, [policy, _]) = (store(server.url()), policies());
     let charge = [Charge::new(&policy, 1)];
     store.take(&partition(0), &charge).await.unwrap();
-    // Each has asked, and none looks for its answer.
+    // All calls are sent, and none has read its reply.
     let mut away: Vec<_> = (0..8)
         .map(|number| store.take(&partition(number), &charge))
         .collect();

@@ -39,7 +39,7 @@ fn instance(server: &Server) -> Instance {
     Instance::new(CacheLayer::new(store(server)), FIELDS)
 }
 
-/// Asks until an answer is shown again: it is kept beside the request.
+/// Sends requests until the response is a cache hit: the store runs in the background.
 async fn warm(instance: &Instance, path: &str, server: &Server) -> String {
     loop {
         let shown = instance.get(path).await;
@@ -51,7 +51,7 @@ async fn warm(instance: &Instance, path: &str, server: &Server) -> String {
     }
 }
 
-/// Where a single server keeps what was purged.
+/// The key of the purges on a single server.
 const PURGES: &str = "portcullis:c:{AA}:purges";
 
 fn is_answer(name: &str) -> bool {
@@ -384,7 +384,7 @@ async fn what_somebody_damaged_is_made_anew_and_dropped() {
             let names = server.keys();
             let name = names.iter().find(|name| is_answer(name)).unwrap();
             let Some(Reply::Array(fields)) = client.ask(&[b"HKEYS", name.as_bytes()]) else {
-                panic!("no answer is kept");
+                panic!("no response is stored");
             };
             let field = fields.iter().find_map(|own| match own {
                 Reply::Bulk(own) if own.len() == 17 && own[0] == field => Some(own),
@@ -470,7 +470,7 @@ async fn several_instances_make_what_is_stale_anew_once() {
         }
         let shown = asking.join_all().await;
         settle(&server).await;
-        // Who looks late finds what was made anew meanwhile.
+        // A late lookup finds the entry that was refreshed meanwhile.
         let anew = instances[0].get("/a").await;
         assert!(shown.contains(&stale), "{shown:?}");
         assert!(

@@ -37,7 +37,7 @@ fn partition(number: u64) -> StoreKey {
 }
 
 fn hasty(config: RedisConfig) -> RedisStore {
-    // Who dies is noticed soon; who lives may take its time on a busy machine.
+    // A dead node is noticed soon; a live one has enough time on a busy machine.
     let config = config
         .rate_limit_timeout(Duration::from_secs(2))
         .api_key_timeout(Duration::from_secs(2))
@@ -57,7 +57,7 @@ async fn take(store: &RedisStore, number: u64) -> bool {
     store.take(&partition(number), &charge).await.is_ok()
 }
 
-/// Takes until that succeeds, and says how long it took.
+/// Takes until a take succeeds, and returns the elapsed time.
 async fn until_taken(store: &RedisStore, number: u64) -> Duration {
     let begun = Instant::now();
     while !take(store, number).await {
@@ -79,13 +79,13 @@ async fn a_node_that_dies_hurts_its_slots_alone_until_its_replica_takes_over() {
     let id = key.unwrap().id();
     let answers = Answers::new(&store);
     answers.until_all_hit().await;
-    // The one that dies has the keys, and some of the answers and partitions.
+    // The node that dies has the keys, and some of the cache entries and partitions.
     let holds = |home: &usize, what: &str| {
         let names = cluster.servers()[*home].keys();
         names.iter().any(|name| name.contains(what))
     };
     let dies = (0..3).find(|home| holds(home, ":k:{")).unwrap();
-    assert!(holds(&dies, ":c:{"), "no answer on it");
+    assert!(holds(&dies, ":c:{"), "it has no cache entry");
     let mut dying = Vec::new();
     let mut living = Vec::new();
     for number in 0..30 {
@@ -117,7 +117,7 @@ async fn a_node_that_dies_hurts_its_slots_alone_until_its_replica_takes_over() {
         answers.ask_each().await;
     }
     assert!(refused > 0 && unknown > 0);
-    // Some answers are made anew, and the others are not.
+    // Some responses come from the handler, and the others from the cache.
     let (asked, called) = (answers.asked() - asked, answers.called() - called);
     assert!(0 < called && called < asked, "{called} of {asked}");
     until_taken(&store, dying[0]).await;
@@ -129,7 +129,7 @@ async fn a_node_that_dies_hurts_its_slots_alone_until_its_replica_takes_over() {
     assert_eq!(store.stats().down, 0, "{store:?}");
 }
 
-/// Returns what a future brings, which must be soon: nobody waits until a replica has taken over.
+/// Returns the output of a future, which must be ready soon: no call waits for a failover.
 async fn is_soon<F: IntoFuture>(future: F) -> F::Output {
     let begun = Instant::now();
     let output = future.await;
@@ -222,16 +222,13 @@ async fn a_slot_that_moves_is_followed_and_no_call_fails() {
     assert!(take(&store, 1).await, "not moved yet");
     let port = new.addr().port().to_string();
     old.ask(&["MIGRATE", "127.0.0.1", &port, &key, "0", "5000"]);
-    assert!(
-        take(&store, 1).await,
-        "moved, and the old node says where to ask"
-    );
+    assert!(take(&store, 1).await, "moved, and the old node redirects");
     assert_eq!(new.keys().as_slice(), std::slice::from_ref(&key));
     for server in [new, old] {
         server.ask(&["CLUSTER", "SETSLOT", &slot, "NODE", &id(to)]);
     }
     for _ in 0..3 {
-        assert!(take(&store, 1).await, "the old node says who has the slot");
+        assert!(take(&store, 1).await, "the old node redirects");
     }
     let policy = policy();
     let left = store.peek(&partition(1), &[Charge::new(&policy, 0)]).await;
@@ -325,7 +322,7 @@ async fn a_failover_by_sentinel_is_followed() {
     let on = |keys: Vec<String>| keys.iter().any(|key| key.contains(":l:"));
     assert!(on(watched.main().keys()), "asked the replica");
     watched.main().kill();
-    // The store hears of it at once, and until there is another main server fails calls at once.
+    // The store notices it at once, and until there is another main server fails calls at once.
     while store.stats().down == 0 {
         take(&store, 1).await;
     }

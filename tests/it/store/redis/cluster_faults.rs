@@ -1,5 +1,5 @@
-//! What one node of a Cluster does to limits and keys when it fails, in each way that one can: it
-//! hurts its own slots, and nobody is charged twice.
+//! Effects of one failing Cluster node on limits and keys, for each kind of failure: it affects
+//! only its own slots, and no partition is charged twice.
 
 use std::{
     cell::Cell,
@@ -21,15 +21,15 @@ use crate::{
     support::redis::{Cluster, Fault, Proxy, Server, keys},
 };
 
-/// How long a call waits for a node: long for one that lives on a busy machine, and shorter than the
-/// others wait before they put a replica in its place.
+/// The timeout of a call to a node: long for a live node on a busy machine, and shorter than the
+/// time until the other nodes promote a replica.
 const DEADLINE: Duration = Duration::from_millis(800);
 
 /// So long each fault lasts that calls wait for, and one that they do not.
 const LONG: Duration = Duration::from_millis(1_200);
 const SHORT: Duration = Duration::from_millis(300);
 
-/// How long a busy machine may take for anything.
+/// The longest wait for anything on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(30);
 
 /// More than is ever asked for.
@@ -47,12 +47,12 @@ struct Scene {
     near: StoreKey,
     far: Vec<StoreKey>,
     key: KeyId,
-    /// How often the partition of the node was charged, and may have been besides.
+    /// The number of known charges to the partition of the node, and of possible further ones.
     charged: Cell<u64>,
     unknown: Cell<u64>,
 }
 
-/// What the calls about the failing node came to.
+/// The results of the calls to the failing node.
 #[derive(Debug, Default)]
 struct Seen {
     limits: Vec<Option<StoreErrorKind>>,
@@ -180,8 +180,8 @@ impl Scene {
         Seen { limits, keys }
     }
 
-    /// Lets a fault last and end, and checks that the node answers again and has charged nobody twice.
-    /// Returns what was seen.
+    /// Lets a fault last and end, and checks that the node replies again and has charged no
+    /// partition twice. Returns the results.
     async fn endure(&self, time: Duration, begin: impl FnOnce(), end: impl FnOnce()) -> Seen {
         until(async || self.store.reset(&self.near, &[&self.policy]).await.is_ok()).await;
         self.charged.set(0);
@@ -230,7 +230,10 @@ async fn a_node_that_fails_hurts_its_slots_alone_charges_nobody_twice_and_heals(
         .endure(LONG, set(Fault::BlackHole), set(Fault::None))
         .await;
     failed_by(&seen, &[Timeout, Unavailable]);
-    assert!(seen.limits.len() > 10, "nobody fails at once: {seen:?}");
+    assert!(
+        seen.limits.len() > 10,
+        "no client fails immediately: {seen:?}"
+    );
 
     // A hang, shorter than the others wait before they replace the node.
     let seen = scene.endure(LONG, || main.freeze(), || main.thaw()).await;
@@ -242,7 +245,7 @@ async fn a_node_that_fails_hurts_its_slots_alone_charges_nobody_twice_and_heals(
         .await;
     failed_by(&seen, &[Timeout, Unavailable]);
 
-    // No room, and too few replicas: the node says so at once, and has charged nobody.
+    // Out of memory, and too few replicas: the node fails calls at once, and charges nothing.
     let config = |name, value| move || drop(main.ask(&["CONFIG", "SET", name, value]));
     let (fill, empty) = (config("maxmemory", "1"), config("maxmemory", "0"));
     let seen = scene.endure(SHORT, fill, empty).await;
@@ -260,13 +263,13 @@ async fn a_node_that_fails_hurts_its_slots_alone_charges_nobody_twice_and_heals(
         "{seen:?}"
     );
 
-    // Scripts that are forgotten are sent again, and nobody sees it.
+    // Flushed scripts are sent again, and no call fails.
     let forget = || drop(main.ask(&["SCRIPT", "FLUSH"]));
     let seen = scene.endure(SHORT, forget, || {}).await;
     let nothing = |seen: &Seen| seen.limits.iter().chain(&seen.keys).all(Option::is_none);
     assert!(nothing(&seen), "{seen:?}");
 
-    // The replica takes over: the old main server is a replica then, and says who to ask.
+    // The replica takes over: the old main server becomes a replica, and redirects calls.
     let replica = &scene.cluster.replicas()[scene.node];
     let take_over = || drop(replica.ask(&["CLUSTER", "FAILOVER"]));
     let seen = scene.endure(SHORT, take_over, || {}).await;
@@ -278,7 +281,7 @@ async fn a_node_that_fails_hurts_its_slots_alone_charges_nobody_twice_and_heals(
     until(async || replica.ask(&["ROLE"]).as_text().starts_with("master")).await;
     assert_eq!(scene.take(&scene.near).await, None);
 
-    // Data that is forgotten: each quota begins anew, no key is known, and no call fails.
+    // Lost data: each quota starts over, no key is known, and no call fails.
     replica.ask(&["FLUSHALL"]);
     assert!(scene.store.find(scene.key).await.unwrap().is_none());
     let taken = scene

@@ -1,4 +1,4 @@
-//! The suites for anyone's store, run on Redis.
+//! The public conformance suites for stores, run on Redis.
 
 use std::time::Duration;
 
@@ -14,7 +14,7 @@ use portcullis::{
 use super::logs::counts_logs_exactly;
 use crate::support::redis::{Cluster, Reply, Server, keys, patient};
 
-/// Runs the suites of all four ports beside one another: most of the time they wait.
+/// Runs the suites of all four ports concurrently: most of the time they wait.
 async fn keeps_every_promise<S>(store: &S)
 where
     S: ApiKeyStore + CacheStore + LogStore + RateLimitStore + Clone,
@@ -52,7 +52,7 @@ async fn one_server_keeps_every_promise_by_the_rights_that_the_guide_names() {
     store.ping().await.unwrap();
     keeps_every_promise(&store).await;
     check_expiry(&server);
-    // What a service does besides: who revokes waits until all have heard.
+    // A service needs this too: a revocation waits until all instances have acknowledged it.
     store
         .wait_for_invalidation_acks(Duration::from_secs(1))
         .await
@@ -77,7 +77,7 @@ async fn a_cluster_keeps_every_promise() {
     let config = RedisConfig::cluster([cluster.servers()[4].url()]);
     let store = RedisStore::new(patient(config), keys()).unwrap();
     keeps_every_promise(&store).await;
-    // All three main servers have a share of the partitions, and of the answers.
+    // All three main servers have a share of the partitions and of the cache entries.
     for server in &cluster.servers()[..3] {
         let names = server.keys();
         for kind in [":l:{", ":c:{"] {

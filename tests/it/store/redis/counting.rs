@@ -32,7 +32,7 @@ const DEFERRED: u32 = 5;
 /// The divisor of the limit that gives the share of a local store.
 const SHARES: u32 = 10;
 
-/// How the instances count.
+/// The sync mode of the instances.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Counting {
     Exact,
@@ -74,7 +74,7 @@ impl Counting {
     }
 }
 
-/// What befalls the server, the connections, or the process.
+/// A fault of the server, the connections, or the process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Trouble {
     /// The server hangs for a second.
@@ -85,7 +85,7 @@ enum Trouble {
     Brownout,
     /// Connections end after a command was sent and before its reply.
     Cuts,
-    /// The server is full for half a second, and forgets its scripts.
+    /// The server is full for half a second, and loses its scripts.
     Full,
     /// No thread of the process runs for up to 120 ms, ten times.
     Starved,
@@ -168,7 +168,7 @@ impl Fleet {
     }
 }
 
-/// What became of a request.
+/// The outcome of a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Seen {
     Admitted,
@@ -212,7 +212,7 @@ impl Instance {
     }
 }
 
-/// Sends requests to one instance after the other until all deny, and returns how many were admitted.
+/// Sends requests to the instances in turn until all deny, and returns the number admitted.
 async fn drain(instances: &[Instance]) -> u64 {
     let (mut admitted, mut denied, begun) = (0, 0, Instant::now());
     for instance in instances.iter().cycle() {
@@ -302,7 +302,7 @@ async fn hang(server: &Server, time: Duration) {
     server.thaw();
 }
 
-/// Lets instances serve 20 seeds while trouble befalls them, and checks what each seed was admitted.
+/// Lets instances serve 20 seeds during a fault, and checks the number admitted for each seed.
 async fn count(trouble: Trouble, ways: [Counting; 2]) {
     let server = Server::start();
     let fleets = ways.map(|counting| Fleet::before(&server, counting));

@@ -495,8 +495,8 @@ fn rejects_options_that_contradict_a_provider() {
     let single = || RedisConfig::single("redis://h").credentials_provider(provider);
     let sentinel = RedisConfig::single("redis://h").sentinel_credentials_provider(provider);
     for (config, option) in [
-        (single().password("hunter2"), "credentials"),
-        (single().username("acme"), "credentials"),
+        (single().password("hunter2"), "credentials_provider"),
+        (single().username("acme"), "credentials_provider"),
         (
             single().credentials_timeout(Duration::ZERO),
             "credentials_timeout",
@@ -505,7 +505,7 @@ fn rejects_options_that_contradict_a_provider() {
             single().credentials_timeout(Duration::MAX),
             "credentials_timeout",
         ),
-        (sentinel, "sentinel_credentials"),
+        (sentinel, "sentinel_credentials_provider"),
     ] {
         let error = RedisStore::new(config.clone(), keys())
             .map(drop)
@@ -538,7 +538,7 @@ fn notices_name_the_cause_and_no_password() {
         panic!("{output:?}");
     };
     assert!(down.contains(": WRONGPASS "), "{down}");
-    assert!(up.contains("answers again"), "{up}");
+    assert!(up.contains("replies again"), "{up}");
     assert!(
         kept.contains("keep their previous credentials: WRONGPASS "),
         "{kept}"

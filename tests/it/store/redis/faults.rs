@@ -1,4 +1,4 @@
-//! What a limiter does while its Redis server fails, in each way that one can.
+//! Behavior of a limiter while its Redis server fails, for each kind of failure.
 
 use std::{
     convert::Infallible,
@@ -26,7 +26,7 @@ use crate::support::{
 
 type App = BoxCloneService<http::Request<Full<Bytes>>, Response<()>, Infallible>;
 
-/// How long a limiter waits for its server.
+/// The timeout of a limiter's calls to its server.
 const DEADLINE: Duration = Duration::from_millis(25);
 
 /// By how much a request may be late on a machine that does other things too.
@@ -44,7 +44,7 @@ struct Scene {
     apps: Vec<(&'static str, StatusCode, App)>,
 }
 
-/// What became of the requests of one limiter.
+/// The outcomes of the requests of one limiter.
 #[derive(Debug, Default)]
 struct Seen {
     answers: Vec<(StatusCode, Duration)>,
@@ -143,7 +143,7 @@ impl Scene {
         seen
     }
 
-    /// What the server has counted.
+    /// Returns the usage that the server has counted.
     async fn counted(&self) -> u64 {
         let partition = {
             // The partition of requests without the header, as the layer makes it, is the one key.
@@ -187,7 +187,8 @@ impl Scene {
     }
 }
 
-/// Checks that each answer is the documented one, and that few had to wait, none for long.
+/// Checks that each response is the documented one, and that few requests had to wait, none for
+/// long.
 fn check(scene: &Scene, seen: &[Seen]) {
     for ((name, while_failing, _), seen) in scene.apps.iter().zip(seen) {
         assert!(
@@ -231,7 +232,7 @@ async fn behind_a_proxy(fault: Fault) {
     let mut scene = Scene::new().await;
     let set = async |scene: &mut Scene| scene.proxy.set(fault);
     endure(&mut scene, set, async |scene| scene.proxy.set(Fault::None)).await;
-    // Each call was put to the server once at the most.
+    // Each call was sent to the server at most once.
     let calls = scene.store.stats().calls;
     assert!(scene.counted().await <= calls);
     assert!(scene.server.calls_of("evalsha") + scene.server.calls_of("eval") <= calls + 1);
@@ -289,7 +290,7 @@ async fn a_full_server_is_a_policys_answer() {
     let empty = async |scene: &mut Scene| {
         scene.server.ask(&["CONFIG", "SET", "maxmemory", "0"]);
     };
-    // Such a server answers at once: nobody waits for it, and it is asked all the while.
+    // Such a server replies at once: no request waits, and calls continue meanwhile.
     fill(&mut scene).await;
     let seen = scene.load(Duration::from_millis(300)).await;
     for ((name, while_failing, _), seen) in scene.apps.iter().zip(&seen) {
@@ -358,7 +359,7 @@ async fn a_swallowed_reply_charges_once_and_shifts_nobodys_answer() {
         for number in 0..40_u64 {
             let store = scene.store.clone();
             tasks.push(tokio::spawn(async move {
-                // Each asks of a limit of its own: an answer to another call would show it.
+                // Each task uses its own limit, so a reply to another call would be noticed.
                 let name = format!("limit-{number}");
                 let policy = Policy::fixed_window(&name, Quota::per_hour(1_000 + number)).unwrap();
                 let partition = keys().space("swallow").short_key(&number.to_le_bytes());
@@ -389,7 +390,7 @@ async fn a_charge_whose_answer_is_lost_is_counted_once_and_recorded() {
     let app = scene.apps[1].2.clone();
     let response = app.oneshot(get("/")).await.unwrap();
     assert_eq!(response.status(), StatusCode::OK);
-    // Without a record there is no outcome on the admitted path; the count tells.
+    // Without a record there is no outcome on the admitted path; the count shows it.
     assert!(response.extensions().get::<RateLimitOutcome>().is_none());
     tokio::time::sleep(Duration::from_millis(50)).await;
     assert_eq!(scene.counted().await, before + 1);

@@ -1,4 +1,4 @@
-//! What keys, cache and log do while their Redis server fails, in each way that one can.
+//! Behavior of keys, cache, and log while their Redis server fails, for each kind of failure.
 
 use std::{
     sync::{
@@ -26,7 +26,7 @@ use crate::support::{
     redis::{Fault, Proxy, Server, keys},
 };
 
-/// How long each layer waits for its server.
+/// The timeout of each layer's calls to its server.
 const DEADLINE: Duration = Duration::from_millis(25);
 
 /// By how much a request may be late on a machine that does other things too.
@@ -34,20 +34,20 @@ const LATE: Duration = Duration::from_secs(1);
 
 /// A server behind a proxy, and a layer of each kind before it.
 struct Scene {
-    /// How long each layer waits.
+    /// The timeout of each layer.
     deadline: Duration,
     server: Server,
     proxy: Proxy,
     queue: LogQueue,
-    /// How many requests went through the log.
+    /// The number of requests that went through the log.
     logged: AtomicUsize,
-    /// How often the handler behind the cache was called.
+    /// The number of calls to the handler behind the cache.
     calls: Arc<AtomicUsize>,
     apps: [(&'static str, App); 3],
     key: String,
 }
 
-/// The answers to the requests of one layer, and how long each took.
+/// The status and the duration of each request of one layer.
 type Seen = Vec<(StatusCode, Duration)>;
 
 const AUTH: usize = 0;
@@ -107,7 +107,7 @@ impl Scene {
         scene
     }
 
-    /// Returns a request for a layer: each asks of its store anew, but for what is cached.
+    /// Returns a request for a layer. Each one calls the store, except for cached lookups.
     fn request(&self, which: usize, path: usize) -> Request<Full<Bytes>> {
         let mut request = get(&format!("http://acme.test/{}", path % 7));
         if which == AUTH {
@@ -205,7 +205,8 @@ impl Scene {
     }
 }
 
-/// Checks that each answer is the documented one, and that few had to wait, none for long.
+/// Checks that each response is the documented one, and that few requests had to wait, none for
+/// long.
 fn check(scene: &Scene, all: &[Seen], denied: &[StatusCode]) {
     for (which, seen) in all.iter().enumerate() {
         let name = scene.apps[which].0;
@@ -218,7 +219,7 @@ fn check(scene: &Scene, all: &[Seen], denied: &[StatusCode]) {
     }
 }
 
-/// Checks that nobody waits for a server that is known not to answer.
+/// Checks that no request waits for a server that is known to be unavailable.
 fn check_is_fast(scene: &Scene, all: &[Seen]) {
     for (which, seen) in all.iter().enumerate() {
         let name = scene.apps[which].0;
@@ -275,7 +276,7 @@ async fn after_a_crash_keys_are_gone_with_the_servers_data_and_all_else_heals() 
     assert!(failed(&seen) > 0, "nothing failed");
     scene.server.restart();
     let begun = Instant::now();
-    // Such a server keeps nothing on a disk: nobody is known, and that is no error.
+    // The server has no persistence: no key is known after a restart, which is not an error.
     while scene.ask(AUTH).await != StatusCode::UNAUTHORIZED {
         assert!(begun.elapsed() < Duration::from_secs(10));
         tokio::time::sleep(Duration::from_millis(2)).await;

@@ -1,4 +1,4 @@
-//! All four layers on one Redis server, in two processes, and what lies there afterwards.
+//! All four layers on one Redis server, in two processes, and the data stored there afterwards.
 
 use std::{
     convert::Infallible,
@@ -30,7 +30,7 @@ use crate::{
     },
 };
 
-/// How many requests a caller may make, on all instances together.
+/// The number of requests that a caller can make, on all instances together.
 const LIMIT: u64 = 20;
 
 /// A service's process: one store for all four layers.
@@ -119,7 +119,7 @@ async fn two_instances_are_one_gate() {
         let (status, body) = instance.send(get(url), secret).await;
         assert_eq!(status, StatusCode::OK);
         assert_eq!(body, "call 1", "what one has made the other shows");
-        // It is kept beside the request.
+        // The response is stored in the background.
         let is_answer = |name: &String| name.contains(":c:{") && !name.ends_with(":purges");
         while !server.keys().iter().any(is_answer) {
             tokio::time::sleep(Duration::from_millis(1)).await;
@@ -139,7 +139,7 @@ async fn two_instances_are_one_gate() {
     let records = one.store.recent(LogStream::Access, &all).await.unwrap();
     assert_eq!(records.len() as u64, LIMIT + 3);
 
-    // Whoever reads the server learns no secret.
+    // A reader of the server learns no secret.
     let lies_there = server.everything();
     let tail = secret.rsplit('_').next().unwrap();
     for canary in [secret, tail, "canary-of-a-cookie", "canary-of-a-query"] {

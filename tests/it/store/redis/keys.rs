@@ -1,4 +1,4 @@
-//! Keys on Redis: revocation that reaches every instance, and answers that are nobody else's.
+//! Keys on Redis: revocations reach every instance, and no reply goes to another request.
 
 use std::{
     future::poll_fn,
@@ -67,7 +67,7 @@ impl Instance {
         }
     }
 
-    /// Sends the key until it is answered so, and says how long that took.
+    /// Sends the key until the response has this status, and returns the elapsed time.
     pub(crate) async fn until(&self, key: &str, status: StatusCode) -> Duration {
         let begun = Instant::now();
         while self.status(key).await != status {
@@ -175,7 +175,7 @@ async fn an_instance_that_is_cut_off_stops_trusting_what_it_remembers() {
     instance.warm(&key, &server).await;
     proxy.set(Fault::BlackHole);
     manager.manager().revoke(id, "a test").await.unwrap();
-    // Its own connection is cut too, so it cannot know: nobody is let in.
+    // Its own connection is cut too, so the instance cannot verify the key and rejects it.
     let took = instance.until(&key, StatusCode::SERVICE_UNAVAILABLE).await;
     assert!(took < Duration::from_secs(8), "{took:?}");
     proxy.set(Fault::None);
@@ -196,7 +196,7 @@ async fn a_late_answer_never_brings_a_revoked_key_back() {
         instance.warm(&mark, &server).await;
         let before = asked(&server);
         let mut late = pin!(send(instance.layer.clone(), with_key(&key)));
-        // It is asked, and answered, and the answer is not looked at.
+        // The call is sent and has its reply, which is not read yet.
         poll_fn(|cx| {
             assert!(late.as_mut().poll(cx).is_pending());
             Poll::Ready(())
@@ -206,7 +206,7 @@ async fn a_late_answer_never_brings_a_revoked_key_back() {
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
         manager.manager().revoke(id, "a test").await.unwrap();
-        // What is published later is heard later.
+        // Events arrive in the order of their publication.
         manager.manager().revoke(mark_id, "a test").await.unwrap();
         instance.until(&mark, StatusCode::UNAUTHORIZED).await;
         // It was good when it was asked for; from now on it is not.
@@ -226,7 +226,7 @@ async fn a_swallowed_answer_lets_nobody_be_taken_for_another() {
         all.push((owner, key));
     }
     let proxy = Proxy::new(server.addr());
-    // Whose answer is swallowed waits for it no longer than this.
+    // A call whose reply is swallowed times out after 300 ms.
     let config = patient(RedisConfig::single(proxy.url()));
     let config = config.api_key_timeout(Duration::from_millis(300));
     let behind = RedisStore::new(config, keys()).unwrap();
@@ -253,7 +253,7 @@ async fn a_swallowed_answer_lets_nobody_be_taken_for_another() {
                         assert!(body.starts_with(&format!("{owner} ")), "{owner}: {body}");
                         known += 1;
                     }
-                    // Nobody is told that a good key is none.
+                    // A good key is never rejected as unknown.
                     status => {
                         assert!(status.is_server_error(), "{owner}: {status}");
                         unknown += 1;
@@ -304,7 +304,7 @@ async fn a_full_server_refuses_a_key_and_keeps_nothing_of_it() {
     assert!(refused.is_err());
     let revoked = instance.manager().revoke(id, "a test").await;
     assert!(revoked.is_err());
-    // What is there can be read, and is what it was.
+    // Existing records remain readable and unchanged.
     assert_eq!(instance.status(&key).await, StatusCode::OK);
     server.ask(&["CONFIG", "SET", "maxmemory", "0"]);
     let page = instance.manager().list(KeyQuery::all()).await.unwrap();
@@ -358,7 +358,7 @@ fn keys_made_at_one_terminal_are_known_at_the_next() {
     let key = one.shown_after("key:");
     let check = format!("check {key}");
     let welcome = terminal(&[&check]).shown_after("200 OK:");
-    assert_eq!(welcome, "welcome");
+    assert_eq!(welcome, "accepted");
     let revoke = format!("revoke {id} by hand");
     let listed = terminal(&[&revoke, "list acme"]).shown_after("acme");
     assert!(listed.contains("revoked"), "{listed}");

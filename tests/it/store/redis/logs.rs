@@ -1,4 +1,4 @@
-//! Sliding logs on Redis: exact, whoever asks, and gone when they are over.
+//! Sliding logs on Redis: exact with any number of instances, and deleted once they expire.
 
 use std::time::Duration;
 
@@ -31,7 +31,7 @@ fn log_of(limit: u64, window: Duration) -> Policy {
     Policy::sliding_log("log", Quota::new(limit, window)).unwrap()
 }
 
-/// What a store is to remember.
+/// The expected contents of a store.
 struct Model {
     policies: [Policy; 3],
     logs: [Log; 2],
@@ -56,7 +56,7 @@ impl Model {
         [0, 1, 2].map(|at| Charge::new(&self.policies[at], costs[at]))
     }
 
-    /// Decides at the time that the store says it was asked.
+    /// Decides at the time that the store returned.
     fn expected(&mut self, costs: [u64; 3], said: &Decisions, peek: bool) -> Decisions {
         let ([mut one, mut two], mut state) = (self.logs.clone(), self.state);
         let mut memories = [
@@ -72,7 +72,7 @@ impl Model {
     }
 }
 
-/// Replays requests, and compares each answer with that of the pure functions.
+/// Replays requests, and compares each reply with the result of the pure functions.
 pub(crate) async fn counts_logs_exactly(store: &impl RateLimitStore) {
     let partition = partition(u64::MAX);
     let mut model = Model::new();
@@ -110,7 +110,7 @@ pub(crate) async fn counts_logs_exactly(store: &impl RateLimitStore) {
         }
     }
     assert!(admitted > 50 && denied > 50, "{admitted} {denied}");
-    // What was used already is owed, and no more than twice the limit.
+    // Usage that is reported afterwards is charged in full, up to twice the limit.
     let owing = log_of(3, Duration::from_secs(3_600));
     let charge = |cost| [Charge::new(&owing, cost)];
     for owed in [2, 1_000] {

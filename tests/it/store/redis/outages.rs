@@ -129,7 +129,7 @@ async fn resets_admit_no_more_than_deferred_instances_may_owe() {
     });
     for round in 0..24 {
         let proxy = &proxies[round % 3];
-        // What is on its way is thrown away.
+        // Calls in flight are discarded.
         proxy.set(Fault::BlackHole);
         tokio::time::sleep(Duration::from_millis(200)).await;
         proxy.set(Fault::Reset);

@@ -55,7 +55,7 @@ async fn serves(server: &Server) {
     let (id, key) = new_key(&manager, "freya").await;
     instance.warm(&key, server).await;
     manager.manager().revoke(id, "a test").await.unwrap();
-    // It is heard on the thread of the crate: nothing is to be awaited here.
+    // The event arrives on the crate's own thread: no await is needed here.
     let begun = Instant::now();
     while instance.status(&key).await != StatusCode::UNAUTHORIZED {
         assert!(begun.elapsed() < Duration::from_secs(2), "never heard");

@@ -337,7 +337,8 @@ async fn unusable_server_has_one_error_kind_for_callers_audit_and_ping() {
         }
         let source = errors.last().unwrap().source();
         let source = source.map(ToString::to_string).unwrap_or_default();
-        let names_option = source.contains("`protocol=3`, and `HELLO` is refused: ERR unknown");
+        let names_option =
+            source.contains("`protocol=3`, and the server rejects `HELLO`: ERR unknown");
         assert_eq!(names_option, shown.contains(&no_hello_addr), "{source}");
         assert!(source.starts_with("cannot use "), "{source}");
         assert_eq!(outages.0.lock().unwrap()[..], [kind], "{shown}");

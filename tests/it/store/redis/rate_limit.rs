@@ -202,14 +202,14 @@ async fn two_gateways_on_one_server_are_one_and_serve_on_without_it() {
     ];
     let mut gateways = [0, 1].map(|_| Example::start_with("gateway", &variables));
     let addrs = [gateways[0].addr(), gateways[1].addr()];
-    // A key that one has made the other knows, and an answer that one has made the other shows.
+    // The gateways share their keys and their cached responses.
     let key = gateways[0].said_after("pro key: ");
     let key = [("x-api-key", key.as_str())];
     let until_hit = async |addr| {
         let begun = Instant::now();
         loop {
             let answer = call(addr, Method::GET, "/data", &key).await;
-            // On a busy machine the server may be late, and then nobody is known.
+            // On a busy machine the server may reply late, and then no key can be verified.
             let known = [StatusCode::OK, StatusCode::SERVICE_UNAVAILABLE];
             assert!(known.contains(&answer.status), "{}", answer.status);
             let status = answer.header("cache-status").unwrap_or_default();
@@ -219,7 +219,7 @@ async fn two_gateways_on_one_server_are_one_and_serve_on_without_it() {
             assert!(begun.elapsed() < Duration::from_secs(10), "never kept");
         }
     };
-    // One that had no answer in time has made its own, which from then on is both gateways'.
+    // A gateway whose lookup timed out has stored its own response, which both then serve.
     let begun = Instant::now();
     while until_hit(addrs[0]).await != until_hit(addrs[1]).await {
         assert!(begun.elapsed() < Duration::from_secs(10), "never the same");
@@ -252,7 +252,7 @@ async fn two_gateways_on_one_server_are_one_and_serve_on_without_it() {
     server.kill();
     for addr in addrs {
         let answer = call(addr, Method::GET, "/public", &[]).await;
-        // Who was just denied stays so until the time that was said; nobody is answered 503.
+        // A repeated denial stays in effect until `retry_after` elapses, and no request gets 503.
         assert_ne!(answer.status, StatusCode::SERVICE_UNAVAILABLE);
     }
 }
@@ -287,7 +287,7 @@ async fn who_was_denied_is_denied_without_asking_until_the_time_that_was_said() 
     }
     assert_eq!(server.calls_of("evalsha"), asked);
     assert_eq!(store.stats().local_denials, 100);
-    // What is given back ends it.
+    // A refund ends the local denials.
     let refund = Refund::new(&policy, first.each()[0].receipt(), 1);
     store.refund(&partition(1), &[refund]).await.unwrap();
     assert!(
@@ -310,7 +310,7 @@ async fn who_was_denied_is_denied_without_asking_until_the_time_that_was_said() 
     );
 }
 
-/// Lets eight tasks of each store ask until they are denied, and says how many were admitted.
+/// Lets eight tasks of each store take until they are denied, and returns the number admitted.
 async fn contest(stores: &[RedisStore], policy: &Policy, partition: StoreKey) -> u64 {
     let mut tasks = Vec::new();
     for task in 0..8 * stores.len() {
@@ -355,7 +355,7 @@ async fn leases_of_eight_instances_never_admit_more_than_the_limit_of_a_window()
     .enumerate()
     {
         let admitted = contest(&stores, &leased(policy.clone()), partition(number as u64)).await;
-        // What the last to ask took ahead may find nobody.
+        // The last lease may remain partly unused.
         assert!(
             (900..=1_000).contains(&admitted),
             "{admitted} by {}",
@@ -443,11 +443,11 @@ async fn debts_of_eight_instances_admit_no_more_than_all_may_owe_and_are_all_cha
             let admitted = contest(&stores, &policy, partition(u64::from(most))).await;
             let (bound, name) = (policy.max_over_admission(8), policy.name());
             assert_eq!(bound, u64::from(8 * most));
-            // Nobody is denied as long as there is some; a bucket gains one in 3.6 seconds.
+            // No take is denied while some quota is left; a bucket gains one token in 3.6 seconds.
             let gained = if name == "token" { 10 } else { 0 };
             assert!(
                 (1_000..=1_000 + bound + gained).contains(&admitted),
-                "{admitted} by {name} that may owe {most}"
+                "{admitted} by {name} with up to {most} deferred"
             );
             for store in &stores {
                 store.close().await;
@@ -472,11 +472,11 @@ async fn a_debt_is_told_at_half_of_what_may_be_owed_and_after_a_second() {
     let (partition, charge) = (partition(1), [Charge::new(&policy, 1)]);
     for _ in 0..1_010 {
         assert!(one.take(&partition, &charge).await.unwrap().is_admitted());
-        // What is told goes beside the requests.
+        // Deferred charges are reported in the background.
         tokio::task::yield_now().await;
     }
     let asked = server.calls_of("evalsha");
-    // Some twenty; on a busy machine an answer comes late, and more requests ask themselves.
+    // About twenty; on a busy machine a reply comes late, and more requests call the server.
     assert!(asked <= 100, "{asked} questions for a thousand requests");
     let begun = Instant::now();
     loop {
@@ -504,7 +504,7 @@ async fn while_the_server_is_away_an_instance_admits_what_it_may_owe_and_tells_i
         admitted += 1;
         tokio::task::yield_now().await;
     }
-    // A report that was on its way as the server died may have been charged, and counts all the same.
+    // A report in flight as the server died may have been charged, and still counts.
     assert!((5..=10).contains(&admitted), "{admitted}");
     server.restart();
     let begun = Instant::now();

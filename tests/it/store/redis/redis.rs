@@ -1,4 +1,4 @@
-//! The store on Redis: its connection, and what becomes of calls when the server is away.
+//! The store on Redis: its connection, and the outcome of calls while the server is unavailable.
 
 use std::{
     sync::{Arc, Mutex},
@@ -24,7 +24,7 @@ fn short(url: &str) -> RedisConfig {
         .idle_timeout(little)
 }
 
-/// Remembers what it was told.
+/// Stores the events it receives.
 #[derive(Clone, Debug, Default)]
 struct Heard(Arc<Mutex<Vec<AuditEvent>>>);
 
@@ -45,7 +45,7 @@ impl Heard {
     }
 }
 
-/// Asks until the store answers, and says how long that took.
+/// Sends calls until the store replies, and returns the elapsed time.
 async fn until_up(store: &RedisStore) -> Duration {
     let begun = Instant::now();
     while store.ping().await.is_err() {

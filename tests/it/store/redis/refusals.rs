@@ -270,7 +270,7 @@ fn full_server_is_one_notice_with_its_words() {
     let (by_store, by_layer): (Vec<&str>, Vec<&str>) = notices.into_iter().partition(is_by_store);
     assert_eq!((by_store.len(), by_layer.len()), (1, 1), "{output:?}");
     assert!(
-        by_store[0].contains(" refuses commands: OOM "),
+        by_store[0].contains(" rejects commands: OOM "),
         "{by_store:?}"
     );
     assert!(by_layer[0].contains("layer `rate_limit`"), "{by_layer:?}");

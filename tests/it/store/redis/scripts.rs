@@ -73,7 +73,7 @@ end
 return answer
 ";
 
-/// The same of a log, which lies at a key that does not expire here.
+/// The same for a log, whose key does not expire here.
 const REPLAY_LOG: &str = concat!(
     "local real = redis
 local redis = { pcall = real.pcall, call = function(command, ...)
@@ -114,8 +114,8 @@ return answer
 "
 );
 
-/// Carries over from states to states, each given as its words; and the moments of the change and of
-/// now.
+/// Carries over from states to states, each given as its words, with the time of the change and the
+/// current time.
 const REPLAY_CARRY: &str = "
 local letter, n1, n2, n3, n4, n5, n6, w1, w2, w3, w4, w5, w6 =
   struct.unpack('<c1dddddddddddd', ARGV[1])
@@ -190,7 +190,7 @@ fn policy(random: &mut Random, make: Make) -> Option<Policy> {
     let limit = random.any_up_to(limit_max).max(1);
     let window = random.any_up_to(window_max).max(1);
     let quota = Quota::new(limit, Duration::from_micros(window));
-    // What is too large to be counted exactly is refused.
+    // Limits that are too large to be counted exactly are rejected.
     make("p", quota).ok()
 }
 
@@ -241,7 +241,7 @@ fn steps(random: &mut Random, policy: &Policy, count: usize) -> Vec<Step> {
                     amount: random.any_up_to(3 * capacity),
                 },
                 _ => {
-                    // Receipts as they come: of windows, of their ends.
+                    // Receipts of real takes: for windows, the end of the window.
                     receipts.push(now - now % window + window * (1 + random.below(2)));
                     Step::Take { now, cost }
                 }
@@ -284,7 +284,7 @@ fn replay(policy: &Policy, steps: &mut [Step]) -> Vec<[u64; 7]> {
         .collect()
 }
 
-/// The same of a log, of which is told what is left, and how long to the reset.
+/// The same for a log, with the remaining quota and the time until the reset.
 fn replay_log(policy: &Policy, steps: &mut [Step]) -> Vec<[u64; 7]> {
     let (mut log, mut paid_last, mut is_own) = (Log::default(), None, false);
     let at = Timestamp::from_micros;
@@ -485,7 +485,7 @@ fn compare_carries(name: &str, make: Make) {
         let packed_steps = doubles(steps.iter().flatten().copied());
         let command: [&[u8]; 5] = [b"EVALSHA", digest.as_bytes(), b"0", &packed, &packed_steps];
         let Some(Reply::Array(said)) = client.ask(&command) else {
-            panic!("no answer for {to:?} after {from:?}");
+            panic!("no reply for {to:?} after {from:?}");
         };
         let said: Vec<u64> = said.iter().map(|word| word.as_int() as u64).collect();
         for (said, step) in said.as_chunks::<3>().0.iter().zip(&steps) {
@@ -599,8 +599,8 @@ impl Caller {
         }
     }
 
-    /// Asks so many times for a decision, by some of the policies. Returns the keys, what take.lua is
-    /// asked, and what it is to answer.
+    /// Requests a decision by some of the policies, `times` times. Returns the keys, the input of
+    /// take.lua, and its expected output.
     fn ask(
         &mut self,
         random: &mut Random,

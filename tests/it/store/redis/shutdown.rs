@@ -31,7 +31,7 @@ async fn records_of_running_requests_are_in_the_store_when_the_process_has_ended
         ];
         let mut example = Example::start_with("gateway", &variables);
         let (addr, key) = (example.addr(), example.said_after("pro key: "));
-        // A server that is slow may cost the first look at a key its deadline: from then on it is warm.
+        // On a slow server the first lookup of a key may time out; later ones are cached.
         let fields = format!("host: h\r\nx-api-key: {key}\r\nconnection: close");
         let me = format!("GET /me HTTP/1.1\r\n{fields}\r\n\r\n");
         let is_warm = || read_to(&mut send(addr, &me), "\r\n\r\n").contains(" 200 OK");

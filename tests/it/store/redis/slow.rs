@@ -74,7 +74,7 @@ impl Scene {
                     let mut failed = 0;
                     while !over.load(SeqCst) {
                         failed += usize::from(scene.send().await != StatusCode::OK);
-                        // A store that is unavailable says so at once.
+                        // A store that is unavailable fails calls at once.
                         tokio::task::yield_now().await;
                     }
                     failed
@@ -186,7 +186,7 @@ async fn server_that_becomes_40_ms_slower_costs_no_outage() {
     let scene = Scene::new(proxy.url());
     scene.until_up().await;
     proxy.set(Fault::Delay(Duration::from_millis(20)));
-    // The requests that are under way do not know yet.
+    // The result is ignored: requests in flight predate the change.
     scene.load(8, Duration::from_millis(300)).await;
     for tasks in [8, 64] {
         assert_eq!(
@@ -212,7 +212,7 @@ async fn server_that_is_held_up_for_20_ms_by_others_fails_no_request() {
             }
         })
     };
-    // The requests that are under way do not know yet.
+    // The result is ignored: requests in flight predate the change.
     scene.load(8, Duration::from_millis(300)).await;
     // A busy machine may hold the server up for far longer: such a round is made again.
     let mut failed = 0;

@@ -1,4 +1,4 @@
-//! A little memory before the cache on Redis: fast, and true as soon as a purge is heard.
+//! A small memory tier in front of the cache on Redis: fast, and purged as soon as a purge arrives.
 
 use std::{
     future::poll_fn,
@@ -34,7 +34,7 @@ async fn purge(instance: &Instance) {
     instance.purge(Purge::tag("some"), PurgeMode::Hard).await;
 }
 
-/// Asks until an answer is shown without a command.
+/// Sends requests until one is served without a command.
 async fn warm(instance: &Instance, path: &str, server: &Server) -> String {
     let begun = Instant::now();
     loop {
@@ -48,7 +48,7 @@ async fn warm(instance: &Instance, path: &str, server: &Server) -> String {
     }
 }
 
-/// Asks until something else is shown.
+/// Sends requests until the response is a different one, and returns the elapsed time.
 async fn until_not(instance: &Instance, path: &str, shown: &str) -> Duration {
     let begun = Instant::now();
     while instance.get(path).await == shown {
@@ -81,7 +81,7 @@ async fn nothing_is_kept_in_memory_while_purges_are_not_heard() {
     purge(&one).await;
     let took = until_not(&other, "/a", &shown).await;
     assert!(took < Duration::from_secs(2), "{took:?}");
-    // It hears again by and by.
+    // It reconnects after a while.
     warm(&other, "/a", &server).await;
 }
 
@@ -95,7 +95,7 @@ async fn a_late_look_up_never_brings_back_what_was_purged() {
         let marked = warm(&other, &mark, &server).await;
         let before = server.calls_of("hmget");
         let mut late = pin!(other.get(&path));
-        // It is asked, and answered, and the answer is not looked at.
+        // The call is sent and has its reply, which is not read yet.
         poll_fn(|cx| {
             assert!(late.as_mut().poll(cx).is_pending());
             Poll::Ready(())

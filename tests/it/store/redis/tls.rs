@@ -18,7 +18,7 @@ use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair};
 
 use crate::support::redis::{Server, free_addr, keys, patient};
 
-/// Who signs certificates.
+/// A certificate authority.
 struct Authority {
     pem: String,
     issuer: Issuer<'static, KeyPair>,
@@ -96,7 +96,7 @@ fn url(port: &str) -> String {
     format!("rediss://127.0.0.1:{port}")
 }
 
-/// Remembers of what kind the failures were that it was told of.
+/// Stores the kinds of the failures that it is notified of.
 #[derive(Clone, Debug, Default)]
 struct Downs(Arc<Mutex<Vec<StoreErrorKind>>>);
 
@@ -151,7 +151,7 @@ async fn over_tls_a_server_is_believed_by_its_authority_and_its_name() {
     let config = || RedisConfig::single(url(&port)).root_certificates(authority.pem.as_str());
     assert_eq!(connect(config()).await, Ok(()));
 
-    // Who is not believed is told apart from who is away.
+    // An untrusted server is distinguished from an unavailable one.
     let misconfigured = Err(StoreErrorKind::Misconfigured);
     let wrong_name = config().certificate_name("redis.example");
     assert_eq!(connect(wrong_name).await, misconfigured);
@@ -212,7 +212,7 @@ fn what_tls_cannot_be_made_of_is_refused_before_the_first_call() {
     for (config, option) in refusals {
         assert_eq!(refused(config).option(), option);
     }
-    // A key that is another's, and none at all. Neither is shown.
+    // A key of another certificate, and an invalid one. The error contains neither.
     let ((certificate, _), (_, key)) = (authority.sign("a"), authority.sign("b"));
     for key in [key.as_str(), "hunter2"] {
         let config = one()

@@ -1,0 +1,25 @@
+//! The store of all four layers as one trait.
+
+use crate::{
+    access_log::LogStore, api_key::ApiKeyStore, cache::CacheStore, rate_limit::RateLimitStore,
+};
+
+/// A store that serves all four layers, such as [`MemoryStore`](super::MemoryStore) and
+/// `RedisStore`.
+///
+/// Implemented for every type that implements the four traits and `Clone`. Use it as the bound of a
+/// function that builds the layers of an application on any store:
+///
+/// ```
+/// use portcullis::{cache::CacheLayer, store::{MemoryStore, Store}};
+///
+/// fn cache(store: &impl Store) -> CacheLayer {
+///     CacheLayer::new(store.clone())
+/// }
+///
+/// let layer = cache(&MemoryStore::new());
+/// # let _ = layer;
+/// ```
+pub trait Store: ApiKeyStore + RateLimitStore + CacheStore + LogStore + Clone {}
+
+impl<T: ApiKeyStore + RateLimitStore + CacheStore + LogStore + Clone> Store for T {}
