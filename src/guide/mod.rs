@@ -1,4 +1,4 @@
-//! The guide: what to know beyond the reference of each type.
+//! The guide: topics that span several types.
 
 #[cfg(all(feature = "cache", feature = "memory"))]
 #[doc = include_str!("caching.md")]
