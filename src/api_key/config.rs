@@ -26,10 +26,7 @@ use super::{
 };
 use crate::core::{
     error::{StoreError, StoreErrorKind},
-    http::{
-        body::ResponseBody,
-        responder::{RejectionTarget, Responder},
-    },
+    http::{body::ResponseBody, rejection_target::RejectionTarget, responder::Responder},
     identity::Identity,
     inherited::Inherited,
     layer_order::{self, Placement},

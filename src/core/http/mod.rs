@@ -7,6 +7,8 @@ mod guarded;
 #[cfg(feature = "rate-limit")]
 pub(crate) mod meant_status;
 pub(crate) mod rejection;
+#[cfg(any(feature = "api-key", feature = "rate-limit"))]
+pub(crate) mod rejection_target;
 pub(crate) mod request_head;
 pub(crate) mod request_id;
 #[cfg(feature = "access-log")]

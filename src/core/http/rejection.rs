@@ -26,7 +26,7 @@ pub struct Rejection {
     detail: Option<Cow<'static, str>>,
     headers: HeaderMap,
     members: Vec<(&'static str, Vec<String>)>,
-    kind: RejectionKind,
+    pub(super) kind: RejectionKind,
 }
 
 impl Rejection {
@@ -141,11 +141,6 @@ impl Rejection {
     /// A rejection of [`Rejection::new`] is [`RejectionKind::Other`].
     pub fn kind(&self) -> RejectionKind {
         self.kind
-    }
-
-    pub(crate) fn with_kind(mut self, kind: RejectionKind) -> Self {
-        self.kind = kind;
-        self
     }
 
     pub(super) fn assemble<B>(

@@ -8,9 +8,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use http::{
-    Extensions, HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri, Version,
-};
+use http::{HeaderValue, Response, StatusCode};
 
 use super::{
     body::ResponseBody,
@@ -53,7 +51,7 @@ use crate::core::record::{RateLimitOutcome, RecordHandle};
 /// ```
 #[derive(Clone, Default)]
 pub struct Responder {
-    body: Option<Arc<WriteBody>>,
+    pub(super) body: Option<Arc<WriteBody>>,
 }
 
 type WriteBody = dyn Fn(&RejectionContext<'_>) -> (HeaderValue, Bytes) + Send + Sync;
@@ -94,9 +92,9 @@ impl fmt::Debug for Responder {
 /// Dereferences to the [`Rejection`].
 #[derive(Clone, Copy, Debug)]
 pub struct RejectionContext<'a> {
-    rejection: &'a Rejection,
-    request: Option<RequestHead<'a>>,
-    rate_limit: Option<&'a RateLimitOutcome>,
+    pub(super) rejection: &'a Rejection,
+    pub(super) request: Option<RequestHead<'a>>,
+    pub(super) rate_limit: Option<&'a RateLimitOutcome>,
 }
 
 impl Rejection {
@@ -148,84 +146,12 @@ impl Deref for RejectionContext<'_> {
     }
 }
 
-/// The response format and the responder of one request that is rejected.
-pub(crate) struct RejectionTarget {
-    dialect: Dialect,
-    responder: Responder,
-    // For a custom responder alone: the default does not read it.
-    head: Option<Box<OwnedHead>>,
-}
-
-struct OwnedHead {
-    method: Method,
-    uri: Uri,
-    version: Version,
-    headers: HeaderMap,
-    extensions: Extensions,
-}
-
-impl RejectionTarget {
-    pub(crate) fn new<B>(request: &Request<B>, responder: &Responder) -> Self {
-        let head = responder.body.as_ref().map(|_| {
-            Box::new(OwnedHead {
-                method: request.method().clone(),
-                uri: request.uri().clone(),
-                version: request.version(),
-                headers: request.headers().clone(),
-                extensions: request.extensions().clone(),
-            })
-        });
-        Self {
-            dialect: Dialect::from(request),
-            responder: responder.clone(),
-            head,
-        }
-    }
-
-    /// Returns whether the responder is custom, and so reads more than the rejection.
-    #[cfg_attr(not(feature = "rate-limit"), allow(dead_code))]
-    pub(crate) fn is_custom(&self) -> bool {
-        self.head.is_some()
-    }
-
-    /// Returns the response to the request.
-    pub(crate) fn respond<B>(
-        &self,
-        rejection: &Rejection,
-        rate_limit: Option<&RateLimitOutcome>,
-    ) -> Response<ResponseBody<B>> {
-        let context = RejectionContext {
-            rejection,
-            request: self.head.as_deref().map(OwnedHead::as_head),
-            rate_limit,
-        };
-        context.respond(self.dialect, &self.responder)
-    }
-}
-
-impl OwnedHead {
-    fn as_head(&self) -> RequestHead<'_> {
-        RequestHead {
-            method: &self.method,
-            uri: &self.uri,
-            version: self.version,
-            headers: &self.headers,
-            extensions: &self.extensions,
-        }
-    }
-}
-
-impl fmt::Debug for RejectionTarget {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("RejectionTarget")
-            .field("dialect", &self.dialect)
-            .field("responder", &self.responder)
-            .finish_non_exhaustive()
-    }
-}
-
 impl RejectionContext<'_> {
-    fn respond<B>(&self, dialect: Dialect, responder: &Responder) -> Response<ResponseBody<B>> {
+    pub(super) fn respond<B>(
+        &self,
+        dialect: Dialect,
+        responder: &Responder,
+    ) -> Response<ResponseBody<B>> {
         let written = match dialect {
             Dialect::Grpc => Some((HeaderValue::from_static("application/grpc"), Bytes::new())),
             Dialect::Http => responder.body(self),

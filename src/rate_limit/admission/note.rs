@@ -9,7 +9,7 @@ use crate::{
     core::{
         http::{
             body::ResponseBody, meant_status::meant_status, rejection::Rejection,
-            responder::RejectionTarget,
+            rejection_target::RejectionTarget,
         },
         record::{RateLimitOutcome, RecordHandle, RecordedRateLimit},
         store_api::store_key::StoreKey,

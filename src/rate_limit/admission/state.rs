@@ -10,7 +10,7 @@ use super::{
 };
 use crate::{
     core::{
-        http::{rejection::Rejection, responder::RejectionTarget},
+        http::{rejection::Rejection, rejection_target::RejectionTarget},
         record::{RateLimitDecision, RateLimitOutcome, RecordHandle},
         store_api::{store_future::Pending, store_key::StoreKey},
     },
