@@ -14,8 +14,8 @@ use crate::core::json;
 /// A response of a layer instead of the handler.
 ///
 /// It becomes a response with this status, `Cache-Control: no-store`, its headers, and a body of
-/// `application/problem+json` (RFC 9457). A [`Responder`] can replace the body, but not the status
-/// and the headers.
+/// `application/problem+json` (RFC 9457). A [`Responder`](crate::Responder) can replace the body,
+/// but not the status and the headers.
 ///
 /// A gRPC request over HTTP/2 receives `200` with `grpc-status` in the header and no body.
 #[derive(Clone, Debug)]
