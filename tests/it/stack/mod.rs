@@ -5,6 +5,7 @@ pub(super) mod config_checks;
 pub(super) mod config_checks_redis;
 pub(super) mod contract;
 pub(super) mod credits;
+pub(super) mod front_door;
 pub(super) mod gate;
 pub(super) mod gateway;
 pub(super) mod hyper_example;
