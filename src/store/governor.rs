@@ -50,7 +50,7 @@ pub type GovernorLimiter = RateLimiter<
 /// let limiter = RateLimiter::keyed(quota).with_middleware::<StateInformationMiddleware>();
 /// let by_addr = Partition::client_addr(ClientAddrResolver::default());
 /// let layer = RateLimitLayer::builder(GovernorStore::new(limiter), by_addr)
-///     .policy(Policy::token_bucket("address", quota.into())?)
+///     .policy(Policy::token_bucket("address", quota)?)
 ///     .build()?;
 /// # let _ = layer;
 /// # Ok::<(), portcullis::ConfigError>(())
