@@ -536,7 +536,7 @@ mod tests {
     }
 
     #[test]
-    fn what_the_handler_has_said_stands() {
+    fn cache_control_of_the_handler_is_preserved() {
         for said in [
             "public, max-age=1",
             "Private",

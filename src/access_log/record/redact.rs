@@ -471,7 +471,7 @@ mod tests {
     }
 
     #[test]
-    fn what_stands_without_a_value_may_be_a_token() {
+    fn query_name_without_a_value_is_redacted() {
         for bare in ["sk_live_1234", "c2VjcmV0=", "c2VjcmV0cw==", &"n".repeat(65)] {
             assert_eq!(query(&[], bare), REDACTED);
         }

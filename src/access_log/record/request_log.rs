@@ -91,7 +91,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_set_stands_in_the_record() {
+    fn set_fields_are_in_the_record() {
         let mut extensions = Extensions::new();
         let record = RecordHandle::default();
         extensions.insert(record.clone());

@@ -124,7 +124,7 @@ mod tests {
     }
 
     #[test]
-    fn what_matters_less_is_lost_first() {
+    fn less_important_records_are_dropped_first() {
         let mut backlog = roomy(16);
         for number in 0..20 {
             backlog.offer(Weight::Routine, entry(number));

@@ -110,7 +110,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_taken_back_was_never_counted() {
+    fn refunded_failure_is_not_counted() {
         let failures = Failures::new(1, MINUTE).unwrap();
         for _ in 0..10 {
             let counted = failures.count([1; 17], NOON).unwrap();

@@ -114,7 +114,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_hash_or_costs_too_much_is_refused() {
+    fn invalid_or_expensive_hash_is_refused() {
         for (from, to) in [
             ("$argon2i$", "$argon2x$"),
             ("$argon2i$", "argon2i$"),

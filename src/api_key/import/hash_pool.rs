@@ -189,7 +189,7 @@ mod tests {
     }
 
     #[test]
-    fn who_asks_is_told_and_who_panics_tells_that_nobody_knows() {
+    fn panic_of_a_hash_is_reported_as_unavailable() {
         let hashing = Hashing::default();
         assert_eq!(wait(hashing.ask(|| Ok(true))), Ok(true));
         let panicked = wait(hashing.ask(|| panic!("as it was asked")));

@@ -300,7 +300,7 @@ mod tests {
     }
 
     #[test]
-    fn what_would_never_be_found_is_not_imported() {
+    fn key_that_cannot_be_found_is_not_imported() {
         let sha256 = ImportedKey::new(ImportedHash::sha256(&hex(&[7; 32])).unwrap());
         let by_part = ImportedKeys::by_public_part(|key| key.get(..4));
         assert!(ImportedKeys::by_sha512().id(&sha256).is_err());
@@ -313,7 +313,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_hash_is_refused_and_none_is_shown() {
+    fn invalid_hash_is_refused_and_not_printed() {
         for wrong in ["", "ab", &"g".repeat(64), &"a".repeat(63), &"é".repeat(32)] {
             assert!(ImportedHash::sha256(wrong).is_err(), "{wrong}");
             assert!(ImportedHash::sha512(wrong).is_err(), "{wrong}");
@@ -323,7 +323,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_key_is_not_asked_for() {
+    fn invalid_key_is_not_looked_up() {
         let rule = ImportedKeys::by_sha256();
         for wrong in [
             &b""[..],

@@ -458,7 +458,7 @@ pub(crate) mod tests {
 
     /// Threat A14: a writer of the store cannot bypass the pepper.
     #[test]
-    fn where_there_is_a_pepper_a_digest_without_one_is_not_believed() {
+    fn digest_without_a_pepper_is_refused_if_there_is_a_pepper() {
         let peppers = |plain_too| Peppers::new(Some(pepper(1)), Vec::new(), plain_too).unwrap();
         assert!(
             peppers(false)

@@ -673,7 +673,7 @@ pub(crate) mod tests {
         }
 
         #[test]
-        fn what_was_generated_is_read(prefix in "[a-z][a-z0-9]{2,8}(_[a-z0-9]{1,6}){0,2}", environment in "[a-z][a-z0-9]{0,9}") {
+        fn generated_key_parses(prefix in "[a-z][a-z0-9]{2,8}(_[a-z0-9]{1,6}){0,2}", environment in "[a-z][a-z0-9]{0,9}") {
             let format = KeyFormat::new(&prefix, std::slice::from_ref(&environment), None).unwrap();
             let (id, secret) = format.generate(&environment, getrandom::fill).unwrap();
             let key = format.parse(secret.expose_secret().as_bytes()).unwrap();

@@ -69,7 +69,7 @@ mod tests {
 
     /// Threat A1: correct, wrong and unknown keys cost exactly one digest and one comparison each.
     #[test]
-    fn whether_a_key_is_right_wrong_or_not_known_the_same_is_computed() {
+    fn right_wrong_and_unknown_keys_cost_the_same_computation() {
         let pepper = Pepper::new(1, (0..32).collect::<Vec<u8>>()).unwrap();
         let peppers = Peppers::new(Some(pepper), Vec::new(), false).unwrap();
         let (mut right, wrong) = (record(), record());

@@ -326,7 +326,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_written_is_read() {
+    fn written_record_reads_back() {
         for record in [record(), full()] {
             assert_eq!(again(&record), record.to_bytes());
         }

@@ -217,7 +217,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_origin_is_refused() {
+    fn invalid_origin_is_refused() {
         for wrong in ["app.example", "https://app.example/", ""] {
             assert!(
                 Constraints::new().origins([wrong]).check().is_err(),

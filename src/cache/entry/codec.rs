@@ -422,7 +422,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn what_is_written_can_be_read(response in responses()) {
+        fn written_value_reads_back(response in responses()) {
             let head = response.encode_head().unwrap();
             let read = StoredResponse::decode(head.into(), response.body.clone()).unwrap();
             prop_assert!(same(&read, &response), "{read:?} is not {response:?}");
@@ -460,7 +460,7 @@ mod tests {
         }
 
         #[test]
-        fn what_answers_vary_by_can_be_written_and_read(names in vec("[a-z]{1,5}", 0..=8)) {
+        fn vary_spec_reads_back(names in vec("[a-z]{1,5}", 0..=8)) {
             let names = names.iter().map(|name| HeaderName::from_bytes(name.as_bytes()).unwrap());
             let spec = VarySpec::from_names(names.collect()).unwrap();
             prop_assert_eq!(VarySpec::from_bytes(&spec.to_bytes()).unwrap(), spec);
@@ -526,7 +526,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_cut_or_longer_is_corrupt() {
+    fn truncated_or_extended_bytes_are_corrupt() {
         let whole = plain().to_bytes().unwrap();
         for len in 0..whole.len() {
             assert!(StoredResponse::from_bytes(whole.slice(..len)).is_err());
@@ -543,7 +543,7 @@ mod tests {
     }
 
     #[test]
-    fn what_could_not_be_read_back_is_not_written() {
+    fn unreadable_response_is_not_written() {
         let value = HeaderValue::from_bytes(&[b'x'; HEAD_BYTES_MAX]).unwrap();
         let mut long = plain();
         long.headers.insert("x-long", value);

@@ -71,7 +71,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_was_compressed_comes_back_as_it_was() {
+    fn compressed_body_decompresses_unchanged() {
         for len in [1_000, 100_000] {
             let body: Vec<u8> = (0..len)
                 .map(|at| b"some text of few letters "[at % 25])
@@ -83,13 +83,13 @@ mod tests {
     }
 
     #[test]
-    fn what_hardly_becomes_shorter_stays_as_it_is() {
+    fn incompressible_body_is_unchanged() {
         assert_eq!(pack(b"short"), None);
         assert_eq!(pack(b""), None);
     }
 
     #[test]
-    fn what_is_damaged_or_of_another_length_is_found_out() {
+    fn damaged_or_resized_body_is_detected() {
         let packed = pack(&[b'a'; 4_000]).unwrap();
         assert_eq!(unpack(&packed, 3_999), None);
         assert_eq!(unpack(&packed, 4_001), None);

@@ -334,7 +334,7 @@ mod tests {
     }
 
     #[test]
-    fn what_each_hit_writes_anew_stands_first() {
+    fn fields_that_each_hit_rewrites_are_first() {
         let mut headers = entry().headers;
         headers.insert(AGE, HeaderValue::from_static("7"));
         headers.insert(CACHE_STATUS, HeaderValue::from_static(""));
@@ -366,7 +366,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_sealed_opens_to_what_it_was_and_to_nothing_else() {
+    fn sealed_entry_opens_only_to_its_content() {
         let entry = entry();
         let head = Bytes::from(entry.encode_head().unwrap());
         let sealed = entry.seal(Bytes::from_static(b"h"), Bytes::from_static(b"b"));
@@ -403,7 +403,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_sealed_is_never_shown() {
+    fn sealed_entry_is_never_served() {
         let keys = StoreKeys::from_secret(&[1; 32]).unwrap();
         let variants = Variants::new(keys.space("v"), false);
         let headers = HeaderMap::new();

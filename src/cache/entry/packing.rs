@@ -199,7 +199,7 @@ mod tests {
     }
 
     #[test]
-    fn what_does_not_become_shorter_or_may_not_be_changed_is_left_as_it_is() {
+    fn incompressible_or_immutable_response_is_unchanged() {
         for kind in [
             "text/html; charset=utf-8",
             "Application/JSON",
@@ -238,7 +238,7 @@ mod tests {
     }
 
     #[test]
-    fn what_depends_on_the_coding_says_so_once() {
+    fn response_that_depends_on_the_coding_has_one_vary() {
         let mut fields = headers(&[("vary", "accept")]);
         vary_by_coding(&mut fields);
         vary_by_coding(&mut fields);

@@ -373,7 +373,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_quoted_is_one_value() {
+    fn quoted_text_is_one_value() {
         let read = response(&[r#"ext="no-store, max-age=1, \" private", max-age="60""#]);
         assert_eq!(read.max_age_secs, Some(60));
         assert!(!read.no_store && !read.private);
@@ -421,7 +421,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_written_wrongly_still_forbids_and_allows_nothing() {
+    fn malformed_directive_forbids_and_permits_nothing() {
         for line in [
             "private =x",
             "private\t=\"x-a\"",
@@ -439,7 +439,7 @@ mod tests {
     }
 
     #[test]
-    fn what_stands_behind_a_quote_that_never_ends_might_forbid_all() {
+    fn text_after_an_unterminated_quote_forbids_storing() {
         for line in [
             r#"max-age=9, ext="a, private"#,
             r#"max-age=9, ext="a\", no-store"#,
@@ -507,7 +507,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_meant_for_another_surrogate_is_none_of_ours() {
+    fn directive_for_another_surrogate_is_ignored() {
         let surrogate = |field| {
             let mut headers = headers(&["max-age=1"]);
             headers.insert("surrogate-control", HeaderValue::from_static(field));

@@ -257,7 +257,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_placed_is_no_part() {
+    fn part_without_a_position_is_refused() {
         for stated in [
             "bytes */10",
             "bytes 4-3/10",
@@ -298,7 +298,7 @@ mod tests {
     }
 
     #[test]
-    fn where_the_end_is_not_known_what_counts_from_it_is_not_served() {
+    fn suffix_range_of_unknown_length_is_not_served() {
         let mut part = stored(4, 10, "\"a\"");
         let stated = HeaderValue::from_static("bytes 4-9/*");
         part.headers.insert(CONTENT_RANGE, stated);

@@ -80,7 +80,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_a_date_is_none() {
+    fn invalid_date_is_none() {
         for text in [
             "0",
             "-1",
@@ -95,7 +95,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_written_can_be_read() {
+    fn written_value_reads_back() {
         let at = Timestamp::from_secs(784_111_777);
         assert_eq!(format(at), "Sun, 06 Nov 1994 08:49:37 GMT");
         assert_eq!(parse(&format(at)), Some(at));

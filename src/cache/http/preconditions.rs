@@ -143,7 +143,7 @@ mod tests {
     }
 
     #[test]
-    fn what_has_not_changed_since_is_not_modified() {
+    fn unchanged_response_is_not_modified() {
         let request = headers(&[(IF_MODIFIED_SINCE, "Sun, 06 Nov 1994 08:49:37 GMT")]);
         let stored = |name, at| is_not_modified(&request, &headers(&[(name, at)]));
         assert!(stored(LAST_MODIFIED, "Sun, 06 Nov 1994 08:49:37 GMT"));

@@ -99,7 +99,7 @@ mod tests {
     }
 
     #[test]
-    fn what_begins_after_the_end_cannot_be_had() {
+    fn range_after_the_end_is_not_satisfiable() {
         assert_eq!(range_of_ten("bytes=10-"), SelectedRange::Unsatisfiable);
         assert_eq!(range_of_ten("bytes=-0"), SelectedRange::Unsatisfiable);
         assert_eq!(
@@ -165,7 +165,7 @@ mod tests {
 
     proptest::proptest! {
         #[test]
-        fn what_is_served_lies_within_the_body(range in "[bytes=0-9,-]{0,24}", len in 0_usize..20) {
+        fn served_range_is_within_the_body(range in "[bytes=0-9,-]{0,24}", len in 0_usize..20) {
             let mut request = HeaderMap::new();
             request.insert(RANGE, HeaderValue::from_str(&format!("bytes={range}")).unwrap());
             if let SelectedRange::Bytes(bytes) = part(&request, &HeaderMap::new(), len) {

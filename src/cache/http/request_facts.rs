@@ -320,7 +320,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_more_than_a_question_is_none_for_the_cache() {
+    fn request_with_more_than_a_query_bypasses_the_cache() {
         for (name, value, reason) in [
             ("upgrade", "websocket", CacheReason::Upgrade),
             ("content-type", "application/grpc", CacheReason::Grpc),

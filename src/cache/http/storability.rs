@@ -473,7 +473,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_private_goes_to_its_callers_partition_alone() {
+    fn private_response_is_stored_in_the_callers_partition() {
         assert_eq!(
             refused(
                 RequestCaller::Anonymous,
@@ -537,7 +537,7 @@ mod tests {
     }
 
     #[test]
-    fn what_must_be_understood_is_kept_where_it_is() {
+    fn must_understand_response_is_stored_if_understood() {
         let both = control("no-store, must-understand, max-age=9");
         assert!(judged(RequestCaller::Anonymous, 200, &both).is_ok());
         assert_eq!(
@@ -564,7 +564,7 @@ mod tests {
     }
 
     #[test]
-    fn what_sets_a_cookie_is_for_one_client() {
+    fn response_that_sets_a_cookie_is_not_shared() {
         let fields = [("cache-control", "max-age=9"), ("set-cookie", "a=1")];
         assert_eq!(
             refused(RequestCaller::Anonymous, 200, &fields),
@@ -579,7 +579,7 @@ mod tests {
     }
 
     #[test]
-    fn what_varies_by_a_credential_is_not_shared() {
+    fn response_that_varies_by_a_credential_is_not_shared() {
         let fields = [("cache-control", "max-age=9"), ("vary", "X-Api-Key")];
         assert_eq!(
             refused(RequestCaller::Anonymous, 200, &fields),
@@ -605,7 +605,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_stale_at_once_is_kept_only_if_it_can_be_validated() {
+    fn immediately_stale_response_is_stored_only_with_a_validator() {
         assert_eq!(
             refused(KNOWN, 200, &control("max-age=0")),
             CacheReason::Expired

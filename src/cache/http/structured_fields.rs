@@ -198,7 +198,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_wrong_anywhere_spoils_all() {
+    fn one_malformed_member_invalidates_the_list() {
         for field in [
             "a=1,",
             "a=1,,b",

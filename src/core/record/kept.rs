@@ -53,7 +53,7 @@ mod tests {
     use crate::core::http::request_id::RequestId;
 
     #[test]
-    fn what_is_taken_is_gone_from_the_handle() {
+    fn taken_data_is_removed_from_the_handle() {
         struct Named(RequestId);
 
         impl Beside for Named {

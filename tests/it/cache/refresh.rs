@@ -1,4 +1,4 @@
-//! Background refreshes: once for all processes, and only with a runtime that can run them.
+//! Background refreshes run once for all processes, and need a runtime.
 
 use std::{sync::atomic::Ordering, time::Duration};
 

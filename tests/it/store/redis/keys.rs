@@ -386,7 +386,7 @@ async fn a_key_takes_what_the_guide_says() {
 }
 
 #[tokio::test]
-async fn whoever_revokes_may_wait_until_all_have_heard() {
+async fn revocation_can_wait_for_the_acknowledgment_of_all_instances() {
     let server = Server::start();
     let own = store(&server.url());
     let manager = Instance::over(own.clone());
