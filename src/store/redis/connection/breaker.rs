@@ -97,9 +97,9 @@ impl Pulse {
         }
     }
 
-    /// Records a delay of this process: the silence until now is no evidence about the server.
-    pub(super) fn excuse(&mut self, now: Timestamp) {
-        self.silent_since = self.silent_since.map(|_| now);
+    /// Records a delay of this process: the silence in it is no evidence about the server.
+    pub(super) fn excuse(&mut self, now: Timestamp, delay: Duration) {
+        self.silent_since = self.silent_since.map(|since| now.min(since + delay));
     }
 
     /// Records that no reply arrived in time to a call that started at `begun`. Returns `true` if
@@ -217,7 +217,7 @@ mod tests {
                 pulse.asked(begun);
             }
             for _ in 0..9 {
-                pulse.excuse(failed);
+                pulse.excuse(failed, millis(9));
                 assert_eq!(pulse.failed(failed, begun, FIFTY), round == 4);
             }
         }
@@ -306,8 +306,9 @@ mod tests {
     fn late_process_is_no_silence_of_the_server() {
         let mut pulse = Pulse::default();
         pulse.asked(ms(0));
-        pulse.excuse(ms(1_000));
+        pulse.excuse(ms(1_000), millis(980));
         assert!(!pulse.failed(ms(1_025), ms(1_000), FIFTY));
+        assert!(pulse.failed(ms(1_030), ms(1_000), FIFTY));
     }
 
     #[test]

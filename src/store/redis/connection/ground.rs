@@ -14,7 +14,10 @@ use std::{
 use tokio::sync::Notify;
 
 use super::stats::ConnectionWatch;
-use crate::core::{runtime::Runtime, time::Clock};
+use crate::core::{
+    runtime::Runtime,
+    time::{Clock, Timestamp},
+};
 
 /// Resources that all servers of a store share.
 #[derive(Debug)]
@@ -58,16 +61,26 @@ pub(super) const LATE_MAX: Duration = Duration::from_millis(4);
 /// The number of times that a call waits again because this process was delayed.
 pub(super) const LATE_LOOKS: u32 = 4;
 
+/// The minimum time in which a delayed process reads replies that have already arrived.
+const CATCH_UP: Duration = Duration::from_millis(25);
+
+/// Returns the delay of a process whose timer was due at `due`, or `None` if it was not busy.
+pub(super) fn delay(due: Timestamp, now: Timestamp) -> Option<Duration> {
+    (now > due + LATE_MAX).then(|| (now - due).max(CATCH_UP))
+}
+
 impl Ground {
     /// Returns the output of a future, or `None` after a time in which this process was not
     /// delayed.
     pub(crate) async fn in_time<F: Future>(&self, time: Duration, future: F) -> Option<F::Output> {
         let mut future = pin!(future);
+        let mut pause = time;
         for _ in 0..=LATE_LOOKS {
-            let due = self.clock.now() + time;
-            let output = within(self.runtime.sleep(time), future.as_mut()).await;
-            if output.is_some() || self.clock.now() <= due + LATE_MAX {
-                return output;
+            let due = self.clock.now() + pause;
+            let output = within(self.runtime.sleep(pause), future.as_mut()).await;
+            match delay(due, self.clock.now()) {
+                Some(delay) if output.is_none() => pause = delay.min(time),
+                _ => return output,
             }
         }
         None

@@ -147,10 +147,10 @@ impl Node {
     }
 
     /// Records that this process was delayed.
-    pub(super) fn excuse(&self, now: Timestamp) {
+    pub(super) fn excuse(&self, now: Timestamp, delay: Duration) {
         let mut state = self.lock();
         state.listen(now);
-        state.pulse.excuse(now);
+        state.pulse.excuse(now, delay);
     }
 
     /// Rejects new calls, and completes when those in flight have completed.
