@@ -4,6 +4,8 @@
 pub(crate) mod alone;
 pub(crate) mod app;
 pub(crate) mod bell;
+#[cfg(all(feature = "redis", feature = "test-util"))]
+pub(crate) mod calm;
 pub(crate) mod door;
 pub(crate) mod endless;
 pub(crate) mod hands;

@@ -18,17 +18,23 @@ use portcullis::{
 
 use crate::{
     api_key::api_key::pepper,
-    support::redis::{Cluster, Fault, Proxy, Server, keys},
+    support::{
+        calm::on_a_calm_machine,
+        redis::{Cluster, Fault, Proxy, Server, keys},
+    },
 };
 
 /// The timeout of a call to a node. A live node replies sooner, also on a busy machine.
 const TIMEOUT: Duration = Duration::from_secs(3);
 
 /// The time until the other nodes promote a replica, in milliseconds: longer than any fault here.
-const NODE_TIMEOUT_MS: &str = "30000";
+const NODE_TIMEOUT_MS: &str = "60000";
 
-/// The duration of a fault for which calls wait, and of one for which they do not.
-const LONG: Duration = Duration::from_secs(4);
+/// The number of calls in a fault that makes them time out. Most must fail immediately: if each one
+/// waited for its timeout, they would take longer than `PATIENCE`.
+const MANY: usize = 20;
+
+/// The minimum duration of a fault.
 const SHORT: Duration = Duration::from_millis(300);
 
 /// The longest wait for anything on a busy machine.
@@ -144,15 +150,21 @@ impl Scene {
         taken.await.err().map(|error| error.kind())
     }
 
-    /// Asks the failing node for a while, and the others: they answer all the while.
-    async fn load(&self, time: Duration) -> Seen {
+    /// Sends calls to the failing node, `min_calls` of each kind at least, and to the others, whose
+    /// calls all succeed.
+    async fn load(&self, min_calls: usize) -> Seen {
         let begun = Instant::now();
+        let goes_on = |calls: usize| {
+            assert!(begun.elapsed() < PATIENCE, "{calls} calls");
+            calls < min_calls || begun.elapsed() < SHORT
+        };
+        let pending = Cell::new(2);
         let limits = async {
             let mut seen = Vec::new();
-            while begun.elapsed() < time {
+            while goes_on(seen.len()) {
                 let asked = Instant::now();
                 let failure = self.take(&self.near).await;
-                assert!(asked.elapsed() < 2 * TIMEOUT, "late");
+                assert!(asked.elapsed() < 2 * TIMEOUT, "late: {failure:?}");
                 match failure {
                     None => self.charged.update(|charged| charged + 1),
                     Some(StoreErrorKind::Timeout) => self.unknown.update(|unknown| unknown + 1),
@@ -161,19 +173,21 @@ impl Scene {
                 seen.push(failure);
                 tokio::time::sleep(Duration::from_millis(5)).await;
             }
+            pending.update(|pending| pending - 1);
             seen
         };
         let records = async {
             let mut seen = Vec::new();
-            while begun.elapsed() < time {
+            while goes_on(seen.len()) {
                 let found = self.store.find(self.key).await;
                 seen.push(found.err().map(|error| error.kind()));
                 tokio::time::sleep(Duration::from_millis(5)).await;
             }
+            pending.update(|pending| pending - 1);
             seen
         };
         let others = async {
-            while begun.elapsed() < time {
+            while pending.get() > 0 {
                 for partition in &self.far {
                     let failure = self.take(partition).await;
                     assert_eq!(failure, None, "of a living node: {:?}", self.store);
@@ -187,12 +201,12 @@ impl Scene {
 
     /// Lets a fault last and end, and checks that the node replies again and has charged no
     /// partition twice. Returns the results.
-    async fn endure(&self, time: Duration, begin: impl FnOnce(), end: impl FnOnce()) -> Seen {
+    async fn endure(&self, min_calls: usize, begin: impl FnOnce(), end: impl FnOnce()) -> Seen {
         until(async || self.store.reset(&self.near, &[&self.policy]).await.is_ok()).await;
         self.charged.set(0);
         self.unknown.set(0);
         begin();
-        let seen = self.load(time).await;
+        let seen = self.load(min_calls).await;
         end();
         until(async || self.store.find(self.key).await.is_ok()).await;
         until(async || {
@@ -223,76 +237,70 @@ fn failed_by(seen: &Seen, kinds: &[StoreErrorKind]) {
     }
 }
 
-#[tokio::test]
-async fn a_node_that_fails_hurts_its_slots_alone_charges_nobody_twice_and_heals() {
-    use StoreErrorKind::{Full, Timeout, Unavailable};
-    let scene = Scene::new().await;
-    let (main, proxy) = (scene.main(), &scene.proxy);
+#[test]
+fn a_node_that_fails_hurts_its_slots_alone_charges_nobody_twice_and_heals() {
+    on_a_calm_machine(async || {
+        use StoreErrorKind::{Full, Timeout, Unavailable};
+        let scene = Scene::new().await;
+        let (main, proxy) = (scene.main(), &scene.proxy);
 
-    // A black hole: one call of each kind waits, and then all fail at once.
-    let set = |fault| move || proxy.set(fault);
-    let seen = scene
-        .endure(LONG, set(Fault::BlackHole), set(Fault::None))
-        .await;
-    failed_by(&seen, &[Timeout, Unavailable]);
-    assert!(
-        seen.limits.len() > 10,
-        "no client fails immediately: {seen:?}"
-    );
+        // A black hole: a few calls wait, and then all fail immediately.
+        let set = |fault| move || proxy.set(fault);
+        let seen = scene
+            .endure(MANY, set(Fault::BlackHole), set(Fault::None))
+            .await;
+        failed_by(&seen, &[Timeout, Unavailable]);
 
-    // A hang, shorter than the others wait before they replace the node.
-    let seen = scene.endure(LONG, || main.freeze(), || main.thaw()).await;
-    failed_by(&seen, &[Timeout, Unavailable]);
+        // A hang, shorter than the others wait before they replace the node.
+        let seen = scene.endure(MANY, || main.freeze(), || main.thaw()).await;
+        failed_by(&seen, &[Timeout, Unavailable]);
 
-    // Connections that are reset, each new one too.
-    let seen = scene
-        .endure(SHORT, set(Fault::Reset), set(Fault::None))
-        .await;
-    failed_by(&seen, &[Timeout, Unavailable]);
+        // Connections that are reset, each new one too.
+        let seen = scene.endure(1, set(Fault::Reset), set(Fault::None)).await;
+        failed_by(&seen, &[Timeout, Unavailable]);
 
-    // Out of memory, and too few replicas: the node fails calls at once, and charges nothing.
-    let config = |name, value| move || drop(main.ask(&["CONFIG", "SET", name, value]));
-    let (fill, empty) = (config("maxmemory", "1"), config("maxmemory", "0"));
-    let seen = scene.endure(SHORT, fill, empty).await;
-    assert!(
-        seen.limits.iter().all(|kind| *kind == Some(Full)),
-        "{seen:?}"
-    );
-    assert!(seen.keys.iter().all(Option::is_none), "{seen:?}");
-    let name = "min-replicas-to-write";
-    let seen = scene
-        .endure(SHORT, config(name, "5"), config(name, "0"))
-        .await;
-    assert!(
-        seen.limits.iter().all(|kind| *kind == Some(Unavailable)),
-        "{seen:?}"
-    );
+        // Out of memory, and too few replicas: the node fails calls at once, and charges nothing.
+        let config = |name, value| move || drop(main.ask(&["CONFIG", "SET", name, value]));
+        let (fill, empty) = (config("maxmemory", "1"), config("maxmemory", "0"));
+        let seen = scene.endure(1, fill, empty).await;
+        assert!(
+            seen.limits.iter().all(|kind| *kind == Some(Full)),
+            "{seen:?}"
+        );
+        assert!(seen.keys.iter().all(Option::is_none), "{seen:?}");
+        let name = "min-replicas-to-write";
+        let seen = scene.endure(1, config(name, "5"), config(name, "0")).await;
+        assert!(
+            seen.limits.iter().all(|kind| *kind == Some(Unavailable)),
+            "{seen:?}"
+        );
 
-    // Flushed scripts are sent again, and no call fails.
-    let forget = || drop(main.ask(&["SCRIPT", "FLUSH"]));
-    let seen = scene.endure(SHORT, forget, || {}).await;
-    let nothing = |seen: &Seen| seen.limits.iter().chain(&seen.keys).all(Option::is_none);
-    assert!(nothing(&seen), "{seen:?}");
+        // Flushed scripts are sent again, and no call fails.
+        let forget = || drop(main.ask(&["SCRIPT", "FLUSH"]));
+        let seen = scene.endure(1, forget, || {}).await;
+        let nothing = |seen: &Seen| seen.limits.iter().chain(&seen.keys).all(Option::is_none);
+        assert!(nothing(&seen), "{seen:?}");
 
-    // The replica takes over: the old main server becomes a replica, and redirects calls.
-    let replica = &scene.cluster.replicas()[scene.node];
-    let take_over = || drop(replica.ask(&["CLUSTER", "FAILOVER"]));
-    let seen = scene.endure(SHORT, take_over, || {}).await;
-    let is_known = |kind: &StoreErrorKind| [Timeout, Unavailable].contains(kind);
-    assert!(
-        seen.limits.iter().chain(&seen.keys).flatten().all(is_known),
-        "{seen:?}"
-    );
-    until(async || replica.ask(&["ROLE"]).as_text().starts_with("master")).await;
-    assert_eq!(scene.take(&scene.near).await, None);
+        // The replica takes over: the old main server becomes a replica, and redirects calls.
+        let replica = &scene.cluster.replicas()[scene.node];
+        let take_over = || drop(replica.ask(&["CLUSTER", "FAILOVER"]));
+        let seen = scene.endure(1, take_over, || {}).await;
+        let is_known = |kind: &StoreErrorKind| [Timeout, Unavailable].contains(kind);
+        assert!(
+            seen.limits.iter().chain(&seen.keys).flatten().all(is_known),
+            "{seen:?}"
+        );
+        until(async || replica.ask(&["ROLE"]).as_text().starts_with("master")).await;
+        assert_eq!(scene.take(&scene.near).await, None);
 
-    // Lost data: each quota starts over, no key is known, and no call fails.
-    replica.ask(&["FLUSHALL"]);
-    assert!(scene.store.find(scene.key).await.unwrap().is_none());
-    let taken = scene
-        .store
-        .take(&scene.near, &[Charge::new(&scene.policy, 1)]);
-    assert_eq!(taken.await.unwrap().each()[0].remaining(), LIMIT - 1);
-    assert!(nothing(&scene.load(SHORT).await));
-    assert_eq!(replica.keys_without_expiry(), [""; 0]);
+        // Lost data: each quota starts over, no key is known, and no call fails.
+        replica.ask(&["FLUSHALL"]);
+        assert!(scene.store.find(scene.key).await.unwrap().is_none());
+        let taken = scene
+            .store
+            .take(&scene.near, &[Charge::new(&scene.policy, 1)]);
+        assert_eq!(taken.await.unwrap().each()[0].remaining(), LIMIT - 1);
+        assert!(nothing(&scene.load(1).await));
+        assert_eq!(replica.keys_without_expiry(), [""; 0]);
+    });
 }

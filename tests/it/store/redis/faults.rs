@@ -20,6 +20,7 @@ use portcullis::{
 use tower::{Layer, ServiceExt, service_fn, util::BoxCloneService};
 
 use crate::support::{
+    calm::on_a_calm_machine,
     get,
     redis::{Fault, Proxy, Server, keys, patient},
 };
@@ -238,163 +239,190 @@ async fn behind_a_proxy(fault: Fault) {
     assert!(scene.server.calls_of("evalsha") + scene.server.calls_of("eval") <= calls + 1);
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_hang_costs_few_requests_their_deadline_and_charges_nobody_twice() {
-    let mut scene = Scene::new().await;
-    let freeze = async |scene: &mut Scene| scene.server.freeze();
-    endure(&mut scene, freeze, async |scene| scene.server.thaw()).await;
-    let stats = scene.store.stats();
-    // The nine requests in flight at the freeze, and two at a time until the server is given up.
-    assert!(stats.timeouts + stats.broken <= 9 + 5, "{stats:?}");
-    assert!(scene.counted().await <= stats.calls);
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_crash_is_a_policys_answer_until_the_server_is_back() {
-    let mut scene = Scene::new().await;
-    let kill = async |scene: &mut Scene| scene.server.kill();
-    endure(&mut scene, kill, async |scene| scene.server.restart()).await;
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_black_hole_is_a_policys_answer() {
-    behind_a_proxy(Fault::BlackHole).await;
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_half_open_connection_is_a_policys_answer() {
-    behind_a_proxy(Fault::HalfOpen).await;
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_reset_is_a_policys_answer() {
-    behind_a_proxy(Fault::Reset).await;
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn answers_byte_by_byte_are_a_policys_answer() {
-    behind_a_proxy(Fault::Slow(Duration::from_millis(20))).await;
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn corrupt_answers_are_a_policys_answer() {
-    behind_a_proxy(Fault::Corrupt).await;
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_full_server_is_a_policys_answer() {
-    let mut scene = Scene::by(patient).await;
-    let fill = async |scene: &mut Scene| {
-        scene.server.ask(&["CONFIG", "SET", "maxmemory", "1"]);
-    };
-    let empty = async |scene: &mut Scene| {
-        scene.server.ask(&["CONFIG", "SET", "maxmemory", "0"]);
-    };
-    // Such a server replies at once: no request waits, and calls continue meanwhile.
-    fill(&mut scene).await;
-    let seen = scene.load(Duration::from_millis(300)).await;
-    for ((name, while_failing, _), seen) in scene.apps.iter().zip(&seen) {
-        let as_documented = |(status, time): &(StatusCode, Duration)| {
-            status == while_failing && *time < DEADLINE + LATE
-        };
-        assert!(seen.answers.iter().all(as_documented), "{name}: {seen:?}");
-    }
-    assert_eq!(scene.store.stats().downs, 0);
-    empty(&mut scene).await;
-    scene.until_up(Duration::from_secs(10)).await;
-    scene.is_sound().await;
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_server_that_becomes_a_replica_is_a_policys_answer() {
-    let mut scene = Scene::new().await;
-    let demote = async |scene: &mut Scene| {
-        scene.server.ask(&["REPLICAOF", "127.0.0.1", "1"]);
-    };
-    let promote = async |scene: &mut Scene| {
-        scene.server.ask(&["REPLICAOF", "NO", "ONE"]);
-    };
-    endure(&mut scene, demote, promote).await;
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn forgotten_scripts_and_forgotten_data_fail_no_request() {
-    let scene = Scene::by(patient).await;
-    let (seen, ()) = tokio::join!(scene.load(Duration::from_millis(400)), async {
-        for _ in 0..10 {
-            tokio::time::sleep(Duration::from_millis(30)).await;
-            scene.server.ask(&["SCRIPT", "FLUSH"]);
-            scene.server.ask(&["FLUSHALL"]);
-        }
+#[test]
+fn a_hang_costs_few_requests_their_deadline_and_charges_nobody_twice() {
+    on_a_calm_machine(async || {
+        let mut scene = Scene::new().await;
+        let freeze = async |scene: &mut Scene| scene.server.freeze();
+        endure(&mut scene, freeze, async |scene| scene.server.thaw()).await;
+        let stats = scene.store.stats();
+        // The nine requests in flight at the freeze, and two at a time until the server is given up.
+        assert!(stats.timeouts + stats.broken <= 9 + 5, "{stats:?}");
+        assert!(scene.counted().await <= stats.calls);
     });
-    assert_eq!(failed(&seen), 0);
-    scene.is_sound().await;
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_a_flush_forgets_is_at_most_one_more_limit() {
-    let scene = Scene::new().await;
-    let config = patient(RedisConfig::single(scene.server.url())).max_cached_denials(0);
-    let store = RedisStore::new(config, keys()).unwrap();
-    let policy = Policy::fixed_window("small", Quota::per_hour(5)).unwrap();
-    let partition = keys().space("flush").short_key(b"flush");
-    let charge = [Charge::new(&policy, 1)];
-    let mut admitted = 0;
-    for round in 0..20 {
-        if round == 10 {
-            scene.server.ask(&["FLUSHALL"]);
-        }
-        let taken = store.take(&partition, &charge).await.unwrap();
-        admitted += u64::from(taken.is_admitted());
-    }
-    assert_eq!(admitted, 10);
+#[test]
+fn a_crash_is_a_policys_answer_until_the_server_is_back() {
+    on_a_calm_machine(async || {
+        let mut scene = Scene::new().await;
+        let kill = async |scene: &mut Scene| scene.server.kill();
+        endure(&mut scene, kill, async |scene| scene.server.restart()).await;
+    });
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_swallowed_reply_charges_once_and_shifts_nobodys_answer() {
-    let scene = Scene::new().await;
-    for round in 0..3 {
-        scene.proxy.set(Fault::Swallow(1));
-        let mut tasks = Vec::new();
-        for number in 0..40_u64 {
-            let store = scene.store.clone();
-            tasks.push(tokio::spawn(async move {
-                // Each task uses its own limit, so a reply to another call would be noticed.
-                let name = format!("limit-{number}");
-                let policy = Policy::fixed_window(&name, Quota::per_hour(1_000 + number)).unwrap();
-                let partition = keys().space("swallow").short_key(&number.to_le_bytes());
-                let taken = store.take(&partition, &[Charge::new(&policy, 1)]).await;
-                taken.map(|taken| (number, taken.each()[0].remaining()))
-            }));
+#[test]
+fn a_black_hole_is_a_policys_answer() {
+    on_a_calm_machine(async || {
+        behind_a_proxy(Fault::BlackHole).await;
+    });
+}
+
+#[test]
+fn a_half_open_connection_is_a_policys_answer() {
+    on_a_calm_machine(async || {
+        behind_a_proxy(Fault::HalfOpen).await;
+    });
+}
+
+#[test]
+fn a_reset_is_a_policys_answer() {
+    on_a_calm_machine(async || {
+        behind_a_proxy(Fault::Reset).await;
+    });
+}
+
+#[test]
+fn answers_byte_by_byte_are_a_policys_answer() {
+    on_a_calm_machine(async || {
+        behind_a_proxy(Fault::Slow(Duration::from_millis(20))).await;
+    });
+}
+
+#[test]
+fn corrupt_answers_are_a_policys_answer() {
+    on_a_calm_machine(async || {
+        behind_a_proxy(Fault::Corrupt).await;
+    });
+}
+
+#[test]
+fn a_full_server_is_a_policys_answer() {
+    on_a_calm_machine(async || {
+        let mut scene = Scene::by(patient).await;
+        let fill = async |scene: &mut Scene| {
+            scene.server.ask(&["CONFIG", "SET", "maxmemory", "1"]);
+        };
+        let empty = async |scene: &mut Scene| {
+            scene.server.ask(&["CONFIG", "SET", "maxmemory", "0"]);
+        };
+        // Such a server replies at once: no request waits, and calls continue meanwhile.
+        fill(&mut scene).await;
+        let seen = scene.load(Duration::from_millis(300)).await;
+        for ((name, while_failing, _), seen) in scene.apps.iter().zip(&seen) {
+            let as_documented = |(status, time): &(StatusCode, Duration)| {
+                status == while_failing && *time < DEADLINE + LATE
+            };
+            assert!(seen.answers.iter().all(as_documented), "{name}: {seen:?}");
         }
-        for task in tasks {
-            if let Ok((number, remaining)) = task.await.unwrap() {
-                assert!(
-                    (1_000 + number - remaining) <= round + 1,
-                    "{number}: {remaining}"
-                );
-                assert!(remaining < 1_000 + number, "{number}: {remaining}");
-            }
-        }
-        scene.proxy.set(Fault::None);
+        assert_eq!(scene.store.stats().downs, 0);
+        empty(&mut scene).await;
         scene.until_up(Duration::from_secs(10)).await;
-    }
-    scene.is_sound().await;
+        scene.is_sound().await;
+    });
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_charge_whose_answer_is_lost_is_counted_once_and_recorded() {
-    let scene = Scene::new().await;
-    let before = scene.counted().await;
-    scene.proxy.set(Fault::HalfOpen);
-    let app = scene.apps[1].2.clone();
-    let response = app.oneshot(get("/")).await.unwrap();
-    assert_eq!(response.status(), StatusCode::OK);
-    // Without a record there is no outcome on the admitted path; the count shows it.
-    assert!(response.extensions().get::<RateLimitOutcome>().is_none());
-    tokio::time::sleep(Duration::from_millis(50)).await;
-    assert_eq!(scene.counted().await, before + 1);
-    let denied = scene.apps[0].2.clone().oneshot(get("/")).await.unwrap();
-    let outcome = denied.extensions().get::<RateLimitOutcome>().unwrap();
-    assert!(outcome.decision.store_error().is_some(), "{outcome:?}");
+#[test]
+fn a_server_that_becomes_a_replica_is_a_policys_answer() {
+    on_a_calm_machine(async || {
+        let mut scene = Scene::new().await;
+        let demote = async |scene: &mut Scene| {
+            scene.server.ask(&["REPLICAOF", "127.0.0.1", "1"]);
+        };
+        let promote = async |scene: &mut Scene| {
+            scene.server.ask(&["REPLICAOF", "NO", "ONE"]);
+        };
+        endure(&mut scene, demote, promote).await;
+    });
+}
+
+#[test]
+fn forgotten_scripts_and_forgotten_data_fail_no_request() {
+    on_a_calm_machine(async || {
+        let scene = Scene::by(patient).await;
+        let (seen, ()) = tokio::join!(scene.load(Duration::from_millis(400)), async {
+            for _ in 0..10 {
+                tokio::time::sleep(Duration::from_millis(30)).await;
+                scene.server.ask(&["SCRIPT", "FLUSH"]);
+                scene.server.ask(&["FLUSHALL"]);
+            }
+        });
+        assert_eq!(failed(&seen), 0);
+        scene.is_sound().await;
+    });
+}
+
+#[test]
+fn what_a_flush_forgets_is_at_most_one_more_limit() {
+    on_a_calm_machine(async || {
+        let scene = Scene::new().await;
+        let config = patient(RedisConfig::single(scene.server.url())).max_cached_denials(0);
+        let store = RedisStore::new(config, keys()).unwrap();
+        let policy = Policy::fixed_window("small", Quota::per_hour(5)).unwrap();
+        let partition = keys().space("flush").short_key(b"flush");
+        let charge = [Charge::new(&policy, 1)];
+        let mut admitted = 0;
+        for round in 0..20 {
+            if round == 10 {
+                scene.server.ask(&["FLUSHALL"]);
+            }
+            let taken = store.take(&partition, &charge).await.unwrap();
+            admitted += u64::from(taken.is_admitted());
+        }
+        assert_eq!(admitted, 10);
+    });
+}
+
+#[test]
+fn a_swallowed_reply_charges_once_and_shifts_nobodys_answer() {
+    on_a_calm_machine(async || {
+        let scene = Scene::new().await;
+        for round in 0..3 {
+            scene.proxy.set(Fault::Swallow(1));
+            let mut tasks = Vec::new();
+            for number in 0..40_u64 {
+                let store = scene.store.clone();
+                tasks.push(tokio::spawn(async move {
+                    // Each task uses its own limit, so a reply to another call would be noticed.
+                    let name = format!("limit-{number}");
+                    let policy =
+                        Policy::fixed_window(&name, Quota::per_hour(1_000 + number)).unwrap();
+                    let partition = keys().space("swallow").short_key(&number.to_le_bytes());
+                    let taken = store.take(&partition, &[Charge::new(&policy, 1)]).await;
+                    taken.map(|taken| (number, taken.each()[0].remaining()))
+                }));
+            }
+            for task in tasks {
+                if let Ok((number, remaining)) = task.await.unwrap() {
+                    assert!(
+                        (1_000 + number - remaining) <= round + 1,
+                        "{number}: {remaining}"
+                    );
+                    assert!(remaining < 1_000 + number, "{number}: {remaining}");
+                }
+            }
+            scene.proxy.set(Fault::None);
+            scene.until_up(Duration::from_secs(10)).await;
+        }
+        scene.is_sound().await;
+    });
+}
+
+#[test]
+fn a_charge_whose_answer_is_lost_is_counted_once_and_recorded() {
+    on_a_calm_machine(async || {
+        let scene = Scene::new().await;
+        let before = scene.counted().await;
+        scene.proxy.set(Fault::HalfOpen);
+        let app = scene.apps[1].2.clone();
+        let response = app.oneshot(get("/")).await.unwrap();
+        assert_eq!(response.status(), StatusCode::OK);
+        // Without a record there is no outcome on the admitted path; the count shows it.
+        assert!(response.extensions().get::<RateLimitOutcome>().is_none());
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        assert_eq!(scene.counted().await, before + 1);
+        let denied = scene.apps[0].2.clone().oneshot(get("/")).await.unwrap();
+        let outcome = denied.extensions().get::<RateLimitOutcome>().unwrap();
+        assert!(outcome.decision.store_error().is_some(), "{outcome:?}");
+    });
 }

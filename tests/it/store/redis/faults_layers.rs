@@ -22,6 +22,7 @@ use tower::ServiceExt;
 
 use crate::support::{
     app::{App, app},
+    calm::on_a_calm_machine,
     get,
     redis::{Fault, Proxy, Server, keys},
 };
@@ -260,114 +261,138 @@ async fn behind_a_proxy(fault: Fault, denied: &[StatusCode]) {
     endure(begin, end, denied).await;
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_hang_denies_keys_misses_answers_and_costs_few_their_deadline() {
-    let begin = async |scene: &mut Scene| scene.server.freeze();
-    endure(begin, async |scene| scene.server.thaw(), UNAVAILABLE).await;
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn after_a_crash_keys_are_gone_with_the_servers_data_and_all_else_heals() {
-    let scene = Scene::new().await;
-    scene.server.kill();
-    let seen = scene.load(Duration::from_millis(900)).await;
-    check(&scene, &seen, UNAVAILABLE);
-    check_is_fast(&scene, &seen);
-    assert!(failed(&seen) > 0, "nothing failed");
-    scene.server.restart();
-    let begun = Instant::now();
-    // The server has no persistence: no key is known after a restart, which is not an error.
-    while scene.ask(AUTH).await != StatusCode::UNAUTHORIZED {
-        assert!(begun.elapsed() < Duration::from_secs(10));
-        tokio::time::sleep(Duration::from_millis(2)).await;
-    }
-    scene.is_sound(false).await;
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_black_hole_denies_keys_and_misses_answers() {
-    behind_a_proxy(Fault::BlackHole, UNAVAILABLE).await;
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_half_open_connection_denies_keys_and_misses_answers() {
-    behind_a_proxy(Fault::HalfOpen, UNAVAILABLE).await;
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_reset_denies_keys_and_misses_answers() {
-    behind_a_proxy(Fault::Reset, UNAVAILABLE).await;
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn answers_byte_by_byte_deny_keys_and_miss_answers() {
-    behind_a_proxy(Fault::Slow(Duration::from_millis(20)), UNAVAILABLE).await;
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn corrupt_answers_let_nobody_in_and_show_nothing() {
-    let errors = [
-        StatusCode::SERVICE_UNAVAILABLE,
-        StatusCode::INTERNAL_SERVER_ERROR,
-    ];
-    behind_a_proxy(Fault::Corrupt, &errors).await;
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_server_that_becomes_a_replica_denies_keys_and_misses_answers() {
-    let begin = async |scene: &mut Scene| {
-        scene.server.ask(&["REPLICAOF", "127.0.0.1", "1"]);
-    };
-    let end = async |scene: &mut Scene| {
-        scene.server.ask(&["REPLICAOF", "NO", "ONE"]);
-    };
-    endure(begin, end, UNAVAILABLE).await;
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_full_server_still_knows_keys_and_loses_records() {
-    let scene = Scene::patient().await;
-    scene.server.ask(&["CONFIG", "SET", "maxmemory", "1"]);
-    let seen = scene.load(Duration::from_millis(400)).await;
-    check(&scene, &seen, &[]);
-    let lost =
-        scene.queue.drop_counts(LogStream::Access).store_failed + scene.queue.pending() as u64;
-    assert!(lost > 0, "nothing was lost");
-    scene.server.ask(&["CONFIG", "SET", "maxmemory", "0"]);
-    scene.is_sound(true).await;
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn forgotten_scripts_fail_no_request() {
-    let scene = Scene::patient().await;
-    let (seen, ()) = tokio::join!(scene.load(Duration::from_millis(400)), async {
-        for _ in 0..10 {
-            tokio::time::sleep(Duration::from_millis(30)).await;
-            scene.server.ask(&["SCRIPT", "FLUSH"]);
-        }
+#[test]
+fn a_hang_denies_keys_misses_answers_and_costs_few_their_deadline() {
+    on_a_calm_machine(async || {
+        let begin = async |scene: &mut Scene| scene.server.freeze();
+        endure(begin, async |scene| scene.server.thaw(), UNAVAILABLE).await;
     });
-    check(&scene, &seen, &[]);
-    scene.is_sound(true).await;
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn after_a_flush_nobody_is_known_and_nothing_else_fails() {
-    let scene = Scene::patient().await;
-    scene.server.ask(&["FLUSHALL"]);
-    let seen = scene.load(Duration::from_millis(300)).await;
-    check(&scene, &seen, &[StatusCode::UNAUTHORIZED]);
-    assert_eq!(failed(&seen), seen[AUTH].len());
-    scene.is_sound(true).await;
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_swallowed_reply_is_nobody_elses_answer() {
-    let scene = Scene::new().await;
-    for _ in 0..3 {
-        scene.proxy.set(Fault::Swallow(1));
-        let seen = scene.load(Duration::from_millis(200)).await;
+#[test]
+fn after_a_crash_keys_are_gone_with_the_servers_data_and_all_else_heals() {
+    on_a_calm_machine(async || {
+        let scene = Scene::new().await;
+        scene.server.kill();
+        let seen = scene.load(Duration::from_millis(900)).await;
         check(&scene, &seen, UNAVAILABLE);
-        scene.until_up(Duration::from_secs(10)).await;
-    }
-    scene.is_sound(true).await;
+        check_is_fast(&scene, &seen);
+        assert!(failed(&seen) > 0, "nothing failed");
+        scene.server.restart();
+        let begun = Instant::now();
+        // The server has no persistence: no key is known after a restart, which is not an error.
+        while scene.ask(AUTH).await != StatusCode::UNAUTHORIZED {
+            assert!(begun.elapsed() < Duration::from_secs(10));
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+        scene.is_sound(false).await;
+    });
+}
+
+#[test]
+fn a_black_hole_denies_keys_and_misses_answers() {
+    on_a_calm_machine(async || {
+        behind_a_proxy(Fault::BlackHole, UNAVAILABLE).await;
+    });
+}
+
+#[test]
+fn a_half_open_connection_denies_keys_and_misses_answers() {
+    on_a_calm_machine(async || {
+        behind_a_proxy(Fault::HalfOpen, UNAVAILABLE).await;
+    });
+}
+
+#[test]
+fn a_reset_denies_keys_and_misses_answers() {
+    on_a_calm_machine(async || {
+        behind_a_proxy(Fault::Reset, UNAVAILABLE).await;
+    });
+}
+
+#[test]
+fn answers_byte_by_byte_deny_keys_and_miss_answers() {
+    on_a_calm_machine(async || {
+        behind_a_proxy(Fault::Slow(Duration::from_millis(20)), UNAVAILABLE).await;
+    });
+}
+
+#[test]
+fn corrupt_answers_let_nobody_in_and_show_nothing() {
+    on_a_calm_machine(async || {
+        let errors = [
+            StatusCode::SERVICE_UNAVAILABLE,
+            StatusCode::INTERNAL_SERVER_ERROR,
+        ];
+        behind_a_proxy(Fault::Corrupt, &errors).await;
+    });
+}
+
+#[test]
+fn a_server_that_becomes_a_replica_denies_keys_and_misses_answers() {
+    on_a_calm_machine(async || {
+        let begin = async |scene: &mut Scene| {
+            scene.server.ask(&["REPLICAOF", "127.0.0.1", "1"]);
+        };
+        let end = async |scene: &mut Scene| {
+            scene.server.ask(&["REPLICAOF", "NO", "ONE"]);
+        };
+        endure(begin, end, UNAVAILABLE).await;
+    });
+}
+
+#[test]
+fn a_full_server_still_knows_keys_and_loses_records() {
+    on_a_calm_machine(async || {
+        let scene = Scene::patient().await;
+        scene.server.ask(&["CONFIG", "SET", "maxmemory", "1"]);
+        let seen = scene.load(Duration::from_millis(400)).await;
+        check(&scene, &seen, &[]);
+        let lost =
+            scene.queue.drop_counts(LogStream::Access).store_failed + scene.queue.pending() as u64;
+        assert!(lost > 0, "nothing was lost");
+        scene.server.ask(&["CONFIG", "SET", "maxmemory", "0"]);
+        scene.is_sound(true).await;
+    });
+}
+
+#[test]
+fn forgotten_scripts_fail_no_request() {
+    on_a_calm_machine(async || {
+        let scene = Scene::patient().await;
+        let (seen, ()) = tokio::join!(scene.load(Duration::from_millis(400)), async {
+            for _ in 0..10 {
+                tokio::time::sleep(Duration::from_millis(30)).await;
+                scene.server.ask(&["SCRIPT", "FLUSH"]);
+            }
+        });
+        check(&scene, &seen, &[]);
+        scene.is_sound(true).await;
+    });
+}
+
+#[test]
+fn after_a_flush_nobody_is_known_and_nothing_else_fails() {
+    on_a_calm_machine(async || {
+        let scene = Scene::patient().await;
+        scene.server.ask(&["FLUSHALL"]);
+        let seen = scene.load(Duration::from_millis(300)).await;
+        check(&scene, &seen, &[StatusCode::UNAUTHORIZED]);
+        assert_eq!(failed(&seen), seen[AUTH].len());
+        scene.is_sound(true).await;
+    });
+}
+
+#[test]
+fn a_swallowed_reply_is_nobody_elses_answer() {
+    on_a_calm_machine(async || {
+        let scene = Scene::new().await;
+        for _ in 0..3 {
+            scene.proxy.set(Fault::Swallow(1));
+            let seen = scene.load(Duration::from_millis(200)).await;
+            check(&scene, &seen, UNAVAILABLE);
+            scene.until_up(Duration::from_secs(10)).await;
+        }
+        scene.is_sound(true).await;
+    });
 }

@@ -18,6 +18,7 @@ use crate::{
     api_key::api_key::{ring, send, with_key},
     stack::keys_example::Terminal,
     support::{
+        calm::on_a_calm_machine,
         redis::{Fault, Proxy, Server, keys, patient},
         text,
     },
@@ -112,34 +113,36 @@ async fn first_sight_of_a_key_is_one_command_and_a_warm_one_none() {
     assert_eq!(commands() - before, 1);
 }
 
-#[tokio::test]
-async fn a_revocation_reaches_four_instances_at_once() {
-    let server = Server::start();
-    let manager = Instance::at(&server.url());
-    let instances: Vec<_> = (0..4).map(|_| Instance::at(&server.url())).collect();
-    let mut took = Vec::new();
-    for _ in 0..25 {
-        let (id, key) = new_key(&manager, "acme").await;
-        for instance in &instances {
-            instance.warm(&key, &server).await;
+#[test]
+fn a_revocation_reaches_four_instances_at_once() {
+    on_a_calm_machine(async || {
+        let server = Server::start();
+        let manager = Instance::at(&server.url());
+        let instances: Vec<_> = (0..4).map(|_| Instance::at(&server.url())).collect();
+        let mut took = Vec::new();
+        for _ in 0..25 {
+            let (id, key) = new_key(&manager, "acme").await;
+            for instance in &instances {
+                instance.warm(&key, &server).await;
+            }
+            manager.manager().revoke(id, "a test").await.unwrap();
+            let revoked = Instant::now();
+            for instance in &instances {
+                instance.until(&key, StatusCode::UNAUTHORIZED).await;
+                took.push(revoked.elapsed());
+            }
         }
-        manager.manager().revoke(id, "a test").await.unwrap();
-        let revoked = Instant::now();
-        for instance in &instances {
-            instance.until(&key, StatusCode::UNAUTHORIZED).await;
-            took.push(revoked.elapsed());
-        }
-    }
-    took.sort();
-    let of = |percent: usize| took[(took.len() * percent).div_ceil(100) - 1];
-    println!(
-        "revoked on four instances: p50 {:?}, p99 {:?}",
-        of(50),
-        of(99)
-    );
-    // The machine that runs the tests has other things to do; the figure is in the guide.
-    assert!(of(50) < Duration::from_millis(100), "{took:?}");
-    assert!(of(99) < Duration::from_secs(1), "{took:?}");
+        took.sort();
+        let of = |percent: usize| took[(took.len() * percent).div_ceil(100) - 1];
+        println!(
+            "revoked on four instances: p50 {:?}, p99 {:?}",
+            of(50),
+            of(99)
+        );
+        // The machine that runs the tests has other things to do; the figure is in the guide.
+        assert!(of(50) < Duration::from_millis(100), "{took:?}");
+        assert!(of(99) < Duration::from_secs(1), "{took:?}");
+    });
 }
 
 #[tokio::test]

@@ -17,7 +17,10 @@ use portcullis::{
 };
 use tower::{Layer, ServiceExt, service_fn};
 
-use crate::support::redis::{Fault, Proxy, Server, keys};
+use crate::support::{
+    calm::on_a_calm_machine,
+    redis::{Fault, Proxy, Server, keys},
+};
 
 /// The threads of the runtime of each test.
 const WORKERS: usize = 2;
@@ -103,156 +106,170 @@ fn starve(time: Duration) {
     }
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn reply_that_waits_in_the_socket_of_a_late_process_is_read() {
-    let server = Server::start();
-    let proxy = Proxy::new(server.addr());
-    let scene = Scene::new(proxy.url());
-    scene.until_up().await;
-    // The replies arrive while no thread of the runtime runs.
-    proxy.set(Fault::Delay(Duration::from_millis(5)));
-    for late in [30, 60, 120, 240, 60, 30] {
-        let sent: Vec<_> = (0..8)
-            .map(|_| {
-                let scene = scene.clone();
-                tokio::spawn(async move { scene.send().await })
-            })
-            .collect();
-        tokio::time::sleep(Duration::from_millis(1)).await;
-        starve(Duration::from_millis(late));
-        for reply in sent {
-            assert_eq!(reply.await.unwrap(), StatusCode::OK, "{late}");
-        }
-    }
-    assert_eq!(scene.store.stats().downs, 0);
-    assert_eq!(scene.store.stats().timeouts, 0);
-}
-
-#[tokio::test]
-async fn reply_that_waits_in_the_socket_of_a_late_thread_is_read() {
-    let server = Server::start();
-    let scene = Scene::new(server.url());
-    scene.until_up().await;
-    for late in [30, 60, 120, 240] {
-        let (status, ()) = tokio::join!(scene.send(), async {
-            // The request is sent once the task of the connection has run.
-            for _ in 0..3 {
-                tokio::task::yield_now().await;
-            }
-            thread::sleep(Duration::from_millis(late));
-        });
-        assert_eq!(status, StatusCode::OK, "{late}");
-    }
-    assert_eq!(scene.store.stats().downs, 0);
-    assert_eq!(scene.store.stats().timeouts, 0);
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn process_that_connects_late_reports_no_outage() {
-    let server = Server::start();
-    for late in [300, 600] {
-        let scene = Scene::new(server.url());
-        let first = scene.clone();
-        let first = tokio::spawn(async move { first.send().await });
-        starve(Duration::from_millis(late));
-        first.await.unwrap();
+#[test]
+fn reply_that_waits_in_the_socket_of_a_late_process_is_read() {
+    on_a_calm_machine(async || {
+        let server = Server::start();
+        let proxy = Proxy::new(server.addr());
+        let scene = Scene::new(proxy.url());
         scene.until_up().await;
-        assert_eq!(scene.store.stats().downs, 0, "{late}");
-    }
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn server_that_takes_20_ms_for_each_command_fails_no_request() {
-    let server = Server::start();
-    let proxy = Proxy::new(server.addr());
-    let scene = Scene::new(proxy.url());
-    scene.until_up().await;
-    proxy.set(Fault::Delay(Duration::from_millis(10)));
-    for tasks in [1, 8, 64] {
-        scene.load(tasks, Duration::from_millis(100)).await;
-        assert_eq!(
-            scene.load(tasks, Duration::from_millis(500)).await,
-            0,
-            "{tasks}"
-        );
-    }
-    assert_eq!(scene.store.stats().downs, 0);
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn server_that_becomes_40_ms_slower_costs_no_outage() {
-    let server = Server::start();
-    let proxy = Proxy::new(server.addr());
-    let scene = Scene::new(proxy.url());
-    scene.until_up().await;
-    proxy.set(Fault::Delay(Duration::from_millis(20)));
-    // The result is ignored: requests in flight predate the change.
-    scene.load(8, Duration::from_millis(300)).await;
-    for tasks in [8, 64] {
-        assert_eq!(
-            scene.load(tasks, Duration::from_millis(500)).await,
-            0,
-            "{tasks}"
-        );
-    }
-    assert_eq!(scene.store.stats().downs, 0);
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn server_that_is_held_up_for_20_ms_by_others_fails_no_request() {
-    let server = Server::start();
-    let scene = Scene::new(server.url());
-    scene.until_up().await;
-    let over = Arc::new(AtomicBool::new(false));
-    let others = {
-        let (over, mut client) = (Arc::clone(&over), server.client());
-        thread::spawn(move || {
-            while !over.load(SeqCst) {
-                client.ask(&[b"DEBUG", b"SLEEP", b"0.02"]).unwrap();
+        // The replies arrive while no thread of the runtime runs.
+        proxy.set(Fault::Delay(Duration::from_millis(5)));
+        for late in [30, 60, 120, 240, 60, 30] {
+            let sent: Vec<_> = (0..8)
+                .map(|_| {
+                    let scene = scene.clone();
+                    tokio::spawn(async move { scene.send().await })
+                })
+                .collect();
+            tokio::time::sleep(Duration::from_millis(1)).await;
+            starve(Duration::from_millis(late));
+            for reply in sent {
+                assert_eq!(reply.await.unwrap(), StatusCode::OK, "{late}");
             }
-        })
-    };
-    // The result is ignored: requests in flight predate the change.
-    scene.load(8, Duration::from_millis(300)).await;
-    // A busy machine may hold the server up for far longer: such a round is made again.
-    let mut failed = 0;
-    for _ in 0..5 {
-        failed = scene.load(8, Duration::from_millis(500)).await;
-        if failed == 0 {
-            break;
         }
-    }
-    over.store(true, SeqCst);
-    others.join().unwrap();
-    assert_eq!((failed, scene.store.stats().downs), (0, 0));
+        assert_eq!(scene.store.stats().downs, 0);
+        assert_eq!(scene.store.stats().timeouts, 0);
+    });
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn silent_server_is_given_up_in_the_documented_time() {
-    let server = Server::start();
-    let scene = Scene::new(server.url());
-    scene.until_up().await;
-    server.freeze();
-    let begun = Instant::now();
-    let mut longest = Duration::ZERO;
-    while scene.store.stats().down == 0 {
-        let sent = Instant::now();
-        assert_eq!(scene.send().await, StatusCode::SERVICE_UNAVAILABLE);
-        longest = longest.max(sent.elapsed());
+#[test]
+fn reply_that_waits_in_the_socket_of_a_late_thread_is_read() {
+    on_a_calm_machine(async || {
+        let server = Server::start();
+        let scene = Scene::new(server.url());
+        scene.until_up().await;
+        for late in [30, 60, 120, 240] {
+            let (status, ()) = tokio::join!(scene.send(), async {
+                // The request is sent once the task of the connection has run.
+                for _ in 0..3 {
+                    tokio::task::yield_now().await;
+                }
+                thread::sleep(Duration::from_millis(late));
+            });
+            assert_eq!(status, StatusCode::OK, "{late}");
+        }
+        assert_eq!(scene.store.stats().downs, 0);
+        assert_eq!(scene.store.stats().timeouts, 0);
+    });
+}
+
+#[test]
+fn process_that_connects_late_reports_no_outage() {
+    on_a_calm_machine(async || {
+        let server = Server::start();
+        for late in [300, 600] {
+            let scene = Scene::new(server.url());
+            let first = scene.clone();
+            let first = tokio::spawn(async move { first.send().await });
+            starve(Duration::from_millis(late));
+            first.await.unwrap();
+            scene.until_up().await;
+            assert_eq!(scene.store.stats().downs, 0, "{late}");
+        }
+    });
+}
+
+#[test]
+fn server_that_takes_20_ms_for_each_command_fails_no_request() {
+    on_a_calm_machine(async || {
+        let server = Server::start();
+        let proxy = Proxy::new(server.addr());
+        let scene = Scene::new(proxy.url());
+        scene.until_up().await;
+        proxy.set(Fault::Delay(Duration::from_millis(10)));
+        for tasks in [1, 8, 64] {
+            scene.load(tasks, Duration::from_millis(100)).await;
+            assert_eq!(
+                scene.load(tasks, Duration::from_millis(500)).await,
+                0,
+                "{tasks}"
+            );
+        }
+        assert_eq!(scene.store.stats().downs, 0);
+    });
+}
+
+#[test]
+fn server_that_becomes_40_ms_slower_costs_no_outage() {
+    on_a_calm_machine(async || {
+        let server = Server::start();
+        let proxy = Proxy::new(server.addr());
+        let scene = Scene::new(proxy.url());
+        scene.until_up().await;
+        proxy.set(Fault::Delay(Duration::from_millis(20)));
+        // The result is ignored: requests in flight predate the change.
+        scene.load(8, Duration::from_millis(300)).await;
+        for tasks in [8, 64] {
+            assert_eq!(
+                scene.load(tasks, Duration::from_millis(500)).await,
+                0,
+                "{tasks}"
+            );
+        }
+        assert_eq!(scene.store.stats().downs, 0);
+    });
+}
+
+#[test]
+fn server_that_is_held_up_for_20_ms_by_others_fails_no_request() {
+    on_a_calm_machine(async || {
+        let server = Server::start();
+        let scene = Scene::new(server.url());
+        scene.until_up().await;
+        let over = Arc::new(AtomicBool::new(false));
+        let others = {
+            let (over, mut client) = (Arc::clone(&over), server.client());
+            thread::spawn(move || {
+                while !over.load(SeqCst) {
+                    client.ask(&[b"DEBUG", b"SLEEP", b"0.02"]).unwrap();
+                }
+            })
+        };
+        // The result is ignored: requests in flight predate the change.
+        scene.load(8, Duration::from_millis(300)).await;
+        // A busy machine may hold the server up for far longer: such a round is made again.
+        let mut failed = 0;
+        for _ in 0..5 {
+            failed = scene.load(8, Duration::from_millis(500)).await;
+            if failed == 0 {
+                break;
+            }
+        }
+        over.store(true, SeqCst);
+        others.join().unwrap();
+        assert_eq!((failed, scene.store.stats().downs), (0, 0));
+    });
+}
+
+#[test]
+fn silent_server_is_given_up_in_the_documented_time() {
+    on_a_calm_machine(async || {
+        let server = Server::start();
+        let scene = Scene::new(server.url());
+        scene.until_up().await;
+        server.freeze();
+        let begun = Instant::now();
+        let mut longest = Duration::ZERO;
+        while scene.store.stats().down == 0 {
+            let sent = Instant::now();
+            assert_eq!(scene.send().await, StatusCode::SERVICE_UNAVAILABLE);
+            longest = longest.max(sent.elapsed());
+            assert!(
+                begun.elapsed() < Duration::from_secs(5),
+                "{:?}",
+                scene.store
+            );
+        }
+        // 25 ms for each call and 50 ms in all, on a machine that does other things too.
+        assert!(longest < Duration::from_millis(25 + 100), "{longest:?}");
         assert!(
-            begun.elapsed() < Duration::from_secs(5),
+            begun.elapsed() < Duration::from_millis(50 + 25 + 200),
             "{:?}",
-            scene.store
+            begun.elapsed()
         );
-    }
-    // 25 ms for each call and 50 ms in all, on a machine that does other things too.
-    assert!(longest < Duration::from_millis(25 + 100), "{longest:?}");
-    assert!(
-        begun.elapsed() < Duration::from_millis(50 + 25 + 200),
-        "{:?}",
-        begun.elapsed()
-    );
-    server.thaw();
-    scene.until_up().await;
-    assert_eq!(scene.store.stats().downs, 1);
+        server.thaw();
+        scene.until_up().await;
+        assert_eq!(scene.store.stats().downs, 1);
+    });
 }
