@@ -160,7 +160,8 @@ async fn a_rotated_forwarded_for_does_not_get_around_the_limit() {
 #[tokio::test]
 async fn neither_a_forwarded_header_nor_a_port_lets_the_client_choose_its_address() {
     for header in [ForwardedHeader::Forwarded, ForwardedHeader::XForwardedFor] {
-        let resolver = ClientAddrResolver::new(TrustedProxies::Hops(1)).forwarded_header(header);
+        let resolver =
+            ClientAddrResolver::new(TrustedProxies::Hops(1)).forwarded_header(header.clone());
         let store = MemoryStore::with_clock(ManualClock::default());
         let layer = RateLimitLayer::builder(store, Partition::client_addr(resolver))
             .policy(Policy::fixed_window("few", Quota::per_minute(3)).unwrap())
@@ -179,6 +180,37 @@ async fn neither_a_forwarded_header_nor_a_port_lets_the_client_choose_its_addres
         }
         assert_eq!(admitted, 3, "{header:?}");
     }
+}
+
+// Behind a content delivery network that sends the client's address in a field of its own, other
+// crates count the network's address, or trust the field from every peer.
+#[tokio::test]
+async fn clients_of_a_single_address_field_have_limits_of_their_own() {
+    let proxies = TrustedProxies::cidrs(["192.0.2.0/24"]).unwrap();
+    let resolver = ClientAddrResolver::new(proxies)
+        .forwarded_header(http::HeaderName::from_static("cf-connecting-ip"));
+    let store = MemoryStore::with_clock(ManualClock::default());
+    let layer = RateLimitLayer::builder(store, Partition::client_addr(resolver))
+        .policy(Policy::fixed_window("few", Quota::per_minute(1)).unwrap())
+        .build()
+        .unwrap();
+    let app = layer.layer(service_fn(serve));
+    let status = async |peer: [u8; 4], client: &str| {
+        let mut request = request("198.51.100.1");
+        request
+            .extensions_mut()
+            .insert(PeerAddr((peer, 443).into()));
+        let client = client.parse().unwrap();
+        request.headers_mut().insert("cf-connecting-ip", client);
+        app.clone().oneshot(request).await.unwrap().status()
+    };
+    let (proxy, stranger) = ([192, 0, 2, 7], [203, 0, 113, 99]);
+    assert_eq!(status(proxy, "203.0.113.9").await, 200);
+    assert_eq!(status(proxy, "203.0.113.9").await, 429);
+    assert_eq!(status(proxy, "203.0.113.10").await, 200);
+    // A client that bypasses the network cannot choose its address.
+    assert_eq!(status(stranger, "203.0.113.11").await, 200);
+    assert_eq!(status(stranger, "203.0.113.12").await, 429);
 }
 
 // rari, PostHog: behind a proxy, all clients were one.

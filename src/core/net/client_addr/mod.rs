@@ -1,5 +1,6 @@
 //! The client's address: that of the peer, or one that trusted proxies forward.
 
+mod address_source;
 mod client_addr;
 #[cfg(feature = "rate-limit")]
 mod request_key;

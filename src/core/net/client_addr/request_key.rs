@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use http::{Extensions, HeaderMap};
 
 use super::{
+    address_source::AddressSource,
     client_addr::key_of_ipv4,
     resolver::{ClientAddrResolver, peer_addr},
     trusted_proxies::TrustedProxies,
@@ -22,7 +23,9 @@ impl ClientAddrResolver {
         headers: &HeaderMap,
     ) -> Option<StoreKey> {
         let peer = peer_addr(extensions)?;
-        if let (SocketAddr::V4(peer), TrustedProxies::None) = (peer, &self.trusted_proxies) {
+        if let (SocketAddr::V4(peer), AddressSource::Proxies(TrustedProxies::None)) =
+            (peer, &self.source)
+        {
             return Some(key_of_ipv4(*peer.ip(), space));
         }
         let client = self.client(peer.ip().to_canonical(), headers);

@@ -8,6 +8,7 @@ use std::{
 use http::{Extensions, HeaderMap};
 
 use super::{
+    address_source::{AddressFn, AddressSource},
     client_addr::{ClientAddr, DEFAULT_IPV6_PREFIX},
     trusted_proxies::{ForwardedHeader, TrustedProxies},
 };
@@ -75,7 +76,7 @@ pub struct PeerAddr(pub SocketAddr);
 /// trusted. IPv4-mapped IPv6 addresses (`::ffff:192.0.2.1`) count as IPv4.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ClientAddrResolver {
-    pub(super) trusted_proxies: TrustedProxies,
+    pub(super) source: AddressSource,
     forwarded_header: ForwardedHeader,
     ipv6_prefix: u8,
 }
@@ -85,8 +86,38 @@ impl ClientAddrResolver {
     ///
     /// It reads `X-Forwarded-For`, and an IPv6 /56 is one client.
     pub fn new(trusted_proxies: TrustedProxies) -> Self {
+        Self::from_source(AddressSource::Proxies(trusted_proxies))
+    }
+
+    /// Creates a resolver that calls a function with the address of the peer and the request's
+    /// headers.
+    ///
+    /// The function returns the client's address, or `None` if the peer is the client. It decides
+    /// which peers to trust: a header of any other peer is controlled by the client.
+    ///
+    /// ```
+    /// use std::net::IpAddr;
+    ///
+    /// use http::HeaderMap;
+    /// use portcullis::ClientAddrResolver;
+    ///
+    /// // A sidecar on this host writes the address and a signature of it.
+    /// let resolver = ClientAddrResolver::from_fn(|peer: IpAddr, headers: &HeaderMap| {
+    ///     let sent = headers.get("x-sidecar-client")?.to_str().ok()?;
+    ///     peer.is_loopback().then(|| sent.parse().ok())?
+    /// });
+    /// # let _ = resolver;
+    /// ```
+    pub fn from_fn<F>(function: F) -> Self
+    where
+        F: Fn(IpAddr, &HeaderMap) -> Option<IpAddr> + Send + Sync + 'static,
+    {
+        Self::from_source(AddressSource::Function(AddressFn::new(function)))
+    }
+
+    fn from_source(source: AddressSource) -> Self {
         Self {
-            trusted_proxies,
+            source,
             forwarded_header: ForwardedHeader::default(),
             ipv6_prefix: DEFAULT_IPV6_PREFIX,
         }
@@ -97,8 +128,8 @@ impl ClientAddrResolver {
     /// Each of them must write it: a header that a proxy passes on unchanged is controlled by the
     /// client.
     #[must_use]
-    pub fn forwarded_header(mut self, header: ForwardedHeader) -> Self {
-        self.forwarded_header = header;
+    pub fn forwarded_header(mut self, header: impl Into<ForwardedHeader>) -> Self {
+        self.forwarded_header = header.into();
         self
     }
 
@@ -136,18 +167,21 @@ impl ClientAddrResolver {
 
     /// Returns the client's address for a known peer.
     pub(crate) fn resolve_behind(&self, peer: IpAddr, headers: &HeaderMap) -> ClientAddr {
-        match self.trusted_proxies {
-            TrustedProxies::None => self.report_unnamed_proxy(peer, headers),
-            TrustedProxies::Hops(_) | TrustedProxies::Cidrs(_) => self.check_proxies(peer, headers),
+        match &self.source {
+            AddressSource::Proxies(TrustedProxies::None) => {
+                self.report_unnamed_proxy(peer, headers);
+            }
+            AddressSource::Proxies(proxies) => self.check_proxies(proxies, peer, headers),
+            AddressSource::Function(_) => {}
         }
         self.client(peer, headers)
     }
 
     pub(super) fn client(&self, peer: IpAddr, headers: &HeaderMap) -> ClientAddr {
-        let ip = if matches!(self.trusted_proxies, TrustedProxies::None) {
-            peer
-        } else {
-            self.client_behind(peer, headers)
+        let ip = match &self.source {
+            AddressSource::Proxies(TrustedProxies::None) => peer,
+            AddressSource::Proxies(proxies) => self.client_behind(proxies, peer, headers),
+            AddressSource::Function(function) => function.client(peer, headers),
         };
         ClientAddr {
             ip,
@@ -156,25 +190,28 @@ impl ClientAddrResolver {
     }
 
     #[inline(never)]
-    fn client_behind(&self, peer: IpAddr, headers: &HeaderMap) -> IpAddr {
+    fn client_behind(&self, proxies: &TrustedProxies, peer: IpAddr, headers: &HeaderMap) -> IpAddr {
         let lines = headers.get_all(self.forwarded_header.name()).iter().rev();
-        match self.forwarded_header {
+        match &self.forwarded_header {
             ForwardedHeader::XForwardedFor => {
                 let entries = lines.flat_map(|line| line.as_bytes().rsplit(|&byte| byte == b','));
-                self.trusted_proxies
-                    .client(peer, hops(entries).map(parse_node))
+                proxies.client(peer, hops(entries).map(parse_node))
             }
             ForwardedHeader::Forwarded => {
                 let entries = lines.flat_map(|line| rsplit_unquoted(line.as_bytes(), b','));
-                self.trusted_proxies
-                    .client(peer, hops(entries).map(parse_element))
+                proxies.client(peer, hops(entries).map(parse_element))
+            }
+            ForwardedHeader::Single(_) => {
+                let mut values = lines.map(|line| parse_node(line.as_bytes().trim_ascii()));
+                let value = values.next().filter(|_| values.next().is_none());
+                proxies.client(peer, value.into_iter())
             }
         }
     }
 
     /// Checks the headers of the trusted proxies, for the first requests of the process.
     #[inline]
-    fn check_proxies(&self, peer: IpAddr, headers: &HeaderMap) {
+    fn check_proxies(&self, proxies: &TrustedProxies, peer: IpAddr, headers: &HeaderMap) {
         static LEFT: AtomicU32 = AtomicU32::new(PROXIES_CHECKED_MAX);
 
         let left = LEFT.load(Ordering::Relaxed);
@@ -182,20 +219,9 @@ impl ClientAddrResolver {
             return;
         }
         LEFT.store(left - 1, Ordering::Relaxed);
-        match self.trusts(peer) {
+        match proxies.contains(peer) {
             false => self.report_unnamed_proxy(peer, headers),
             true => self.report_other_header(headers),
-        }
-    }
-
-    /// Returns `true` if the peer is a proxy whose forwarded header is read.
-    fn trusts(&self, peer: IpAddr) -> bool {
-        match &self.trusted_proxies {
-            TrustedProxies::None | TrustedProxies::Hops(0) => false,
-            TrustedProxies::Hops(_) => true,
-            TrustedProxies::Cidrs(networks) => {
-                networks.iter().any(|network| network.contains(peer))
-            }
         }
     }
 
@@ -203,12 +229,12 @@ impl ClientAddrResolver {
     fn report_other_header(&self, headers: &HeaderMap) {
         static SAID: AtomicBool = AtomicBool::new(false);
 
-        let (own, other) = (self.forwarded_header, self.forwarded_header.other());
+        let (own, other) = (&self.forwarded_header, self.forwarded_header.other());
         if !SAID.load(Ordering::Relaxed)
             && !headers.contains_key(own.name())
             && headers.contains_key(other.name())
         {
-            notice::misconfigured(&SAID, || other_header(own, other));
+            notice::misconfigured(&SAID, || other_header(own, &other));
         }
     }
 
@@ -220,7 +246,7 @@ impl ClientAddrResolver {
             && !SAID.load(Ordering::Relaxed)
             && headers.contains_key(self.forwarded_header.name())
         {
-            notice::once(&SAID, || unnamed_proxy_notice(peer, self.forwarded_header));
+            notice::once(&SAID, || unnamed_proxy_notice(peer, &self.forwarded_header));
         }
     }
 }
@@ -245,7 +271,7 @@ impl Default for ClientAddrResolver {
 #[non_exhaustive]
 pub struct MissingClientAddrError;
 
-fn other_header(own: ForwardedHeader, other: ForwardedHeader) -> ConfigError {
+fn other_header(own: &ForwardedHeader, other: &ForwardedHeader) -> ConfigError {
     let problem = format!(
         "a trusted proxy sent `{}` and not this field, so the proxy is taken for the client",
         other.name()
@@ -282,7 +308,7 @@ fn is_neighbor(ip: IpAddr) -> bool {
     }
 }
 
-fn unnamed_proxy_notice(peer: IpAddr, header: ForwardedHeader) -> String {
+fn unnamed_proxy_notice(peer: IpAddr, header: &ForwardedHeader) -> String {
     format!(
         "{peer} sends `{}`, but it is not a trusted proxy: if it is a proxy, all clients behind it count \
          as one; name it by `TrustedProxies`",
@@ -326,9 +352,9 @@ mod tests {
         extensions
     }
 
-    fn header_lines<L: AsRef<[u8]>>(name: &'static HeaderName, lines: &[L]) -> HeaderMap {
+    fn header_lines<L: AsRef<[u8]>>(name: &HeaderName, lines: &[L]) -> HeaderMap {
         let value = |line: &L| HeaderValue::from_bytes(line.as_ref()).unwrap();
-        lines.iter().map(|line| (name, value(line))).fold(
+        lines.iter().map(|line| (name.clone(), value(line))).fold(
             HeaderMap::new(),
             |mut headers, (name, value)| {
                 headers.append(name, value);
@@ -760,13 +786,14 @@ mod tests {
     }
 
     /// An entry in the format of a proxy, with or without port and brackets.
-    fn entry(header: ForwardedHeader, ip: IpAddr, with_port: bool) -> String {
+    fn entry(header: &ForwardedHeader, ip: IpAddr, with_port: bool) -> String {
         let node = match with_port {
             true => SocketAddr::from((ip, 4711)).to_string(),
             false => ip.to_string(),
         };
         match header {
             ForwardedHeader::XForwardedFor => node,
+            ForwardedHeader::Single(_) => unreachable!("it is no list"),
             ForwardedHeader::Forwarded => format!("for=\"{node}\";host=\"a,\\\";b\""),
         }
     }
@@ -776,6 +803,77 @@ mod tests {
             ForwardedHeader::XForwardedFor,
             ForwardedHeader::Forwarded,
         ])
+    }
+
+    #[test]
+    fn single_address_is_read_from_trusted_peers_alone() {
+        let name = HeaderName::from_static("cf-connecting-ip");
+        let known = networks(&["10.0.0.0/8"]).forwarded_header(name.clone());
+        for (peer, lines, expected) in [
+            ("10.0.0.7", &["203.0.113.9"][..], "203.0.113.9"),
+            ("10.0.0.7", &[" [2001:db8::1]:443 "], "2001:db8::1"),
+            ("10.0.0.7", &["::ffff:203.0.113.9"], "203.0.113.9"),
+            // A proxy in front of the trusted one is the client that it names.
+            ("10.0.0.7", &["10.0.0.9"], "10.0.0.9"),
+            ("10.0.0.7", &[], "10.0.0.7"),
+            ("10.0.0.7", &["203.0.113.9, 198.51.100.2"], "10.0.0.7"),
+            ("10.0.0.7", &["203.0.113.9", "203.0.113.9"], "10.0.0.7"),
+            ("10.0.0.7", &["unknown"], "10.0.0.7"),
+            ("198.51.100.2", &["203.0.113.9"], "198.51.100.2"),
+        ] {
+            assert_eq!(client(&known, peer, lines), expected, "{lines:?}");
+        }
+        let hops = hop_count(2).forwarded_header(name.clone());
+        assert_eq!(
+            client(&hops, "198.51.100.2", &["203.0.113.9"]),
+            "203.0.113.9"
+        );
+        let none = ClientAddrResolver::default().forwarded_header(name);
+        assert_eq!(
+            client(&none, "198.51.100.2", &["203.0.113.9"]),
+            "198.51.100.2"
+        );
+    }
+
+    #[test]
+    fn single_address_replaces_the_standard_lists() {
+        let known =
+            networks(&["10.0.0.0/8"]).forwarded_header(HeaderName::from_static("x-real-ip"));
+        let headers = header_lines(&X_FORWARDED_FOR, &["203.0.113.9"]);
+        let found = known.resolve(&from_peer(ip("10.0.0.7")), &headers);
+        assert_eq!(found.unwrap().to_string(), "10.0.0.7");
+    }
+
+    #[test]
+    fn names_of_the_standard_lists_select_their_formats() {
+        for (name, header) in [
+            (X_FORWARDED_FOR.clone(), ForwardedHeader::XForwardedFor),
+            (FORWARDED, ForwardedHeader::Forwarded),
+        ] {
+            assert_eq!(ForwardedHeader::from(name), header);
+        }
+    }
+
+    #[test]
+    fn function_resolves_the_client_or_leaves_the_peer() {
+        let resolver = ClientAddrResolver::from_fn(|peer, headers| {
+            let sent = headers.get("x-client")?.to_str().ok()?;
+            peer.is_loopback().then(|| sent.parse().ok())?
+        });
+        let name = HeaderName::from_static("x-client");
+        let keys = StoreKeys::random().space("function");
+        for (peer, sent, expected) in [
+            ("127.0.0.1", "::ffff:203.0.113.9", "203.0.113.9"),
+            ("127.0.0.1", "unknown", "127.0.0.1"),
+            ("198.51.100.2", "203.0.113.9", "198.51.100.2"),
+        ] {
+            let headers = header_lines(&name, &[sent]);
+            let extensions = from_peer(ip(peer));
+            let found = resolver.resolve(&extensions, &headers).unwrap();
+            assert_eq!(found.to_string(), expected);
+            let key = resolver.store_key(&keys, &extensions, &headers);
+            assert_eq!(key, Some(found.store_key(&keys)));
+        }
     }
 
     proptest! {
@@ -790,7 +888,7 @@ mod tests {
             let mut lines = forged;
             let mut caller = client;
             for &(proxy, with_port, own_line) in &proxies {
-                let added = entry(header, caller, with_port);
+                let added = entry(&header, caller, with_port);
                 match lines.last_mut() {
                     Some(line) if !own_line => line.extend(format!(", {added}").bytes()),
                     _ => lines.push(added.into_bytes()),
@@ -800,7 +898,7 @@ mod tests {
             let headers = header_lines(header.name(), &lines);
             let known = networks(&["10.0.0.0/8", "fd00::/8"]);
             for resolver in [known, hop_count(proxies.len())] {
-                let resolver = resolver.forwarded_header(header);
+                let resolver = resolver.forwarded_header(header.clone());
                 let found = resolver.resolve(&from_peer(caller), &headers).unwrap();
                 prop_assert_eq!(found.ip(), client);
             }
@@ -814,7 +912,7 @@ mod tests {
         ) {
             let headers = header_lines(header.name(), &lines);
             for resolver in [networks(&["10.0.0.0/8"]), hop_count(hops)] {
-                let resolver = resolver.forwarded_header(header);
+                let resolver = resolver.forwarded_header(header.clone());
                 let found = resolver.resolve(&from_peer(ip("10.0.0.7")), &headers);
                 prop_assert!(found.is_ok());
             }

@@ -92,6 +92,15 @@ impl TrustedProxies {
         Self::cidrs(PRIVATE_NETWORKS).expect("the private networks are networks")
     }
 
+    /// Returns `true` if the peer is a proxy whose forwarded header is read.
+    pub(super) fn contains(&self, peer: IpAddr) -> bool {
+        match self {
+            Self::None | Self::Hops(0) => false,
+            Self::Hops(_) => true,
+            Self::Cidrs(networks) => networks.iter().any(|network| network.contains(peer)),
+        }
+    }
+
     /// Returns the client from the peer and the entries, which are ordered from the right.
     ///
     /// `None` is an entry that cannot be parsed. It ends the search.
@@ -119,9 +128,22 @@ impl TrustedProxies {
 
 /// The header that the trusted proxies write.
 ///
-/// Only one header is read, since a proxy that writes one of them passes the other one on
-/// unchanged.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+/// Only one header is read, since a proxy that writes one of them passes the others on unchanged.
+///
+/// ```
+/// use http::HeaderName;
+/// use portcullis::{ClientAddrResolver, TrustedProxies};
+///
+/// # fn main() -> Result<(), portcullis::ConfigError> {
+/// // A content delivery network that sends the client's address in a field of its own.
+/// let proxies = TrustedProxies::cidrs(["173.245.48.0/20", "103.21.244.0/22"])?;
+/// let resolver = ClientAddrResolver::new(proxies)
+///     .forwarded_header(HeaderName::from_static("cf-connecting-ip"));
+/// # let _ = resolver;
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum ForwardedHeader {
     /// `X-Forwarded-For: 203.0.113.9, 10.0.0.7`, which most proxies write.
@@ -129,20 +151,41 @@ pub enum ForwardedHeader {
     XForwardedFor,
     /// `Forwarded: for=203.0.113.9, for="[2001:db8::1]:4711";proto=https` (RFC 7239, section 4).
     Forwarded,
+    /// A header whose only value is the client's address: `X-Real-IP`, `CF-Connecting-IP`,
+    /// `True-Client-IP`, `Fly-Client-IP`.
+    ///
+    /// It is read if the peer is a trusted proxy. The proxy at the edge must overwrite it, and each
+    /// proxy behind that one must pass it on. With no valid address or several lines, the peer is
+    /// the client.
+    Single(HeaderName),
 }
 
 impl ForwardedHeader {
-    pub(super) fn name(self) -> &'static HeaderName {
+    pub(super) fn name(&self) -> &HeaderName {
         match self {
             Self::XForwardedFor => &X_FORWARDED_FOR,
             Self::Forwarded => &FORWARDED,
+            Self::Single(name) => name,
         }
     }
 
-    pub(super) fn other(self) -> Self {
+    /// Returns the header that proxies write instead of this one, most probably.
+    pub(super) fn other(&self) -> Self {
         match self {
             Self::XForwardedFor => Self::Forwarded,
-            Self::Forwarded => Self::XForwardedFor,
+            Self::Forwarded | Self::Single(_) => Self::XForwardedFor,
+        }
+    }
+}
+
+/// Converts a name. Names other than `X-Forwarded-For` and `Forwarded` are
+/// [`Single`](ForwardedHeader::Single).
+impl From<HeaderName> for ForwardedHeader {
+    fn from(name: HeaderName) -> Self {
+        match name {
+            name if name == X_FORWARDED_FOR => Self::XForwardedFor,
+            name if name == FORWARDED => Self::Forwarded,
+            name => Self::Single(name),
         }
     }
 }
