@@ -21,7 +21,7 @@ use portcullis::{
     rate_limit::{Policy, Quota, RateLimitStore},
     store::{
         MemoryStore,
-        backend::{Charge, StoreKey},
+        backend::{Charge, ReadyOrPending, StoreKey},
     },
 };
 
@@ -103,7 +103,7 @@ const YEARS: std::time::Duration = std::time::Duration::from_secs(40 * 365 * 24 
 fn take(store: &MemoryStore, key: &StoreKey, policy: &Policy) -> bool {
     let charges = [Charge::new(policy, 1)];
     let decisions = store.take(key, &charges).into_ready();
-    matches!(decisions, Ok(Ok(decisions)) if decisions.is_admitted())
+    matches!(decisions, ReadyOrPending::Ready(Ok(decisions)) if decisions.is_admitted())
 }
 
 /// Returns the resident memory of the process, or `None` on systems other than Linux.

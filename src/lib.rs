@@ -137,7 +137,7 @@ pub use crate::core::net::ip_network::IpNetwork;
 #[cfg(feature = "tokio")]
 pub use crate::core::runtime::TokioRuntime;
 pub use crate::core::runtime::{Runtime, Task};
-pub use crate::core::store_api::store_future::{Pending, StoreFuture};
+pub use crate::core::store_api::store_future::StoreFuture;
 pub use crate::core::time::{Clock, ManualClock, SystemClock, Timestamp};
 
 // Compiles the examples in the README as doctests.

@@ -10,8 +10,9 @@
 pub use crate::api_key::backend::*;
 #[cfg(feature = "cache")]
 pub use crate::cache::backend::*;
-pub use crate::core::store_api::store_key::{
-    KeySpace, LongKeyWriter, LongStoreKey, ShortKeyWriter, StoreKey, StoreKeys,
+pub use crate::core::store_api::{
+    store_future::{Pending, ReadyOrPending},
+    store_key::{KeySpace, LongKeyWriter, LongStoreKey, ShortKeyWriter, StoreKey, StoreKeys},
 };
 #[cfg(feature = "rate-limit")]
 pub use crate::rate_limit::backend::*;

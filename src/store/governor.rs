@@ -193,7 +193,7 @@ mod tests {
     fn take(store: &GovernorStore, policy: &Policy, cost: u64) -> Decision {
         let key = store.keys().space("test").short().finish();
         let answer = store.take(&key, &[Charge::new(policy, cost)]).into_ready();
-        answer.ok().unwrap().unwrap().each()[0]
+        answer.ready().unwrap().unwrap().each()[0]
     }
 
     #[test]
@@ -225,12 +225,16 @@ mod tests {
             store.take(&key, &[Charge::new(&queue, 1)]),
             store.peek(&key, &charges[..1]),
         ] {
-            let answer = answer.into_ready().ok().unwrap();
+            let answer = answer.into_ready().ready().unwrap();
             assert_eq!(kind(answer), StoreErrorKind::Misconfigured);
         }
-        let reset = store.reset(&key, &[&one]).into_ready().ok().unwrap();
+        let reset = store.reset(&key, &[&one]).into_ready().ready().unwrap();
         assert!(reset.is_err());
-        let charged = store.charge(&key, &charges[..1]).into_ready().ok().unwrap();
+        let charged = store
+            .charge(&key, &charges[..1])
+            .into_ready()
+            .ready()
+            .unwrap();
         assert!(charged.is_err());
     }
 

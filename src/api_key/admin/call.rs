@@ -19,11 +19,14 @@ use super::{
     administrator::{Administrator, Authorizer},
     problem::{self, Problem},
 };
-use crate::api_key::{
-    authenticate::encoding::decode_percent,
-    key::format::KeyId,
-    manage::{key_error::KeyError, manager::KeyManager},
-    record::record::StoredKey,
+use crate::{
+    api_key::{
+        authenticate::encoding::decode_percent,
+        key::format::KeyId,
+        manage::{key_error::KeyError, manager::KeyManager},
+        record::record::StoredKey,
+    },
+    core::store_api::store_future::ReadyOrPending,
 };
 
 /// The maximum size of a body, which fits the largest record as JSON.
@@ -133,8 +136,8 @@ async fn authorize(authorizer: &dyn Authorizer, head: &Parts) -> Result<Administ
     let pending =
         catch_unwind(AssertUnwindSafe(|| authorizer.authorize(head))).map_err(panicked)?;
     let decision = match pending.into_ready() {
-        Ok(decision) => decision,
-        Err(mut pending) => {
+        ReadyOrPending::Ready(decision) => decision,
+        ReadyOrPending::Pending(mut pending) => {
             let polled = poll_fn(|cx| {
                 let polled = catch_unwind(AssertUnwindSafe(|| pending.as_mut().poll(cx)));
                 match polled {

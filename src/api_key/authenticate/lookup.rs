@@ -21,7 +21,7 @@ use crate::{
         error::StoreError,
         record::RecordHandle,
         single_flight::{FlightTable, FlightWaiter},
-        store_api::{store_monitor::StoreWatch, timeout::Deadline},
+        store_api::{store_future::ReadyOrPending, store_monitor::StoreWatch, timeout::Deadline},
         time::Clock,
         ttl_map::TtlMap,
     },
@@ -145,8 +145,8 @@ impl Lookup {
         let answer = self.deadline.bound(self.store.find(id));
         let answer = self.watch.over(answer, record);
         let question = match answer.into_ready() {
-            Ok(answer) => return LookupReply::Now(answer),
-            Err(question) => question,
+            ReadyOrPending::Ready(answer) => return LookupReply::Now(answer),
+            ReadyOrPending::Pending(question) => question,
         };
         let mut table = self.table(id);
         if let Some(flight) = table.flights.get(&id) {

@@ -27,7 +27,7 @@ use crate::{
     core::{
         error::StoreError,
         record::{AuthDenial, RecordHandle},
-        store_api::store_future::Pending,
+        store_api::store_future::{Pending, ReadyOrPending},
     },
 };
 
@@ -232,13 +232,15 @@ fn prove<B>(
         None => config.begin_attempt(request, ring.peppers.fingerprint(key.bytes))?,
     };
     Ok(match ring.prove_slowly(hash, &record, key).into_ready() {
-        Err(pending) => AuthStep::Wait(AuthWait::Proof(pending, record, Some(attempt))),
-        Ok(Ok(proved)) => {
+        ReadyOrPending::Pending(pending) => {
+            AuthStep::Wait(AuthWait::Proof(pending, record, Some(attempt)))
+        }
+        ReadyOrPending::Ready(Ok(proved)) => {
             let answer = Ok(Some(record));
             let settled = config.settle(request, key, Some(attempt), answer, Some(proved));
             settled.into()
         }
-        Ok(Err(error)) => config
+        ReadyOrPending::Ready(Err(error)) => config
             .settle(request, key, Some(attempt), Err(error), None)
             .into(),
     })
@@ -290,12 +292,14 @@ fn ask_verifiers<B>(
             return panicked(config, &attempt);
         };
         match asked.into_ready() {
-            Ok(answer) => {
+            ReadyOrPending::Ready(answer) => {
                 if let Some(step) = verified(config, request, &attempt, answer) {
                     return step;
                 }
             }
-            Err(pending) => return AuthStep::Wait(AuthWait::Verifier(pending, number, attempt)),
+            ReadyOrPending::Pending(pending) => {
+                return AuthStep::Wait(AuthWait::Verifier(pending, number, attempt));
+            }
         }
     }
     // No verifier recognized it. It can be an imported key of the ring.

@@ -263,7 +263,7 @@ mod tests {
 
     fn verified(keys: &StaticKeys, key: &str) -> Option<String> {
         let verdict = keys.verify(&Credential::new(key.as_bytes())).into_ready();
-        match verdict.ok().unwrap().unwrap() {
+        match verdict.ready().unwrap().unwrap() {
             Verdict::Caller(caller) => Some(caller.key_id().to_owned()),
             Verdict::Rejected | Verdict::NotRecognized => None,
         }
@@ -312,8 +312,12 @@ mod tests {
         let (one, two) = ("1".repeat(31) + "a", "2".repeat(31) + "=");
         let text = format!(" billing = {one} ,\nreports={two},\n");
         let keys = StaticKeys::from_pairs("API_KEYS", &text).unwrap();
-        let found = |key: &str| match keys.verify(&Credential::new(key.as_bytes())).into_ready() {
-            Ok(Ok(Verdict::Caller(identity))) => Some(identity.key_id().to_owned()),
+        let found = |key: &str| match keys
+            .verify(&Credential::new(key.as_bytes()))
+            .into_ready()
+            .ready()
+        {
+            Some(Ok(Verdict::Caller(identity))) => Some(identity.key_id().to_owned()),
             _ => None,
         };
         assert_eq!(found(&one).as_deref(), Some("billing"));

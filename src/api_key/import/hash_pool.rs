@@ -229,7 +229,7 @@ mod tests {
         let mut waiting: Vec<_> = (0..WAITING_MAX)
             .map(|_| hashing.ask(count(&done)))
             .collect();
-        let one_too_many = hashing.ask(count(&done)).into_ready().ok().unwrap();
+        let one_too_many = hashing.ask(count(&done)).into_ready().ready().unwrap();
         assert_eq!(kind(one_too_many), Err(StoreErrorKind::Unavailable));
         waiting.truncate(1);
         let last = hashing.ask(count(&done));

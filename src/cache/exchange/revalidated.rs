@@ -27,7 +27,10 @@ use crate::{
         },
         store::Touch,
     },
-    core::{record::CacheSource, store_api::store_future::StoreFuture},
+    core::{
+        record::CacheSource,
+        store_api::store_future::{ReadyOrPending, StoreFuture},
+    },
 };
 
 impl Exchange {
@@ -133,8 +136,10 @@ impl Exchange {
     fn touch(&self, touch: Touch) -> StoreFuture<()> {
         match self.config.store.touch(touch).into_ready() {
             // An entry that was replaced meanwhile stays as it is.
-            Ok(touched) => self.settle(touched.map(drop).into()),
-            Err(pending) => self.settle(StoreFuture::pending(async { pending.await.map(drop) })),
+            ReadyOrPending::Ready(touched) => self.settle(touched.map(drop).into()),
+            ReadyOrPending::Pending(pending) => {
+                self.settle(StoreFuture::pending(async { pending.await.map(drop) }))
+            }
         }
     }
 }

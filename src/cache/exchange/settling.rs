@@ -6,7 +6,7 @@ use crate::{
         flight::single_flight::{Landing, Lead},
         lookup::plan::PostAsGet,
     },
-    core::store_api::store_future::StoreFuture,
+    core::store_api::store_future::{ReadyOrPending, StoreFuture},
 };
 
 /// The writes to the store that must complete before the response is sent to the client.
@@ -52,14 +52,16 @@ pub(super) fn land_after(
         }
     };
     match write.map(StoreFuture::into_ready) {
-        None | Some(Ok(_)) => {
+        None | Some(ReadyOrPending::Ready(_)) => {
             land();
             None
         }
-        Some(Err(pending)) => Some(Settling::from(StoreFuture::pending(async move {
-            let written = pending.await;
-            land();
-            written
-        }))),
+        Some(ReadyOrPending::Pending(pending)) => {
+            Some(Settling::from(StoreFuture::pending(async move {
+                let written = pending.await;
+                land();
+                written
+            })))
+        }
     }
 }

@@ -15,8 +15,10 @@ use crate::{
         store::{PurgeMode, PurgeTarget, Put, PutOutcome},
     },
     core::{
-        error::StoreError, record::RecordHandle, runtime::Task,
-        store_api::store_future::StoreFuture,
+        error::StoreError,
+        record::RecordHandle,
+        runtime::Task,
+        store_api::store_future::{ReadyOrPending, StoreFuture},
     },
 };
 
@@ -47,7 +49,7 @@ impl Done {
     /// invalidates. Returns the rest of the work if the store does not reply at once.
     pub(super) fn keep(self) -> Option<Task> {
         let removed = self.remove_elsewhere().map(StoreFuture::into_ready);
-        let Some(Err(removed)) = removed else {
+        let Some(ReadyOrPending::Pending(removed)) = removed else {
             return self.store();
         };
         Some(Box::pin(async move {
@@ -99,11 +101,13 @@ impl Done {
             landing.land(&config, &outcome);
         };
         match stored {
-            Ok(outcome) => {
+            ReadyOrPending::Ready(outcome) => {
                 landed(outcome);
                 None
             }
-            Err(pending) => Some(Box::pin(async move { landed(pending.await) })),
+            ReadyOrPending::Pending(pending) => {
+                Some(Box::pin(async move { landed(pending.await) }))
+            }
         }
     }
 }
@@ -163,7 +167,7 @@ impl Landed {
 /// an older response was stored concurrently with the arrival of a newer one that is not storable.
 pub(super) fn purge_url(config: &Arc<Config>, key: &CacheKey) {
     let purge = config.purge(&[PurgeTarget::Uri(*key.uri())], PurgeMode::Hard);
-    if let Err(pending) = assured(config, purge, drop).into_ready() {
+    if let ReadyOrPending::Pending(pending) = assured(config, purge, drop).into_ready() {
         config.spawn(Box::pin(async move {
             // If the store fails, it retains the entry until that expires.
             let _ = pending.await;

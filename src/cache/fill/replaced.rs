@@ -10,7 +10,7 @@ use crate::{
         lookup::{assured::assured, look::Stale},
         store::Touch,
     },
-    core::store_api::store_future::StoreFuture,
+    core::store_api::store_future::{ReadyOrPending, StoreFuture},
 };
 
 /// A stored response that is outdated.
@@ -74,8 +74,10 @@ impl Replaced {
             retain,
         });
         let touched = match touched.into_ready() {
-            Ok(touched) => touched.map(drop).into(),
-            Err(pending) => StoreFuture::pending(async { pending.await.map(drop) }),
+            ReadyOrPending::Ready(touched) => touched.map(drop).into(),
+            ReadyOrPending::Pending(pending) => {
+                StoreFuture::pending(async { pending.await.map(drop) })
+            }
         };
         assured(config, touched, drop)
     }
@@ -88,8 +90,8 @@ impl Replaced {
     ) {
         let invalidated = config.keeping.bound(self.invalidate(config));
         match config.watch.over(invalidated, || None).into_ready() {
-            Ok(_) => then(),
-            Err(pending) => config.spawn(Box::pin(async move {
+            ReadyOrPending::Ready(_) => then(),
+            ReadyOrPending::Pending(pending) => config.spawn(Box::pin(async move {
                 // If the store fails, it retains the entry until that expires.
                 let _ = pending.await;
                 then();

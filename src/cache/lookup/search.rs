@@ -19,7 +19,11 @@ use crate::{
         http::{cache_status::Forward, revalidation, vary::Selection},
         store::{Found, Lookup},
     },
-    core::{error::StoreError, record::RecordHandle, store_api::store_future::StoreFuture},
+    core::{
+        error::StoreError,
+        record::RecordHandle,
+        store_api::store_future::{ReadyOrPending, StoreFuture},
+    },
 };
 
 /// A lookup in progress.
@@ -91,8 +95,10 @@ impl Search<'_> {
         let reply = self.config.deadline.bound(reply);
         let record = || self.record(request).cloned();
         match self.config.watch.over(reply, record).into_ready() {
-            Ok(lookup) => Continue(LookupEvent::Lookup(lookup)),
-            Err(pending) => Break(LookupOutcome::Wait(LookupWait::Store(pending))),
+            ReadyOrPending::Ready(lookup) => Continue(LookupEvent::Lookup(lookup)),
+            ReadyOrPending::Pending(pending) => {
+                Break(LookupOutcome::Wait(LookupWait::Store(pending)))
+            }
         }
     }
 

@@ -22,7 +22,7 @@ use crate::{
     core::{
         error::StoreError,
         runtime::Task,
-        store_api::store_future::{Pending, StoreFuture},
+        store_api::store_future::{Pending, ReadyOrPending, StoreFuture},
     },
 };
 
@@ -75,8 +75,8 @@ impl LookupOutcome {
     /// Waits for the store's reply to a lease request, unless it is ready.
     pub(super) fn lease(leased: StoreFuture<Lease>) -> LookupTransition {
         match leased.into_ready() {
-            Ok(leased) => Continue(LookupEvent::Lease(leased)),
-            Err(pending) => Break(Self::Wait(LookupWait::Lease(pending))),
+            ReadyOrPending::Ready(leased) => Continue(LookupEvent::Lease(leased)),
+            ReadyOrPending::Pending(pending) => Break(Self::Wait(LookupWait::Lease(pending))),
         }
     }
 
@@ -84,8 +84,8 @@ impl LookupOutcome {
     /// ready.
     pub(super) fn check(purged: StoreFuture<bool>, joining: Box<Joining>) -> LookupTransition {
         match purged.into_ready() {
-            Ok(purged) => Continue(LookupEvent::Checked(purged, joining)),
-            Err(pending) => {
+            ReadyOrPending::Ready(purged) => Continue(LookupEvent::Checked(purged, joining)),
+            ReadyOrPending::Pending(pending) => {
                 let checking = Box::pin(async move { (pending.await, joining) });
                 Break(Self::Wait(LookupWait::Check(checking)))
             }

@@ -19,10 +19,10 @@ use crate::core::error::StoreError;
 /// use portcullis::StoreFuture;
 ///
 /// let at_once = StoreFuture::ready(7);
-/// assert!(matches!(at_once.into_ready(), Ok(Ok(7))));
+/// assert!(matches!(at_once.into_ready().ready(), Some(Ok(7))));
 ///
 /// let later = StoreFuture::pending(async { Ok(7) });
-/// assert!(later.into_ready().is_err());
+/// assert!(later.into_ready().ready().is_none());
 /// ```
 #[must_use = "a store call has no effect unless its future is awaited"]
 pub enum StoreFuture<T> {
@@ -34,6 +34,42 @@ pub enum StoreFuture<T> {
 
 /// A pending result of a store call.
 pub type Pending<T> = Pin<Box<dyn Future<Output = Result<T, StoreError>> + Send>>;
+
+/// A store call that has either completed or is still pending.
+///
+/// [`StoreFuture::into_ready`] returns it. A caller that can use a result immediately matches on it
+/// instead of polling.
+///
+/// ```
+/// use portcullis::{StoreFuture, store::backend::ReadyOrPending};
+///
+/// fn doubled(call: StoreFuture<u64>) -> StoreFuture<u64> {
+///     match call.into_ready() {
+///         ReadyOrPending::Ready(reply) => reply.map(|number| 2 * number).into(),
+///         ReadyOrPending::Pending(pending) => {
+///             StoreFuture::pending(async { pending.await.map(|number| 2 * number) })
+///         }
+///     }
+/// }
+/// assert!(matches!(doubled(StoreFuture::ready(7)).into_ready().ready(), Some(Ok(14))));
+/// ```
+#[must_use = "dropping a pending call cancels the wait for its result"]
+pub enum ReadyOrPending<T> {
+    /// The result is available.
+    Ready(Result<T, StoreError>),
+    /// The result is pending.
+    Pending(Pending<T>),
+}
+
+impl<T> ReadyOrPending<T> {
+    /// Returns the result if it is available. Otherwise, cancels the wait and returns `None`.
+    pub fn ready(self) -> Option<Result<T, StoreError>> {
+        match self {
+            Self::Ready(reply) => Some(reply),
+            Self::Pending(_) => None,
+        }
+    }
+}
 
 impl<T> StoreFuture<T> {
     /// Creates an available result.
@@ -52,10 +88,14 @@ impl<T> StoreFuture<T> {
     }
 
     /// Returns the result if it is available, or the pending future.
-    pub fn into_ready(self) -> Result<Result<T, StoreError>, Pending<T>> {
+    ///
+    /// # Panics
+    ///
+    /// Panics if the result was already returned by polling.
+    pub fn into_ready(self) -> ReadyOrPending<T> {
         match self {
-            Self::Ready(answer) => Ok(answer.expect("a result is taken once")),
-            Self::Pending(pending) => Err(pending),
+            Self::Ready(answer) => ReadyOrPending::Ready(answer.expect("a result is taken once")),
+            Self::Pending(pending) => ReadyOrPending::Pending(pending),
         }
     }
 }
@@ -76,6 +116,16 @@ impl<T> Future for StoreFuture<T> {
             Self::Ready(answer) => Poll::Ready(answer.take().expect("polled after it was ready")),
             Self::Pending(pending) => pending.as_mut().poll(cx),
         }
+    }
+}
+
+impl<T> fmt::Debug for ReadyOrPending<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Ready(Ok(_)) => "Ready(Ok(..))",
+            Self::Ready(Err(_)) => "Ready(Err(..))",
+            Self::Pending(_) => "Pending(..)",
+        })
     }
 }
 

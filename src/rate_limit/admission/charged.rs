@@ -7,7 +7,10 @@ use smallvec::SmallVec;
 use crate::{
     core::{
         runtime::Runtime,
-        store_api::{store_future::StoreFuture, store_key::StoreKey},
+        store_api::{
+            store_future::{ReadyOrPending, StoreFuture},
+            store_key::StoreKey,
+        },
     },
     rate_limit::{
         decision::{
@@ -122,7 +125,8 @@ impl Paid {
 
     /// Waits for the store in the background. A failed call is not retried.
     fn send(&self, call: StoreFuture<()>) {
-        if let (Err(reply), Some(runtime)) = (call.into_ready(), &self.runtime) {
+        if let (ReadyOrPending::Pending(reply), Some(runtime)) = (call.into_ready(), &self.runtime)
+        {
             runtime.spawn(Box::pin(async move {
                 let _ = reply.await;
             }));

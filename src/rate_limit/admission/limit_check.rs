@@ -18,7 +18,10 @@ use crate::{
         error::{StoreError, StoreErrorKind},
         http::rejection::Rejection,
         record::{RateLimitDecision, RecordHandle},
-        store_api::{store_future::StoreFuture, store_key::StoreKey},
+        store_api::{
+            store_future::{ReadyOrPending, StoreFuture},
+            store_key::StoreKey,
+        },
     },
     rate_limit::{
         config::RateLimitConfig,
@@ -51,8 +54,10 @@ impl<'a> LimitCheck<'a> {
         request: &mut Request<B>,
     ) -> Progress {
         match self.charge(config, request.extensions()).into_ready() {
-            Ok(reply) => self.decide(config, request, reply),
-            Err(pending) => Progress::Wait(PendingAdmission::Deciding(pending, self.into_owned())),
+            ReadyOrPending::Ready(reply) => self.decide(config, request, reply),
+            ReadyOrPending::Pending(pending) => {
+                Progress::Wait(PendingAdmission::Deciding(pending, self.into_owned()))
+            }
         }
     }
 

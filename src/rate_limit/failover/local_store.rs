@@ -10,7 +10,7 @@ use smallvec::SmallVec;
 use crate::{
     core::{
         store_api::{
-            store_future::StoreFuture,
+            store_future::{ReadyOrPending, StoreFuture},
             store_key::{StoreKey, StoreKeys},
         },
         time::Timestamp,
@@ -106,7 +106,7 @@ impl LocalStore {
     /// Returns the amounts that still count for a key, if the store replies immediately.
     fn used(&self, key: &StoreKey, policies: &[Policy]) -> Option<(Decisions, Amounts)> {
         let counted = self.store.peek(key, &charges(policies, None));
-        let counted = counted.into_ready().ok()?.ok()?;
+        let counted = counted.into_ready().ready()?.ok()?;
         let each = policies.iter().zip(counted.each());
         let used = each.map(|(policy, said)| policy.capacity().saturating_sub(said.remaining()));
         let used = used.collect();
@@ -115,13 +115,13 @@ impl LocalStore {
 
     fn forget(&self, key: &StoreKey, policies: &[Policy]) -> Option<()> {
         let all: SmallVec<[&Policy; 4]> = policies.iter().flat_map(Policy::with_previous).collect();
-        self.store.reset(key, &all).into_ready().ok()?.ok()
+        self.store.reset(key, &all).into_ready().ready()?.ok()
     }
 
     /// Adds amounts to the unsent ones.
     fn add_unsent(&self, partition: &StoreKey, charges: &[Charge<'_>], until: Timestamp) {
         let charged = self.store.charge(&unsent_key(partition), charges);
-        if charged.into_ready().is_ok() {
+        if let ReadyOrPending::Ready(_) = charged.into_ready() {
             self.unsent_until
                 .fetch_max(until.as_micros(), Ordering::Relaxed);
         }
@@ -137,7 +137,7 @@ impl LocalStore {
             self.forget(key, std::slice::from_ref(policy))?;
             let rest = Charge::new(policy, used.saturating_sub(*by));
             if rest.cost > 0 {
-                self.store.charge(key, &[rest]).into_ready().ok()?.ok()?;
+                self.store.charge(key, &[rest]).into_ready().ready()?.ok()?;
             }
         }
         Some(())
@@ -226,9 +226,9 @@ impl RateLimitStore for LocalStore {
     fn take(&self, partition: &StoreKey, charges: &[Charge<'_>]) -> StoreFuture<Decisions> {
         let _both = self.lock();
         let decisions = match self.store.take(partition, charges).into_ready() {
-            Ok(Ok(decisions)) => decisions,
-            Ok(Err(error)) => return StoreFuture::failed(error),
-            Err(pending) => return StoreFuture::Pending(pending),
+            ReadyOrPending::Ready(Ok(decisions)) => decisions,
+            ReadyOrPending::Ready(Err(error)) => return StoreFuture::failed(error),
+            ReadyOrPending::Pending(pending) => return StoreFuture::Pending(pending),
         };
         if decisions.is_admitted() {
             let each = charges.iter().zip(decisions.each());
@@ -268,9 +268,9 @@ impl RateLimitStore for LocalStore {
         let unsent = self.store.reset(&unsent_key(partition), policies);
         let reset = self.store.reset(partition, policies);
         match unsent.into_ready() {
-            Ok(Ok(())) => reset,
-            Ok(Err(error)) => StoreFuture::failed(error),
-            Err(pending) => StoreFuture::pending(async move {
+            ReadyOrPending::Ready(Ok(())) => reset,
+            ReadyOrPending::Ready(Err(error)) => StoreFuture::failed(error),
+            ReadyOrPending::Pending(pending) => StoreFuture::pending(async move {
                 pending.await?;
                 reset.await
             }),

@@ -19,7 +19,10 @@ use crate::{
     core::{
         error::{ConfigError, StoreError},
         notice,
-        store_api::{store_future::StoreFuture, store_key::StoreKeys},
+        store_api::{
+            store_future::{ReadyOrPending, StoreFuture},
+            store_key::StoreKeys,
+        },
     },
 };
 use bytes::Bytes;
@@ -221,8 +224,10 @@ impl<S: CacheStore> CacheStore for EncryptedStore<S> {
 
     fn get(&self, key: &CacheKey, selection: &Selection<'_>) -> StoreFuture<Lookup> {
         match self.inner.get(key, selection).into_ready() {
-            Ok(lookup) => lookup.map(|lookup| self.shared.opened(key, lookup)).into(),
-            Err(pending) => {
+            ReadyOrPending::Ready(lookup) => {
+                lookup.map(|lookup| self.shared.opened(key, lookup)).into()
+            }
+            ReadyOrPending::Pending(pending) => {
                 let (shared, key) = (Arc::clone(&self.shared), *key);
                 StoreFuture::pending(async move {
                     pending.await.map(|lookup| shared.opened(&key, lookup))

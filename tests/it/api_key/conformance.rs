@@ -4,7 +4,10 @@ use portcullis::{
     StoreErrorKind, StoreFuture, Timestamp,
     api_key::{ApiKeyStore, KeyId, KeyPage, KeyQuery, record::StoredKey},
     conformance,
-    store::{MemoryStore, backend::KeyUse},
+    store::{
+        MemoryStore,
+        backend::{KeyUse, ReadyOrPending},
+    },
 };
 
 #[tokio::test]
@@ -33,7 +36,7 @@ impl Faulty {
     /// Does what the store in memory would, if only the version were right.
     fn force(&self, record: StoredKey) -> StoreFuture<()> {
         let versions = (0..9).map(|version| self.0.update(record.clone(), version));
-        for answer in versions.filter_map(|answer| answer.into_ready().ok()) {
+        for answer in versions.filter_map(|answer| answer.into_ready().ready()) {
             match answer {
                 Ok(()) => return StoreFuture::ready(()),
                 Err(error) if error.kind() == StoreErrorKind::Conflict => {}
@@ -48,20 +51,22 @@ impl ApiKeyStore for Faulty {
     fn find(&self, id: KeyId) -> StoreFuture<Option<StoredKey>> {
         let found = self.0.find(id);
         match (self.1, found.into_ready()) {
-            (Fault::ForgetsRevokedKeys, Ok(Ok(found))) => {
+            (Fault::ForgetsRevokedKeys, ReadyOrPending::Ready(Ok(found))) => {
                 let is_on = |key: &StoredKey| key.ended_at().is_none();
                 StoreFuture::ready(found.filter(is_on))
             }
-            (_, Ok(answer)) => answer.into(),
-            (_, Err(pending)) => StoreFuture::Pending(pending),
+            (_, ReadyOrPending::Ready(answer)) => answer.into(),
+            (_, ReadyOrPending::Pending(pending)) => StoreFuture::Pending(pending),
         }
     }
 
     fn create(&self, record: StoredKey) -> StoreFuture<()> {
         match self.0.create(record.clone()).into_ready() {
-            Ok(Err(_)) if matches!(self.1, Fault::CreatesOverWhatIsThere) => self.force(record),
-            Ok(answer) => answer.into(),
-            Err(pending) => StoreFuture::Pending(pending),
+            ReadyOrPending::Ready(Err(_)) if matches!(self.1, Fault::CreatesOverWhatIsThere) => {
+                self.force(record)
+            }
+            ReadyOrPending::Ready(answer) => answer.into(),
+            ReadyOrPending::Pending(pending) => StoreFuture::Pending(pending),
         }
     }
 
@@ -77,7 +82,7 @@ impl ApiKeyStore for Faulty {
     }
 
     fn list(&self, query: KeyQuery) -> StoreFuture<KeyPage> {
-        let Ok(Ok(mut page)) = self.0.list(query.clone()).into_ready() else {
+        let Some(Ok(mut page)) = self.0.list(query.clone()).into_ready().ready() else {
             return StoreFuture::failed(StoreErrorKind::Unavailable);
         };
         match self.1 {

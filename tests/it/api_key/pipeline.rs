@@ -87,7 +87,7 @@ impl ApiKeyStore for Remote {
                 .records
                 .find(id)
                 .into_ready()
-                .ok()
+                .ready()
                 .expect("memory answers at once"),
         };
         let gate = Arc::clone(&self.gate);

@@ -133,7 +133,7 @@ impl Wrong {
     }
 
     fn now_or_never<T>(answer: StoreFuture<T>) -> T {
-        answer.into_ready().ok().unwrap().unwrap()
+        answer.into_ready().ready().unwrap().unwrap()
     }
 }
 

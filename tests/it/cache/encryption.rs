@@ -91,7 +91,7 @@ impl CacheStore for Spied {
 
     fn get(&self, key: &CacheKey, selection: &Selection<'_>) -> StoreFuture<Lookup> {
         let answer = self.memory.get(key, selection).into_ready();
-        let mut lookup = answer.ok().unwrap().unwrap();
+        let mut lookup = answer.ready().unwrap().unwrap();
         if let Found::Entry { entry, .. } = &mut lookup.found {
             *entry = (self.hand)(key, &self.kept.lock().unwrap(), entry);
         }

@@ -478,7 +478,7 @@ impl World {
             };
             *changed = *version;
         }
-        purged.ok().unwrap().unwrap();
+        purged.ready().unwrap().unwrap();
     }
 
     fn open_a_door(&mut self) {

@@ -882,7 +882,7 @@ impl World {
         if self.fault != Fault::NoPurge {
             let purge = [Purge::uri(PATHS[path].parse().unwrap())];
             let purged = self.purger.purge(purge, mode).into_ready();
-            purged.ok().unwrap().unwrap();
+            purged.ready().unwrap().unwrap();
         }
         if mode == PurgeMode::Soft {
             return;

@@ -126,7 +126,7 @@ impl RateLimitStore for Server {
     fn take(&self, partition: &StoreKey, charges: &[Charge<'_>]) -> StoreFuture<Decisions> {
         self.call(next(&self.takes), || {
             let decisions = self.memory.take(partition, charges).into_ready();
-            let decisions = decisions.ok().expect("memory answers at once").unwrap();
+            let decisions = decisions.ready().expect("memory answers at once").unwrap();
             if decisions.is_admitted() {
                 self.decided.fetch_add(charges[0].cost, SeqCst);
             }

@@ -53,7 +53,7 @@ impl RateLimitStore for Wrong {
             let each: Vec<_> = charges
                 .iter()
                 .map(|charge| self.memory.take(partition, &[*charge]).into_ready())
-                .map(|answer| answer.ok().unwrap().unwrap())
+                .map(|answer| answer.ready().unwrap().unwrap())
                 .collect();
             let admitted = each.iter().all(Decisions::is_admitted);
             let decisions = each.iter().map(|answer| answer.each()[0]);

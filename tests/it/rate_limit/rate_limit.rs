@@ -541,7 +541,7 @@ impl RateLimitStore for Remote {
                 .memory
                 .take(partition, charges)
                 .into_ready()
-                .ok()
+                .ready()
                 .unwrap(),
         };
         StoreFuture::pending(async {

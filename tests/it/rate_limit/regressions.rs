@@ -443,7 +443,7 @@ fn a_flood_of_new_clients_does_not_make_the_memory_grow() {
     let take = |client: u64| {
         let charge = [Charge::new(&policy, 1)];
         let key = space.short_key(&client.to_le_bytes());
-        store.take(&key, &charge).into_ready().ok().unwrap()
+        store.take(&key, &charge).into_ready().ready().unwrap()
     };
     assert!(take(0).unwrap().is_admitted() && take(0).unwrap().is_admitted());
     let grown = allocation_counter::measure(|| {

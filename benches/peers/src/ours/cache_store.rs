@@ -13,7 +13,8 @@ use portcullis::{
     store::{
         MemoryStore, StoreKeys,
         backend::{
-            CacheKey, Found, Lookup, PurgeTarget, Put, PutOutcome, Selection, StoredResponse, Touch,
+            CacheKey, Found, Lookup, PurgeTarget, Put, PutOutcome, ReadyOrPending, Selection,
+            StoredResponse, Touch,
         },
     },
 };
@@ -140,7 +141,7 @@ impl Probe {
     fn access(&self, work: &mut Work, selection: &Selection<'_>) {
         let object = work.trace.next();
         let key = &work.objects.keys[object];
-        let Ok(Ok(lookup)) = self.store.get(key, selection).into_ready() else {
+        let ReadyOrPending::Ready(Ok(lookup)) = self.store.get(key, selection).into_ready() else {
             panic!("a store in memory is always ready");
         };
         let is_found = matches!(lookup.found, Found::Entry { .. });

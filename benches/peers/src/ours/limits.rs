@@ -7,7 +7,7 @@ use portcullis::{
     rate_limit::{Partition, Policy, Quota, RateLimitFields, RateLimitLayer, RateLimitStore},
     store::{
         MemoryStore,
-        backend::{Charge, KeySpace, StoreKey},
+        backend::{Charge, KeySpace, ReadyOrPending, StoreKey},
     },
 };
 use tower::Layer;
@@ -110,6 +110,6 @@ impl Limiter {
     fn decide(&self, partition: StoreKey) {
         let charges = [Charge::new(&self.policy, 1)];
         let decided = self.store.take(&partition, &charges).into_ready();
-        assert!(matches!(decided, Ok(Ok(decisions)) if decisions.is_admitted()));
+        assert!(matches!(decided, ReadyOrPending::Ready(Ok(decisions)) if decisions.is_admitted()));
     }
 }

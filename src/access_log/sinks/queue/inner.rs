@@ -21,6 +21,7 @@ use crate::{
         error::{StoreError, StoreErrorKind},
         record::StoreCall,
         runtime::Runtime,
+        store_api::store_future::ReadyOrPending,
         time::Clock,
     },
 };
@@ -156,11 +157,11 @@ impl LogQueueInner {
     /// Appends to the lane's store, with the store timeout.
     pub(super) async fn append(&self, lane: &Lane, entries: &[LogEntry]) -> Result<(), StoreError> {
         let mut pending = match lane.store.append(lane.trail, entries).into_ready() {
-            Ok(result) => {
+            ReadyOrPending::Ready(result) => {
                 self.observe(lane, None, &result);
                 return result;
             }
-            Err(pending) => pending,
+            ReadyOrPending::Pending(pending) => pending,
         };
         let called_at = self.clock.now();
         let mut sleep = self.runtime.sleep(self.store_timeout);

@@ -376,7 +376,7 @@ mod tests {
     pub(super) fn look_up(store: &MemoryStore, samples: &Samples, sample: &Sample) -> Lookup {
         let selection = samples.selection(&sample.asked, None);
         let found = store.get(&samples.key(sample), &selection);
-        found.into_ready().ok().unwrap().unwrap()
+        found.into_ready().ready().unwrap().unwrap()
     }
 
     pub(super) fn put(
@@ -392,7 +392,7 @@ mod tests {
             retain: LONG,
             max_variants: 16,
         };
-        store.put(put).into_ready().ok().unwrap().unwrap()
+        store.put(put).into_ready().ready().unwrap().unwrap()
     }
 
     pub(super) fn names(store: &MemoryStore) -> usize {
@@ -519,7 +519,7 @@ mod tests {
                         };
                         let key = samples.key(&sample);
                         let touch = Touch { key, entry, stamp, fence, retain: LONG };
-                        let touched = store.touch(touch).into_ready().ok().unwrap().unwrap();
+                        let touched = store.touch(touch).into_ready().ready().unwrap().unwrap();
                         let targets = targets_of(&samples, &sample);
                         let is_purged = model.is_purged(&targets, since, PurgeMode::Hard);
                         if is_purged || !model.has_purges(since, PurgeMode::Hard) {

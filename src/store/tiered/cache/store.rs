@@ -11,7 +11,10 @@ use crate::{
             StoredResponse, Touch,
         },
     },
-    core::store_api::{store_future::StoreFuture, store_key::StoreKeys},
+    core::store_api::{
+        store_future::{ReadyOrPending, StoreFuture},
+        store_key::StoreKeys,
+    },
     store::{purges::Name, tiered::store::TieredStore},
 };
 
@@ -89,8 +92,8 @@ impl TieredStore {
     ) -> StoreFuture<T> {
         forget(&self.near);
         match asked.into_ready() {
-            Ok(answer) => answer.into(),
-            Err(pending) => {
+            ReadyOrPending::Ready(answer) => answer.into(),
+            ReadyOrPending::Pending(pending) => {
                 let near = Arc::clone(&self.near);
                 StoreFuture::pending(async move {
                     let answer = pending.await;
