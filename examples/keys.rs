@@ -22,8 +22,9 @@ use http::{Request, Response};
 use portcullis::{
     AuditEvent, Auditor, ResponseBody,
     api_key::{
-        ApiKeyLayer, ApiKeyStore, GeneratedKey, KeyManager, KeyQuery, KeyRing, KeyUpdate,
-        ListedKey, NewKey, Pepper, record::KeyState,
+        ApiKeyLayer, ApiKeyStore, GeneratedKey, KeyManager, KeyQuery, KeyRing, KeyUpdate, NewKey,
+        Pepper,
+        record::{KeyState, ListedKey},
     },
     outcome::AuthOutcome,
     store::MemoryStore,

@@ -123,7 +123,7 @@ pub mod test_util;
 ))]
 pub use self::gate::{Gate, GateLayer};
 pub use crate::core::allowance::Allowance;
-pub use crate::core::audit::{AuditEvent, Auditor};
+pub use crate::core::audit::{AuditEvent, Auditor, KeyAction};
 pub use crate::core::error::{BoxError, ConfigError, StoreError, StoreErrorKind};
 pub use crate::core::http::body::ResponseBody;
 pub use crate::core::http::client_uri::ClientUri;

@@ -1,6 +1,6 @@
 //! The response body, counted until its end.
 
-pub use super::inside::CountedBody;
+pub use super::inside::{CountRequestBody, CountedBody};
 use std::{
     fmt,
     pin::Pin,

@@ -101,7 +101,7 @@ pub mod future;
 mod inside;
 mod layer;
 mod placement;
-mod record;
+pub mod record;
 mod service;
 pub mod sinks;
 #[cfg(all(feature = "api-key", feature = "cache", feature = "rate-limit"))]
@@ -110,19 +110,17 @@ mod start_options;
 mod store;
 mod trace_options;
 
-pub use self::emit::drop_counts::DropCounts;
 pub use self::emit::level::LogLevel;
 pub use self::emit::observer::Observer;
 pub use self::emit::stats::LogStats;
-pub use self::inside::{CountRequestBody, CountRequestBodyLayer, RecordRoute, RecordRouteLayer};
+pub use self::inside::{CountRequestBodyLayer, RecordRoute, RecordRouteLayer};
 pub use self::layer::{AccessLogLayer, AccessLogLayerBuilder};
-pub use self::record::record::{Record, RequestOutcome, User};
+pub use self::record::record::Record;
 pub use self::record::request_log::RequestLog;
 pub use self::record::schema::{FieldNaming, SCHEMA_VERSION};
-pub use self::record::trace_context::TraceContext;
 pub use self::record::trust::Trust;
 pub use self::service::AccessLog;
 #[cfg(feature = "memory")]
 pub(crate) use self::sinks::ring::Ring;
 pub use self::sinks::sink::Sink;
-pub use self::store::{LogEntry, LogQuery, LogStore, LogStream};
+pub use self::store::{LogQuery, LogStore, LogStream};

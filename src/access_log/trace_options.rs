@@ -57,7 +57,7 @@ impl AccessLogLayerBuilder {
     /// # fn main() -> Result<(), portcullis::ConfigError> {
     /// # use self::{opentelemetry, tracing, tracing_opentelemetry};
     /// use opentelemetry::trace::TraceContextExt;
-    /// use portcullis::access_log::{AccessLogLayer, TraceContext};
+    /// use portcullis::access_log::{AccessLogLayer, record::TraceContext};
     /// use tracing_opentelemetry::OpenTelemetrySpanExt;
     ///
     /// fn current_span() -> Option<TraceContext> {

@@ -236,11 +236,19 @@ impl KeyQuery {
 
 /// The end of a page: the position of its last record in the order of creation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[non_exhaustive]
 pub struct KeyCursor {
     /// The creation time of the record.
     pub created_at: Timestamp,
     /// The id of the record.
     pub id: KeyId,
+}
+
+impl KeyCursor {
+    /// Creates a cursor at this position, which does not need to be that of a record.
+    pub fn new(created_at: Timestamp, id: KeyId) -> Self {
+        Self { created_at, id }
+    }
 }
 
 /// Returns the position of the record. The page after this cursor starts with the next record.

@@ -24,7 +24,7 @@ use super::{
     layer::CacheLayer,
     lookup::{backoff::Backoffs, reloads::Reloads},
     policy::policy::CachePolicy,
-    store::CacheStore,
+    store::{CacheStore, DEFAULT_MAX_VARIANTS},
 };
 use crate::core::{
     audit::Audit,
@@ -53,7 +53,7 @@ impl CacheLayerBuilder {
             clock: Arc::new(SystemClock::new()),
             runtime: runtime::ambient(),
             deadline: Deadline::after(DEADLINE),
-            max_variants: 16,
+            max_variants: DEFAULT_MAX_VARIANTS,
             max_fill_bytes: 32 << 20,
             fill_timeout: Duration::from_secs(60),
             retain_stale_for: Duration::from_secs(3_600),

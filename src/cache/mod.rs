@@ -107,4 +107,3 @@ pub use self::purger::{CachePurger, Purge};
 pub use self::service::Cache;
 pub use self::store::{CacheStore, PurgeMode};
 pub use self::tags::CacheTags;
-pub use crate::core::http::request_head::RequestHead;

@@ -172,6 +172,7 @@ pub struct Stamp(pub u64);
 
 /// The result of a lookup.
 #[derive(Clone, Debug)]
+#[non_exhaustive]
 pub struct Lookup {
     /// The time of the lookup, on the store's clock.
     pub fence: Fence,
@@ -179,8 +180,16 @@ pub struct Lookup {
     pub found: Found,
 }
 
+impl Lookup {
+    /// Creates the result of a lookup.
+    pub fn new(fence: Fence, found: Found) -> Self {
+        Self { fence, found }
+    }
+}
+
 /// The entry, if any, that a lookup found under a key.
 #[derive(Clone, Debug)]
+#[non_exhaustive]
 pub enum Found {
     /// No entry.
     Nothing,
@@ -188,7 +197,8 @@ pub enum Found {
     NoVariant,
     /// Entries that vary by these fields, which are not the ones that the store assumed.
     Varies(VarySpec),
-    /// The matching entry.
+    /// The matching entry; [`Found::entry`] creates it.
+    #[non_exhaustive]
     Entry {
         /// The entry.
         entry: Arc<StoredResponse>,
@@ -200,8 +210,24 @@ pub enum Found {
     },
 }
 
+impl Found {
+    /// Creates the result for a matching entry. `expired` is `true` if a soft purge has occurred
+    /// since it was stored.
+    pub fn entry(entry: Arc<StoredResponse>, stamp: Stamp, expired: bool) -> Self {
+        Self::Entry {
+            entry,
+            stamp,
+            expired,
+        }
+    }
+}
+
+/// The maximum number of variants under a key, unless it is set.
+pub(super) const DEFAULT_MAX_VARIANTS: usize = 16;
+
 /// An entry to store.
 #[derive(Clone, Debug)]
+#[non_exhaustive]
 pub struct Put {
     /// The key.
     pub key: CacheKey,
@@ -216,8 +242,29 @@ pub struct Put {
     pub max_variants: usize,
 }
 
+impl Put {
+    /// Creates a request to store an entry for this time, with at most 16 variants under its key.
+    pub fn new(key: CacheKey, entry: Arc<StoredResponse>, fence: Fence, retain: Duration) -> Self {
+        Self {
+            key,
+            entry,
+            fence,
+            retain,
+            max_variants: DEFAULT_MAX_VARIANTS,
+        }
+    }
+
+    /// Sets the maximum number of variants under the key, this one included. Defaults to 16.
+    #[must_use]
+    pub fn max_variants(mut self, variants: usize) -> Self {
+        self.max_variants = variants;
+        self
+    }
+}
+
 /// The outcome of a [`put`](CacheStore::put).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum PutOutcome {
     /// The entry is stored.
     Stored,
@@ -229,6 +276,7 @@ pub enum PutOutcome {
 
 /// An entry whose head is to be replaced.
 #[derive(Clone, Debug)]
+#[non_exhaustive]
 pub struct Touch {
     /// The key.
     pub key: CacheKey,
@@ -240,6 +288,25 @@ pub struct Touch {
     pub fence: Fence,
     /// The time for which the store retains it, from now.
     pub retain: Duration,
+}
+
+impl Touch {
+    /// Creates a request to replace the head of the entry with this stamp.
+    pub fn new(
+        key: CacheKey,
+        entry: Arc<StoredResponse>,
+        stamp: Stamp,
+        fence: Fence,
+        retain: Duration,
+    ) -> Self {
+        Self {
+            key,
+            entry,
+            stamp,
+            fence,
+            retain,
+        }
+    }
 }
 
 /// The entries to purge.
@@ -271,6 +338,7 @@ pub enum PurgeMode {
 
 /// The result of a request for a [`lease`](CacheStore::lease).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Lease {
     /// The caller has the lease and fills the entry.
     Leader(LeaseToken),

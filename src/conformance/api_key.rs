@@ -10,9 +10,9 @@ use std::{
 
 use crate::{
     api_key::{
-        ApiKeyStore, KeyCursor, KeyId, KeyManager, KeyPage, KeyQuery, KeyRing, KeyUpdate, NewKey,
+        ApiKeyStore, KeyId, KeyManager, KeyQuery, KeyRing, KeyUpdate, NewKey,
         backend::{KeyCreation, KeyUse},
-        record::{KeyRecord, StoredKey},
+        record::{KeyCursor, KeyPage, KeyRecord, StoredKey},
     },
     core::{
         error::{StoreError, StoreErrorKind},

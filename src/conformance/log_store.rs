@@ -1,7 +1,7 @@
 //! The conformance suite of log stores.
 
 use crate::{
-    access_log::{LogEntry, LogQuery, LogStore, LogStream},
+    access_log::{LogQuery, LogStore, LogStream, record::LogEntry},
     core::time::Timestamp,
 };
 

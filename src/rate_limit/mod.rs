@@ -129,4 +129,3 @@ pub use self::policy::{policy_set::PolicyList, tiers::Tiers};
 pub use self::service::RateLimit;
 pub use self::store::RateLimitStore;
 use crate::core::http::request_head;
-pub use crate::core::http::request_head::RequestHead;

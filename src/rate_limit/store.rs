@@ -165,6 +165,7 @@ impl<T: RateLimitStore + ?Sized> RateLimitStore for Arc<T> {
 
 /// A refund to one policy.
 #[derive(Clone, Copy, Debug)]
+#[non_exhaustive]
 pub struct Refund<'a> {
     /// The policy.
     pub policy: &'a Policy,

@@ -2,6 +2,7 @@
 
 /// The level of a record, with the names and numbers of the OpenTelemetry log model.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[non_exhaustive]
 pub enum LogLevel {
     /// Only useful for debugging.
     Debug,

@@ -1,4 +1,4 @@
-//! The record of one request.
+//! The content of records.
 
 pub(super) mod arrival;
 pub(super) mod guard;
@@ -10,3 +10,7 @@ pub(super) mod request_log;
 pub(super) mod schema;
 pub(super) mod trace_context;
 pub(super) mod trust;
+
+pub use self::record::{RequestOutcome, User};
+pub use self::trace_context::TraceContext;
+pub use super::store::LogEntry;

@@ -15,7 +15,7 @@ const RANDOM_TRACE_ID: u8 = 0b10;
 /// The ids are lowercase hexadecimal digits, and neither is all zero.
 ///
 /// ```
-/// use portcullis::access_log::TraceContext;
+/// use portcullis::access_log::record::TraceContext;
 ///
 /// let span = TraceContext::new([0x0a; 16], [0x0b; 8], 1).unwrap();
 /// assert_eq!(span.trace_id(), "0a".repeat(16));

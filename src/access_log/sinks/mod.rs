@@ -27,3 +27,4 @@ pub use self::queue::{LogQueue, LogQueueBuilder};
 pub use self::recent::RecentRecords;
 #[cfg(feature = "tracing")]
 pub use self::tracing::TracingSink;
+pub use super::emit::drop_counts::DropCounts;

@@ -157,7 +157,7 @@ mod tests {
 
     use super::*;
     use crate::{
-        access_log::{AccessLogLayer, TraceContext},
+        access_log::{AccessLogLayer, record::TraceContext},
         core::{http::body::ResponseBody, record::RecordHandle},
     };
 

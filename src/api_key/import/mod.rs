@@ -9,3 +9,4 @@ pub(super) mod hash_pool;
 pub(super) mod imported;
 
 pub use self::imported::{ImportedHash, ImportedKey, ImportedKeys};
+pub use super::key::digest::ImportedAlgorithm;

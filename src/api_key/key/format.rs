@@ -103,6 +103,7 @@ impl fmt::Debug for KeyId {
 /// It contains neither the reason nor the input.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the value does not have the format of a key")]
+#[non_exhaustive]
 pub struct ParseKeyError;
 
 /// The prefix and the accepted environments of keys.

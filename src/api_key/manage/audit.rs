@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 
 use crate::{
-    api_key::{authenticate::rejection::Denied, key::format::KeyId},
+    api_key::authenticate::rejection::Denied,
     core::{
         audit::{self, AuditEvent, Auditor},
         record::{AuthOutcome, RecordHandle},
@@ -46,41 +46,5 @@ impl KeyAudit {
                 request_id: name.map_or_else(|| "".into(), |name| name.as_str().into()),
             }
         });
-    }
-}
-
-/// A change of a key, for the audit trail.
-#[derive(Clone, Copy, Debug)]
-pub(super) enum KeyAction {
-    Created,
-    Imported,
-    Updated,
-    Disabled,
-    Enabled,
-    Expired,
-    Revoked,
-    Leaked,
-    Rotated { to: KeyId },
-}
-
-impl KeyAction {
-    /// Returns the audit event.
-    pub(crate) fn event(self, key: KeyId, by: Option<&str>) -> AuditEvent {
-        let (key_id, by) = (key.as_str().into(), by.map(Into::into));
-        match self {
-            Self::Created => AuditEvent::KeyCreated { key_id, by },
-            Self::Imported => AuditEvent::KeyImported { key_id, by },
-            Self::Updated => AuditEvent::KeyUpdated { key_id, by },
-            Self::Disabled => AuditEvent::KeyDisabled { key_id, by },
-            Self::Enabled => AuditEvent::KeyEnabled { key_id, by },
-            Self::Expired => AuditEvent::KeyExpired { key_id, by },
-            Self::Revoked => AuditEvent::KeyRevoked { key_id, by },
-            Self::Leaked => AuditEvent::KeyLeaked { key_id, by },
-            Self::Rotated { to } => AuditEvent::KeyRotated {
-                key_id,
-                successor: to.as_str().into(),
-                by,
-            },
-        }
     }
 }

@@ -1,8 +1,9 @@
 //! Changes of keys.
 
+use std::sync::Arc;
+
 use super::{
-    audit::KeyAction, authority::Field, key_error::KeyError, manager::KeyManager, owner_rules,
-    update::KeyUpdate,
+    authority::Field, key_error::KeyError, manager::KeyManager, owner_rules, update::KeyUpdate,
 };
 use crate::{
     api_key::{
@@ -13,7 +14,10 @@ use crate::{
         },
         store::ApiKeyStore,
     },
-    core::{audit::AuditEvent, error::StoreErrorKind},
+    core::{
+        audit::{AuditEvent, KeyAction},
+        error::StoreErrorKind,
+    },
 };
 
 /// The maximum number of attempts to make a change that conflicts with concurrent ones.
@@ -247,7 +251,16 @@ impl KeyManager {
     }
 
     pub(super) fn tell_of(&self, action: KeyAction, key: KeyId) {
-        self.tell(|| action.event(key, self.actor.as_deref()));
+        self.tell(|| AuditEvent::KeyChanged {
+            action,
+            key_id: key.as_str().into(),
+            by: self.actor_name(),
+        });
+    }
+
+    /// Returns the actor of an audit event.
+    pub(super) fn actor_name(&self) -> Option<Arc<str>> {
+        self.actor.as_deref().map(Into::into)
     }
 
     pub(super) fn tell(&self, event: impl FnOnce() -> AuditEvent) {

@@ -117,7 +117,7 @@ impl KeyManager {
             if batch > 0 {
                 self.tell(|| AuditEvent::KeysPurged {
                     count: batch as u64,
-                    by: self.actor.as_deref().map(Into::into),
+                    by: self.actor_name(),
                 });
             }
             if batch < BATCH {

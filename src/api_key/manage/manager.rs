@@ -3,7 +3,6 @@
 use std::fmt;
 
 use super::{
-    audit::KeyAction,
     authority::Authority,
     generated_key::GeneratedKey,
     key_error::KeyError,
@@ -16,7 +15,7 @@ use crate::{
         record::{invalid::InvalidKeySpec, record::StoredKey},
         ring::{change_feed::Listener, ring::KeyRing},
     },
-    core::time::Timestamp,
+    core::{audit::KeyAction, time::Timestamp},
 };
 
 /// Creates, changes, rotates, lists and revokes the keys of a ring.

@@ -3,7 +3,6 @@
 use std::time::Duration;
 
 use super::{
-    audit::KeyAction,
     change::{ATTEMPTS, RecordChange},
     generated_key::GeneratedKey,
     key_error::KeyError,
@@ -15,7 +14,10 @@ use crate::{
         record::record::{KeyRecord, KeyStatus},
         store::{ApiKeyStore, KeyQuery},
     },
-    core::time::Timestamp,
+    core::{
+        audit::{AuditEvent, KeyAction},
+        time::Timestamp,
+    },
 };
 
 impl KeyManager {
@@ -66,7 +68,11 @@ impl KeyManager {
         };
         match rotated {
             Ok(()) => {
-                self.tell_of(KeyAction::Rotated { to: new.id() }, id);
+                self.tell(|| AuditEvent::KeyRotated {
+                    key_id: id.as_str().into(),
+                    successor: new.id().as_str().into(),
+                    by: self.actor_name(),
+                });
                 self.tell_of(KeyAction::Created, new.id());
                 Ok(new)
             }

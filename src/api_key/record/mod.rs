@@ -7,3 +7,7 @@ pub(super) mod record;
 pub(super) mod scopes;
 
 pub use self::record::{KeyRecord, KeyState, KeyStatus, StateChange, StoredKey};
+pub use super::{
+    key::digest::DigestAlgorithm,
+    store::{KeyCursor, KeyPage, ListedKey},
+};

@@ -10,8 +10,10 @@ use crate::core::{error::StoreErrorKind, record::AuthDenial};
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum AuditEvent {
-    /// A key was created.
-    KeyCreated {
+    /// A key was created or changed.
+    KeyChanged {
+        /// The change.
+        action: KeyAction,
         /// The key's public id.
         key_id: Arc<str>,
         /// The actor, if known.
@@ -23,55 +25,6 @@ pub enum AuditEvent {
         key_id: Arc<str>,
         /// The public id of the key that replaces it.
         successor: Arc<str>,
-        /// The actor, if known.
-        by: Option<Arc<str>>,
-    },
-    /// A key was revoked.
-    KeyRevoked {
-        /// The key's public id.
-        key_id: Arc<str>,
-        /// The actor, if known.
-        by: Option<Arc<str>>,
-    },
-    /// A key that was created elsewhere was imported.
-    KeyImported {
-        /// The key's public id.
-        key_id: Arc<str>,
-        /// The actor, if known.
-        by: Option<Arc<str>>,
-    },
-    /// The permissions or the metadata of a key were changed.
-    KeyUpdated {
-        /// The key's public id.
-        key_id: Arc<str>,
-        /// The actor, if known.
-        by: Option<Arc<str>>,
-    },
-    /// A key was disabled.
-    KeyDisabled {
-        /// The key's public id.
-        key_id: Arc<str>,
-        /// The actor, if known.
-        by: Option<Arc<str>>,
-    },
-    /// A key was enabled again.
-    KeyEnabled {
-        /// The key's public id.
-        key_id: Arc<str>,
-        /// The actor, if known.
-        by: Option<Arc<str>>,
-    },
-    /// A key was expired.
-    KeyExpired {
-        /// The key's public id.
-        key_id: Arc<str>,
-        /// The actor, if known.
-        by: Option<Arc<str>>,
-    },
-    /// A key was reported as leaked and revoked.
-    KeyLeaked {
-        /// The key's public id.
-        key_id: Arc<str>,
         /// The actor, if known.
         by: Option<Arc<str>>,
     },
@@ -152,15 +105,8 @@ impl AuditEvent {
     /// Returns the name of the event in the log.
     pub fn name(&self) -> &'static str {
         match self {
-            Self::KeyCreated { .. } => "portcullis.audit.key_created",
+            Self::KeyChanged { action, .. } => action.event_name(),
             Self::KeyRotated { .. } => "portcullis.audit.key_rotated",
-            Self::KeyRevoked { .. } => "portcullis.audit.key_revoked",
-            Self::KeyImported { .. } => "portcullis.audit.key_imported",
-            Self::KeyUpdated { .. } => "portcullis.audit.key_updated",
-            Self::KeyDisabled { .. } => "portcullis.audit.key_disabled",
-            Self::KeyEnabled { .. } => "portcullis.audit.key_enabled",
-            Self::KeyExpired { .. } => "portcullis.audit.key_expired",
-            Self::KeyLeaked { .. } => "portcullis.audit.key_leaked",
             Self::KeysPurged { .. } => "portcullis.audit.keys_purged",
             Self::KeyRecordForged { .. } => "portcullis.audit.key_record_forged",
             Self::AuthDenied { .. } => "portcullis.audit.auth_denied",
@@ -171,6 +117,43 @@ impl AuditEvent {
             Self::StoreRejected { .. } => "portcullis.audit.store_rejected",
             Self::CacheRefreshFailed { .. } => "portcullis.audit.cache_refresh_failed",
             Self::ConfigWarning { .. } => "portcullis.audit.config_warning",
+        }
+    }
+}
+
+/// The creation or a change of a key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum KeyAction {
+    /// The key was created.
+    Created,
+    /// The key, which another system issued, was imported.
+    Imported,
+    /// The permissions or the metadata of the key were changed.
+    Updated,
+    /// The key was disabled.
+    Disabled,
+    /// The key was enabled again.
+    Enabled,
+    /// The key was expired.
+    Expired,
+    /// The key was revoked.
+    Revoked,
+    /// The key was reported as leaked and revoked.
+    Leaked,
+}
+
+impl KeyAction {
+    fn event_name(self) -> &'static str {
+        match self {
+            Self::Created => "portcullis.audit.key_created",
+            Self::Imported => "portcullis.audit.key_imported",
+            Self::Updated => "portcullis.audit.key_updated",
+            Self::Disabled => "portcullis.audit.key_disabled",
+            Self::Enabled => "portcullis.audit.key_enabled",
+            Self::Expired => "portcullis.audit.key_expired",
+            Self::Revoked => "portcullis.audit.key_revoked",
+            Self::Leaked => "portcullis.audit.key_leaked",
         }
     }
 }

@@ -20,4 +20,4 @@ mod notices;
     feature = "rate-limit"
 ))]
 pub(crate) use self::audit::Audit;
-pub use self::event::{AuditEvent, Auditor};
+pub use self::event::{AuditEvent, Auditor, KeyAction};

@@ -21,6 +21,9 @@ use crate::core::{
     identity::Identity,
 };
 
+/// `true` if axum's `ConnectInfo` is read.
+pub(crate) const READS_CONNECT_INFO: bool = true;
+
 /// Returns the address of the peer.
 ///
 /// It is available if the app is served with `into_make_service_with_connect_info::<SocketAddr>()`.

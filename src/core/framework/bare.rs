@@ -4,6 +4,9 @@ use std::net::SocketAddr;
 
 use http::{Extensions, Uri};
 
+/// `false`: axum's `ConnectInfo` is not read.
+pub(crate) const READS_CONNECT_INFO: bool = false;
+
 /// Returns `None`: no framework inserts the peer address.
 pub(crate) fn peer_addr(_extensions: &Extensions) -> Option<&SocketAddr> {
     None

@@ -107,8 +107,8 @@ impl RateLimitHandle {
     ///
     /// ```
     /// use portcullis::{
-    ///     Identity,
-    ///     rate_limit::{Partition, Policy, Quota, RateLimitLayer, RequestHead},
+    ///     Identity, RequestHead,
+    ///     rate_limit::{Partition, Policy, Quota, RateLimitLayer},
     ///     store::MemoryStore,
     /// };
     ///

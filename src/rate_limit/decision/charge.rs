@@ -10,6 +10,7 @@ use crate::{core::time::Timestamp, rate_limit::policy::policy::Policy};
 
 /// The charge of one request to one policy.
 #[derive(Clone, Copy, Debug)]
+#[non_exhaustive]
 pub struct Charge<'a> {
     /// The policy.
     pub policy: &'a Policy,
@@ -71,6 +72,7 @@ pub fn decide_all(charges: &[Charge<'_>], states: &mut [State], now: Timestamp) 
 
 /// The stored usage of one partition under one policy.
 #[derive(Debug)]
+#[non_exhaustive]
 pub enum StateRef<'a> {
     /// A state of three words. Every policy can decide on it.
     State(&'a mut State),

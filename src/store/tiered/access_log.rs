@@ -2,7 +2,7 @@
 
 use super::store::TieredStore;
 use crate::{
-    access_log::{LogEntry, LogQuery, LogStore, LogStream},
+    access_log::{LogQuery, LogStore, LogStream, record::LogEntry},
     core::store_api::store_future::StoreFuture,
 };
 

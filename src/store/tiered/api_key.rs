@@ -3,9 +3,9 @@
 use super::store::TieredStore;
 use crate::{
     api_key::{
-        ApiKeyStore, KeyId, KeyPage, KeyQuery,
+        ApiKeyStore, KeyId, KeyQuery,
         backend::{ChangeNotifications, KeyCreation, KeyUse},
-        record::StoredKey,
+        record::{KeyPage, StoredKey},
     },
     core::{store_api::store_future::StoreFuture, time::Timestamp},
 };

@@ -20,8 +20,9 @@ use http_body_util::{BodyExt, Full};
 use portcullis::{
     BoxError, ClientAddrResolver, Identity, ManualClock, PeerAddr, Timestamp, TrustedProxies,
     access_log::{
-        AccessLogLayer, AccessLogLayerBuilder, FieldNaming, LogEntry, LogLevel, LogQuery, LogStats,
-        LogStore, LogStream, Record, Sink, Trust,
+        AccessLogLayer, AccessLogLayerBuilder, FieldNaming, LogLevel, LogQuery, LogStats, LogStore,
+        LogStream, Record, Sink, Trust,
+        record::LogEntry,
         sinks::{JsonLines, PrettyLines, RecentRecords},
     },
     outcome::{

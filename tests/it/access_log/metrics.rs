@@ -17,9 +17,10 @@ use portcullis::{
     AuditEvent, Auditor, ClientAddrResolver, ManualClock, PeerAddr, StoreErrorKind, StoreFuture,
     TokioRuntime,
     access_log::{
-        AccessLogLayer, CountRequestBodyLayer, DropCounts, LogEntry, LogLevel, LogQuery, LogStore,
-        LogStream, Record, Sink,
-        sinks::{LogQueue, Metrics, RecentRecords},
+        AccessLogLayer, CountRequestBodyLayer, LogLevel, LogQuery, LogStore, LogStream, Record,
+        Sink,
+        record::LogEntry,
+        sinks::{DropCounts, LogQueue, Metrics, RecentRecords},
     },
     cache::CacheLayer,
     outcome::{

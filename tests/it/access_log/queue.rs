@@ -14,10 +14,11 @@ use bytes::Bytes;
 use http::{Request, Response, StatusCode};
 use http_body_util::Full;
 use portcullis::{
-    AuditEvent, Auditor, ManualClock, Runtime, StoreError, StoreErrorKind, StoreFuture, Task,
-    TokioRuntime,
+    AuditEvent, Auditor, KeyAction, ManualClock, Runtime, StoreError, StoreErrorKind, StoreFuture,
+    Task, TokioRuntime,
     access_log::{
-        AccessLogLayer, LogEntry, LogQuery, LogStore, LogStream,
+        AccessLogLayer, LogQuery, LogStore, LogStream,
+        record::LogEntry,
         sinks::{LogQueue, LogQueueBuilder},
     },
     outcome::{AuthDenial, AuthOutcome, RecordHandle},
@@ -417,7 +418,8 @@ async fn audit_events_go_to_a_trail_of_their_own_and_denials_are_among_them() {
     queue.audit(&AuditEvent::StoreUp {
         store: "keys".into(),
     });
-    let revoked = AuditEvent::KeyRevoked {
+    let revoked = AuditEvent::KeyChanged {
+        action: KeyAction::Revoked,
         key_id: "key_7".into(),
         by: Some("alice".into()),
     };

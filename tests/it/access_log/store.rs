@@ -2,7 +2,7 @@
 
 use portcullis::{
     StoreFuture,
-    access_log::{LogEntry, LogQuery, LogStore, LogStream},
+    access_log::{LogQuery, LogStore, LogStream, record::LogEntry},
     conformance,
     store::MemoryStore,
 };

@@ -14,7 +14,8 @@ use http_body_util::Full;
 use portcullis::{
     PeerAddr,
     access_log::{
-        AccessLogLayer, AccessLogLayerBuilder, FieldNaming, RequestLog, TraceContext, Trust,
+        AccessLogLayer, AccessLogLayerBuilder, FieldNaming, RequestLog, Trust,
+        record::TraceContext,
         sinks::{JsonLines, PrettyLines, RecentRecords},
     },
 };

@@ -13,8 +13,8 @@ use http_body_util::Full;
 use portcullis::{
     AuditEvent, Auditor, ManualClock,
     access_log::{
-        AccessLogLayer, DropCounts, Sink,
-        sinks::{JsonLines, PrettyLines},
+        AccessLogLayer, Sink,
+        sinks::{DropCounts, JsonLines, PrettyLines},
     },
 };
 use serde_json::Value;

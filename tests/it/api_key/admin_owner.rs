@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use http::{Method, StatusCode, request::Parts};
 use portcullis::{
-    AuditEvent, Auditor, Clock, ManualClock, StoreFuture,
+    AuditEvent, Auditor, Clock, KeyAction, ManualClock, StoreFuture,
     api_key::{
         KeyError, KeyManager, KeyRing, KeyUpdate, NewKey,
         admin::{self, Administrator},
@@ -333,13 +333,19 @@ impl Heard {
     /// Returns who did what since the last time.
     fn take(&self) -> Vec<(&'static str, Option<String>)> {
         let events = std::mem::take(&mut *self.0.lock().unwrap());
-        let named = |event| match event {
-            AuditEvent::KeyDisabled { by, .. } => ("disabled", by),
-            AuditEvent::KeyEnabled { by, .. } => ("enabled", by),
-            AuditEvent::KeyRevoked { by, .. } => ("revoked", by),
-            AuditEvent::KeyExpired { by, .. } => ("expired", by),
-            AuditEvent::KeyLeaked { by, .. } => ("leaked", by),
-            other => panic!("{other:?}"),
+        let named = |event| {
+            let AuditEvent::KeyChanged { action, by, .. } = event else {
+                panic!("{event:?}");
+            };
+            let what = match action {
+                KeyAction::Disabled => "disabled",
+                KeyAction::Enabled => "enabled",
+                KeyAction::Revoked => "revoked",
+                KeyAction::Expired => "expired",
+                KeyAction::Leaked => "leaked",
+                other => panic!("{other:?}"),
+            };
+            (what, by)
         };
         let events = events.into_iter().map(named);
         events

@@ -14,9 +14,9 @@ use http::{StatusCode, request::Parts};
 use portcullis::{
     Clock, ManualClock, StoreErrorKind, StoreFuture, Timestamp,
     api_key::{
-        ApiKeyStore, KeyError, KeyId, KeyManager, KeyPage, KeyQuery, KeyUpdate, NewKey,
+        ApiKeyStore, KeyError, KeyId, KeyManager, KeyQuery, KeyUpdate, NewKey,
         admin::Administrator,
-        record::{KeyStatus, StoredKey},
+        record::{KeyPage, KeyStatus, StoredKey},
     },
     store::{
         MemoryStore,

@@ -9,8 +9,8 @@ use portcullis::{
     ConfigError, Identity, ManualClock, ResponseBody, StoreErrorKind, StoreFuture, Timestamp,
     api_key::{
         ApiKeyLayer, ApiKeyLayerBuilder, ApiKeyStore, GeneratedKey, KeyError, KeyId, KeyManager,
-        KeyPage, KeyQuery, KeyRing, KeySource, NewKey, Pepper, RequireScopesLayer,
-        record::StoredKey,
+        KeyQuery, KeyRing, KeySource, NewKey, Pepper, RequireScopesLayer,
+        record::{KeyPage, StoredKey},
     },
     outcome::{AuthDenial, AuthOutcome, RecordHandle},
     store::{MemoryStore, backend::KeyUse},

@@ -8,7 +8,7 @@ use std::{
 
 use http::StatusCode;
 use portcullis::{
-    AuditEvent, Auditor, ManualClock, PeerAddr, TokioRuntime,
+    AuditEvent, Auditor, KeyAction, ManualClock, PeerAddr, TokioRuntime,
     access_log::{
         AccessLogLayer, LogQuery, LogStore, LogStream,
         sinks::{LogQueue, RecentRecords},
@@ -47,7 +47,13 @@ impl Ears {
 impl Auditor for Ears {
     fn audit(&self, event: &AuditEvent) {
         self.heard.lock().unwrap().push(event.clone());
-        let revoked = matches!(event, AuditEvent::KeyRevoked { .. });
+        let revoked = matches!(
+            event,
+            AuditEvent::KeyChanged {
+                action: KeyAction::Revoked,
+                ..
+            }
+        );
         assert!(!(revoked && self.panic_over_revocations), "as it was asked");
     }
 }
@@ -68,7 +74,11 @@ async fn each_change_is_told_once_and_says_by_whom() {
     let key = manager.create(NewKey::new("acme")).await.unwrap();
     let by = Some("alice".into());
     let key_id: Arc<str> = key.id().as_str().into();
-    assert_eq!(ears.heard(), [AuditEvent::KeyCreated { key_id, by }]);
+    let action = KeyAction::Created;
+    assert_eq!(
+        ears.heard(),
+        [AuditEvent::KeyChanged { action, key_id, by }]
+    );
 
     for _ in 0..2 {
         manager.disable(key.id(), "").await.unwrap();

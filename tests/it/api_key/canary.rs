@@ -182,8 +182,8 @@ fn no_secret_is_in_any_debug_log_event_error_or_metric() {
     paper.shows_nothing_of(&secrets);
     let shown = paper.0.lock().unwrap();
     for expected in [
-        "KeyImported",
-        "KeyLeaked",
+        "action: Imported",
+        "action: Leaked",
         "AuthDenied",
         "portcullis_auth_decisions",
     ] {

@@ -2,7 +2,10 @@
 
 use portcullis::{
     StoreErrorKind, StoreFuture, Timestamp,
-    api_key::{ApiKeyStore, KeyId, KeyPage, KeyQuery, record::StoredKey},
+    api_key::{
+        ApiKeyStore, KeyId, KeyQuery,
+        record::{KeyPage, StoredKey},
+    },
     conformance,
     store::{
         MemoryStore,

@@ -6,9 +6,10 @@ use http::StatusCode;
 use portcullis::{
     Identity, ManualClock, StoreFuture,
     api_key::{
-        ApiKeyStore, Credential, DigestAlgorithm, ImportedAlgorithm, InvalidKeySpec, KeyError,
-        KeyManager, KeyQuery, KeyRing, KeyRingBuilder, NewKey, Verdict, Verifier,
-        import::{ImportedHash, ImportedKey, ImportedKeys},
+        ApiKeyStore, Credential, InvalidKeySpec, KeyError, KeyManager, KeyQuery, KeyRing,
+        KeyRingBuilder, NewKey, Verdict, Verifier,
+        import::{ImportedAlgorithm, ImportedHash, ImportedKey, ImportedKeys},
+        record::DigestAlgorithm,
     },
     outcome::AuthDenial,
     store::MemoryStore,

@@ -15,10 +15,10 @@ use http_body_util::Full;
 use portcullis::{
     Identity, ManualClock, PeerAddr, StoreErrorKind, StoreFuture, Timestamp,
     api_key::{
-        ApiKeyLayer, ApiKeyLayerBuilder, ApiKeyStore, Credential, KeyId, KeyManager, KeyPage,
-        KeyQuery, KeyRing, KeySource, NewKey, Verdict, Verifier,
+        ApiKeyLayer, ApiKeyLayerBuilder, ApiKeyStore, Credential, KeyId, KeyManager, KeyQuery,
+        KeyRing, KeySource, NewKey, Verdict, Verifier,
         import::{ImportedHash, ImportedKey, ImportedKeys},
-        record::StoredKey,
+        record::{KeyPage, StoredKey},
     },
     outcome::AuthDenial,
     store::{

@@ -12,9 +12,9 @@ use http::StatusCode;
 use portcullis::{
     Clock, Identity, ManualClock, Runtime, StoreErrorKind, StoreFuture, Task, Timestamp,
     api_key::{
-        ApiKeyStore, GeneratedKey, KeyError, KeyId, KeyManager, KeyPage, KeyQuery, KeyRing,
-        KeyUpdate, NewKey, Pepper,
-        record::{KeyRecord, KeyState, KeyStatus, StoredKey},
+        ApiKeyStore, GeneratedKey, KeyError, KeyId, KeyManager, KeyQuery, KeyRing, KeyUpdate,
+        NewKey, Pepper,
+        record::{KeyPage, KeyRecord, KeyState, KeyStatus, StoredKey},
     },
     outcome::{AuthDenial, AuthOutcome},
     store::{MemoryStore, backend::KeyUse},
@@ -323,7 +323,7 @@ async fn a_line_has_two_keys_at_most() {
         .await
         .unwrap();
     assert_eq!(third.record().lineage(), first.id());
-    let accepted = |page: portcullis::api_key::KeyPage| {
+    let accepted = |page: portcullis::api_key::record::KeyPage| {
         let now = keys.clock.wall();
         let keys = page.keys.into_iter();
         keys.filter(|listed| listed.record.status_at(now) == KeyStatus::Active)

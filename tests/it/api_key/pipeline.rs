@@ -15,8 +15,8 @@ use http_body_util::Full;
 use portcullis::{
     ConfigError, ManualClock, PeerAddr, StoreError, StoreErrorKind, StoreFuture, Timestamp,
     api_key::{
-        ApiKeyLayer, ApiKeyStore, KeyId, KeyManager, KeyPage, KeyQuery, KeyRing, KeyedTag, NewKey,
-        record::StoredKey,
+        ApiKeyLayer, ApiKeyStore, KeyId, KeyManager, KeyQuery, KeyRing, KeyedTag, NewKey,
+        record::{KeyPage, StoredKey},
     },
     outcome::AuthDenial,
     store::{

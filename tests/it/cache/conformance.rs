@@ -160,11 +160,7 @@ impl CacheStore for Wrong {
     }
 
     fn put(&self, mut put: Put) -> StoreFuture<PutOutcome> {
-        let found = Found::Entry {
-            entry: Arc::clone(&put.entry),
-            stamp: Stamp(0),
-            expired: false,
-        };
+        let found = Found::entry(Arc::clone(&put.entry), Stamp(0), false);
         self.latest.lock().unwrap().insert(*put.key.uri(), found);
         match self.fault {
             Fault::KeepsForEver => put.retain = Duration::from_secs(1 << 30),
@@ -182,13 +178,14 @@ impl CacheStore for Wrong {
         match self.fault {
             Fault::NeverTouches => StoreFuture::ready(false),
             Fault::TouchesAnything => {
-                let put = Put {
-                    key: touch.key,
-                    entry: Arc::clone(&touch.entry),
-                    fence: touch.fence,
-                    retain: touch.retain,
-                    max_variants: 16,
-                };
+                let Touch {
+                    key,
+                    entry,
+                    fence,
+                    retain,
+                    ..
+                } = touch;
+                let put = Put::new(key, entry, fence, retain);
                 let outcome = Self::now_or_never(self.memory.put(put));
                 StoreFuture::ready(outcome == PutOutcome::Stored)
             }

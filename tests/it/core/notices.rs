@@ -24,4 +24,9 @@ fn notice_is_one_line_on_stderr_without_a_subscriber() {
         panic!("not one notice: {output:?}");
     };
     assert!(notice.starts_with("portcullis: the client's address is not known"));
+    assert!(notice.contains("into_make_service_with_connect_info"));
+    assert_eq!(
+        notice.contains(r#"features = ["axum"]"#),
+        !cfg!(feature = "axum")
+    );
 }

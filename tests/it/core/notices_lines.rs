@@ -17,8 +17,8 @@ use http_body_util::Full;
 use portcullis::{
     AuditEvent, Auditor, ClientAddrResolver,
     access_log::{
-        AccessLogLayer, DropCounts, FieldNaming, Sink,
-        sinks::{JsonLines, PrettyLines},
+        AccessLogLayer, FieldNaming, Sink,
+        sinks::{DropCounts, JsonLines, PrettyLines},
     },
 };
 use serde_json::Value;

@@ -1,6 +1,7 @@
 //! The structure of the sources, enforced by reading them.
 
 mod language;
+mod public_api;
 mod source;
 
 use std::{

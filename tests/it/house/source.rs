@@ -7,7 +7,7 @@ use std::{
 };
 
 use syn::{
-    Attribute, Item, ItemMod, ItemUse, UseTree, Visibility,
+    Attribute, Fields, Item, ItemMod, ItemUse, UseTree, Visibility,
     spanned::Spanned,
     visit::{self, Visit},
 };
@@ -26,6 +26,11 @@ pub(super) struct Source {
     pub(super) functions: Vec<(String, usize)>,
     /// The types that are not part of the public API.
     pub(super) private_types: Vec<String>,
+    /// The public enums, and the public structs with public fields alone, that are not
+    /// `#[non_exhaustive]`.
+    pub(super) exhaustive_types: Vec<String>,
+    /// The names of the public types that the file defines or re-exports.
+    pub(super) public_types: Vec<String>,
     /// The names that the file re-exports or defines: a path each.
     pub(super) exports: BTreeMap<String, ModulePath>,
     /// `true` if the file holds items other than modules, imports and re-exports.
@@ -57,6 +62,8 @@ impl Source {
             named: found.named,
             functions: found.functions,
             private_types: found.private_types,
+            exhaustive_types: found.exhaustive_types,
+            public_types: file.items.iter().flat_map(public_types).collect(),
             exports: found.exports,
             text,
         }
@@ -118,6 +125,7 @@ struct Finder {
     named: BTreeSet<ModulePath>,
     functions: Vec<(String, usize)>,
     private_types: Vec<String>,
+    exhaustive_types: Vec<String>,
     exports: BTreeMap<String, ModulePath>,
     /// The paths that begin with a name in scope.
     relative: Vec<ModulePath>,
@@ -131,6 +139,7 @@ impl Finder {
             named: BTreeSet::new(),
             functions: Vec::new(),
             private_types: Vec::new(),
+            exhaustive_types: Vec::new(),
             exports: BTreeMap::new(),
             relative: Vec::new(),
         }
@@ -178,9 +187,43 @@ impl Finder {
     }
 
     fn note_type(&mut self, name: &syn::Ident, visibility: &Visibility) {
-        if !matches!(visibility, Visibility::Public(_)) {
+        if !is_public(visibility) {
             self.private_types.push(name.to_string());
         }
+    }
+
+    fn note_exhaustive(&mut self, name: &syn::Ident, visibility: &Visibility, attrs: &[Attribute]) {
+        let is_marked = |attribute: &Attribute| attribute.path().is_ident("non_exhaustive");
+        if is_public(visibility) && !attrs.iter().any(is_marked) {
+            self.exhaustive_types.push(name.to_string());
+        }
+    }
+}
+
+fn is_public(visibility: &Visibility) -> bool {
+    matches!(visibility, Visibility::Public(_))
+}
+
+/// Returns the names of the public types that an item defines or re-exports. A name in capitals is
+/// a constant, and one in lower case is a function.
+fn public_types(item: &Item) -> Vec<String> {
+    let (visibility, names) = match item {
+        Item::Enum(item) => (&item.vis, vec![item.ident.to_string()]),
+        Item::Struct(item) => (&item.vis, vec![item.ident.to_string()]),
+        Item::Trait(item) => (&item.vis, vec![item.ident.to_string()]),
+        Item::Type(item) => (&item.vis, vec![item.ident.to_string()]),
+        Item::Use(item) => {
+            let names = leaves(&item.tree, &[]).into_iter().map(|(_, name)| name);
+            (&item.vis, names.collect())
+        }
+        _ => return Vec::new(),
+    };
+    let is_type = |name: &String| {
+        name == "*" || name.starts_with(char::is_uppercase) && name.contains(char::is_lowercase)
+    };
+    match is_public(visibility) {
+        true => names.into_iter().filter(is_type).collect(),
+        false => Vec::new(),
     }
 }
 
@@ -265,11 +308,19 @@ impl<'ast> Visit<'ast> for Finder {
 
     fn visit_item_struct(&mut self, item: &'ast syn::ItemStruct) {
         self.note_type(&item.ident, &item.vis);
+        let has_public_fields_alone = match &item.fields {
+            Fields::Unit => true,
+            fields => !fields.is_empty() && fields.iter().all(|field| is_public(&field.vis)),
+        };
+        if has_public_fields_alone {
+            self.note_exhaustive(&item.ident, &item.vis, &item.attrs);
+        }
         visit::visit_item_struct(self, item);
     }
 
     fn visit_item_enum(&mut self, item: &'ast syn::ItemEnum) {
         self.note_type(&item.ident, &item.vis);
+        self.note_exhaustive(&item.ident, &item.vis, &item.attrs);
         visit::visit_item_enum(self, item);
     }
 

@@ -14,11 +14,9 @@ use bytes::Bytes;
 use http::{Request, Response};
 use http_body_util::Full;
 use portcullis::{
-    Identity, ManualClock, StoreErrorKind, StoreFuture,
+    Identity, ManualClock, RequestHead, StoreErrorKind, StoreFuture,
     outcome::{RateLimitDecision, RateLimitOutcome, RecordHandle},
-    rate_limit::{
-        OnStoreError, Partition, Policy, Quota, RateLimitLayer, RateLimitStore, RequestHead,
-    },
+    rate_limit::{OnStoreError, Partition, Policy, Quota, RateLimitLayer, RateLimitStore},
     store::{
         MemoryStore, StoreKeys,
         backend::{Charge, Decisions, Refund, StoreKey},

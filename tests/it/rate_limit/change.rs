@@ -6,10 +6,10 @@ use bytes::Bytes;
 use http::{Request, Response, StatusCode};
 use http_body_util::Full;
 use portcullis::{
-    ConfigError, Identity, ManualClock, ResponseBody,
+    ConfigError, Identity, ManualClock, RequestHead, ResponseBody,
     rate_limit::{
         Partition, Penalty, Policy, Quota, RateLimitHandle, RateLimitLayer, RateLimitLayerBuilder,
-        RequestHead, Tiers,
+        Tiers,
     },
     store::MemoryStore,
 };

@@ -6,11 +6,10 @@ use bytes::Bytes;
 use http::{Request, Response};
 use http_body_util::Full;
 use portcullis::{
-    ClientAddrResolver, Identity, ManualClock, ResponseBody,
+    ClientAddrResolver, Identity, ManualClock, RequestHead, ResponseBody,
     outcome::RateLimitOutcome,
     rate_limit::{
         OnStoreError, Partition, Policy, PolicyList, Quota, RateLimitFields, RateLimitLayer,
-        RequestHead,
     },
     store::MemoryStore,
 };

@@ -3,10 +3,8 @@
 use std::{num::NonZeroU32, time::Duration};
 
 use portcullis::{
-    Identity, ManualClock, Timestamp,
-    rate_limit::{
-        OnStoreError, Partition, Penalty, Policy, Quota, RateLimitLayer, RequestHead, SyncMode,
-    },
+    Identity, ManualClock, RequestHead, Timestamp,
+    rate_limit::{OnStoreError, Partition, Penalty, Policy, Quota, RateLimitLayer, SyncMode},
     store::{
         MemoryStore,
         backend::{

@@ -10,12 +10,11 @@ use bytes::Bytes;
 use http::{HeaderValue, Request, Response, StatusCode, Version, header::CONTENT_TYPE};
 use http_body_util::Full;
 use portcullis::{
-    AuditEvent, Auditor, ClientAddrResolver, Identity, ManualClock, PeerAddr, ResponseBody,
+    AuditEvent, Auditor, ClientAddrResolver, Identity, ManualClock, PeerAddr, RequestHead,
+    ResponseBody,
     api_key::{ApiKeyLayer, KeyRing, Pepper},
     outcome::{RateLimitDecision, RateLimitOutcome},
-    rate_limit::{
-        Partition, Penalty, Policy, Quota, RateLimitLayer, RateLimitLayerBuilder, RequestHead,
-    },
+    rate_limit::{Partition, Penalty, Policy, Quota, RateLimitLayer, RateLimitLayerBuilder},
     store::MemoryStore,
 };
 use tower::{Layer, ServiceExt, service_fn};

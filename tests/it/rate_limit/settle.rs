@@ -14,8 +14,8 @@ use http::{Request, Response};
 use http_body::Body;
 use http_body_util::{BodyExt, Full};
 use portcullis::{
-    Identity, ManualClock, ResponseBody,
-    rate_limit::{Partition, Policy, Quota, RateLimitLayer, RequestHead, Settlement},
+    Identity, ManualClock, RequestHead, ResponseBody,
+    rate_limit::{Partition, Policy, Quota, RateLimitLayer, Settlement},
     store::MemoryStore,
 };
 use tower::{Layer, ServiceExt, service_fn};

@@ -10,7 +10,10 @@ use std::{
 
 use portcullis::{
     StoreErrorKind, StoreFuture, Timestamp,
-    api_key::{ApiKeyStore, KeyId, KeyPage, KeyQuery, record::StoredKey},
+    api_key::{
+        ApiKeyStore, KeyId, KeyQuery,
+        record::{KeyPage, StoredKey},
+    },
     cache::{CacheStore, PurgeMode},
     rate_limit::{Policy, RateLimitStore},
     store::{

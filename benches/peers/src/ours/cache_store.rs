@@ -148,11 +148,9 @@ impl Probe {
         work.hits.count(is_found);
         if !is_found {
             let put = &work.objects.puts[trace::size_class(object)];
-            drop(self.store.put(Put {
-                key: *key,
-                fence: lookup.fence,
-                ..put.clone()
-            }));
+            let (entry, fence) = (put.entry.clone(), lookup.fence);
+            let put = Put::new(*key, entry, fence, put.retain).max_variants(put.max_variants);
+            drop(self.store.put(put));
         }
     }
 }

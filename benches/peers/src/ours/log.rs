@@ -8,7 +8,8 @@ use std::task::{Context, Waker};
 use std::time::Duration;
 
 use portcullis::access_log::{
-    AccessLogLayer, LogEntry, LogLevel, LogQuery, LogStore, LogStream,
+    AccessLogLayer, LogLevel, LogQuery, LogStore, LogStream,
+    record::LogEntry,
     sinks::{JsonLines, LogQueue, TracingSink},
 };
 use portcullis::{Runtime, StoreFuture, Task};

@@ -11,7 +11,11 @@ use crate::{
             schema::{Field, FieldNaming, LOSS_EVENT_NAME, NOTICE_EVENT_NAME},
         },
     },
-    core::{audit::AuditEvent, error::StoreErrorKind, time::Timestamp},
+    core::{
+        audit::{AuditEvent, KeyAction},
+        error::StoreErrorKind,
+        time::Timestamp,
+    },
 };
 
 /// Returns the line that reports lost records, without a line feed.
@@ -39,25 +43,31 @@ pub(crate) fn audit(names: FieldNaming, at: Timestamp, audited: &AuditEvent) -> 
 
 fn audit_level(event: &AuditEvent) -> LogLevel {
     match event {
-        AuditEvent::KeyCreated { .. }
-        | AuditEvent::KeyRotated { .. }
-        | AuditEvent::KeyRevoked { .. }
-        | AuditEvent::KeyImported { .. }
-        | AuditEvent::KeyUpdated { .. }
-        | AuditEvent::KeyDisabled { .. }
-        | AuditEvent::KeyEnabled { .. }
-        | AuditEvent::KeyExpired { .. }
+        AuditEvent::KeyChanged { action, .. } => key_change_level(*action),
+        AuditEvent::KeyRotated { .. }
         | AuditEvent::KeysPurged { .. }
         | AuditEvent::LimitExceededInShadow { .. }
         | AuditEvent::StoreUp { .. } => LogLevel::Info,
         AuditEvent::AuthDenied { .. }
-        | AuditEvent::KeyLeaked { .. }
         | AuditEvent::BanRaised { .. }
         | AuditEvent::CacheRefreshFailed { .. }
         | AuditEvent::ConfigWarning { .. } => LogLevel::Warn,
         AuditEvent::KeyRecordForged { .. }
         | AuditEvent::StoreDown { .. }
         | AuditEvent::StoreRejected { .. } => LogLevel::Error,
+    }
+}
+
+fn key_change_level(action: KeyAction) -> LogLevel {
+    match action {
+        KeyAction::Created
+        | KeyAction::Imported
+        | KeyAction::Updated
+        | KeyAction::Disabled
+        | KeyAction::Enabled
+        | KeyAction::Expired
+        | KeyAction::Revoked => LogLevel::Info,
+        KeyAction::Leaked => LogLevel::Warn,
     }
 }
 
@@ -83,14 +93,7 @@ fn event(
 impl Object<'_> {
     fn audit(&mut self, event: &AuditEvent) {
         match event {
-            AuditEvent::KeyCreated { key_id, by }
-            | AuditEvent::KeyImported { key_id, by }
-            | AuditEvent::KeyUpdated { key_id, by }
-            | AuditEvent::KeyDisabled { key_id, by }
-            | AuditEvent::KeyEnabled { key_id, by }
-            | AuditEvent::KeyExpired { key_id, by }
-            | AuditEvent::KeyLeaked { key_id, by }
-            | AuditEvent::KeyRevoked { key_id, by } => {
+            AuditEvent::KeyChanged { key_id, by, .. } => {
                 self.short_text(Field::AuthKeyId, Some(key_id));
                 self.short_text(Field::AuditBy, by.as_deref());
             }

@@ -263,13 +263,23 @@ impl Default for ClientAddrResolver {
 /// unknown clients counted as one, one of them could lock out the others.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "the client's address is not known: serve with \
-     `into_make_service_with_connect_info::<SocketAddr>()` (axum, with portcullis's feature `axum`), \
-     or insert `portcullis::PeerAddr(addr)` into each request's extensions (hyper; for tonic's \
-     `TcpConnectInfo` by `portcullis::net::PeerAddrLayer`)"
+    "the client's address is not known: {}; for hyper, insert `portcullis::PeerAddr(addr)` into \
+     each request's extensions; for tonic, add `portcullis::net::PeerAddrLayer`",
+    axum_fix(framework::READS_CONNECT_INFO)
 )]
 #[non_exhaustive]
 pub struct MissingClientAddrError;
+
+/// Returns the fix for axum, with the likely cause first.
+fn axum_fix(reads_connect_info: bool) -> &'static str {
+    match reads_connect_info {
+        true => "for axum, serve with `into_make_service_with_connect_info::<SocketAddr>()`",
+        false => {
+            "for axum, enable `features = [\"axum\"]` of portcullis and serve with \
+             `into_make_service_with_connect_info::<SocketAddr>()`"
+        }
+    }
+}
 
 fn other_header(own: &ForwardedHeader, other: &ForwardedHeader) -> ConfigError {
     let problem = format!(
@@ -333,6 +343,18 @@ mod tests {
         },
         store_api::store_key::StoreKeys,
     };
+
+    #[test]
+    fn missing_address_names_the_feature_axum_unless_it_is_enabled() {
+        let error = MissingClientAddrError.to_string();
+        assert!(error.contains(axum_fix(framework::READS_CONNECT_INFO)));
+        let connect_info = "into_make_service_with_connect_info";
+        let missing = axum_fix(false);
+        let feature_at = missing.find("features = [\"axum\"]").unwrap();
+        assert!(feature_at < missing.find(connect_info).unwrap());
+        let enabled = axum_fix(true);
+        assert!(enabled.contains(connect_info) && !enabled.contains("features"));
+    }
 
     fn ip(text: &str) -> IpAddr {
         text.parse().unwrap()

@@ -1,7 +1,7 @@
 //! The in-memory log store.
 
 use crate::{
-    access_log::{LogEntry, LogQuery, LogStore, LogStream},
+    access_log::{LogQuery, LogStore, LogStream, record::LogEntry},
     core::store_api::store_future::StoreFuture,
     store::memory::store::MemoryStore,
 };

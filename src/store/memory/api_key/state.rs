@@ -9,9 +9,9 @@ use dashmap::DashMap;
 
 use crate::{
     api_key::{
-        KeyCursor, KeyId, KeyPage, KeyQuery, ListedKey,
+        KeyId, KeyQuery,
         backend::{KeyCount, KeyCreation, KeyUse},
-        record::StoredKey,
+        record::{KeyCursor, KeyPage, ListedKey, StoredKey},
     },
     core::{error::StoreErrorKind, time::Timestamp},
     store::memory::context::MemoryContext,

@@ -2,9 +2,9 @@
 
 use crate::{
     api_key::{
-        ApiKeyStore, KeyId, KeyPage, KeyQuery,
+        ApiKeyStore, KeyId, KeyQuery,
         backend::{ChangeNotifications, KeyCreation, KeyUse},
-        record::StoredKey,
+        record::{KeyPage, StoredKey},
     },
     core::{store_api::store_future::StoreFuture, time::Timestamp},
     store::memory::store::MemoryStore,

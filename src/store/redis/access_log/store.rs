@@ -5,7 +5,7 @@ use std::sync::LazyLock;
 use redis::Value;
 
 use crate::{
-    access_log::{LogEntry, LogQuery, LogStore, LogStream},
+    access_log::{LogQuery, LogStore, LogStream, record::LogEntry},
     core::{
         error::{StoreError, StoreErrorKind},
         store_api::store_future::StoreFuture,

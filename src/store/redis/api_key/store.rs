@@ -14,9 +14,9 @@ use redis::Value;
 
 use crate::{
     api_key::{
-        ApiKeyStore, KeyCursor, KeyId, KeyPage, KeyQuery, ListedKey,
+        ApiKeyStore, KeyId, KeyQuery,
         backend::{ChangeNotifications, KeyCount, KeyCreation, KeyUse},
-        record::{KeyRecord, StoredKey},
+        record::{KeyCursor, KeyPage, KeyRecord, ListedKey, StoredKey},
     },
     core::{
         error::{StoreError, StoreErrorKind},

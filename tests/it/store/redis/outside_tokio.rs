@@ -8,7 +8,7 @@ use std::{
 use http::StatusCode;
 use portcullis::{
     StoreErrorKind,
-    access_log::{LogEntry, LogQuery, LogStore, LogStream},
+    access_log::{LogQuery, LogStore, LogStream, record::LogEntry},
     cache::{CacheLayer, Purge, PurgeMode},
     rate_limit::{Policy, Quota, RateLimitStore, SyncMode},
     store::{RedisConfig, RedisStore, TieredStore, backend::Charge},

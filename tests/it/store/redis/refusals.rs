@@ -11,7 +11,7 @@ use http::{Request, Response, StatusCode};
 use http_body_util::Full;
 use portcullis::{
     AuditEvent, Auditor, ClientAddrResolver, PeerAddr, StoreErrorKind,
-    access_log::{LogEntry, LogStore, LogStream},
+    access_log::{LogStore, LogStream, record::LogEntry},
     api_key::{ApiKeyLayer, KeyManager, KeyRing, NewKey, Pepper},
     rate_limit::{Partition, Policy, Quota, RateLimitLayer},
     store::{RedisConfig, RedisStats, RedisStore},

@@ -54,7 +54,7 @@ async fn records_of_running_requests_are_in_the_store_when_the_process_has_ended
         let stored = store
             .recent(LogStream::Access, &LogQuery::latest(1_000))
             .await;
-        let text = |entry: &portcullis::access_log::LogEntry| {
+        let text = |entry: &portcullis::access_log::record::LogEntry| {
             String::from_utf8(entry.json.to_vec()).unwrap()
         };
         let stored: Vec<String> = stored.unwrap().iter().map(text).collect();
