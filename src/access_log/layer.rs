@@ -60,7 +60,8 @@ impl AccessLogLayer {
     /// Creates a layer and a handle that returns its latest records, for tests.
     ///
     /// ```
-    /// # use std::convert::Infallible;
+    /// use std::convert::Infallible;
+    ///
     /// use http::{Request, Response};
     /// use portcullis::access_log::AccessLogLayer;
     /// use tower::{ServiceBuilder, ServiceExt, service_fn};

@@ -4,7 +4,8 @@
 //! panics. It contains the decisions of every layer of this crate.
 //!
 //! ```
-//! # use std::convert::Infallible;
+//! use std::convert::Infallible;
+//!
 //! use http::{Request, Response, StatusCode};
 //! use portcullis::access_log::{AccessLogLayer, RequestLog};
 //! use tower::{ServiceBuilder, ServiceExt, service_fn};

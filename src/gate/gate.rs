@@ -42,10 +42,10 @@ use crate::{
 /// };
 ///
 /// # fn main() -> Result<(), portcullis::ConfigError> {
-/// # let pepper_bytes = [0, 1, 2, 3, 4, 5, 6, 7].repeat(4);
 /// let store = MemoryStore::new();
 /// let ring = KeyRing::builder("acmepay", store.clone())
-///     .pepper(Pepper::new(1, pepper_bytes)?)
+///     // For this example. A service calls `Pepper::new` with a stored secret.
+///     .pepper(Pepper::random(1))
 ///     .build()?;
 /// let by_address = Partition::client_addr(ClientAddrResolver::default());
 /// let gate = Gate::new()

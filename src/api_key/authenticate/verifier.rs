@@ -88,8 +88,9 @@ impl fmt::Debug for Credential<'_> {
 /// use portcullis::{Identity, api_key::StaticKeys};
 ///
 /// let billing = Identity::builder("billing").scopes(["invoices.read"]).build();
-/// # let from_secret_manager = "c9wQkA0mD3vB7nXr5sLt2yHu8eGj4fPz";
-/// let keys = StaticKeys::new().key(from_secret_manager, billing)?;
+/// // From a secret manager or the environment.
+/// let billing_key = "c9wQkA0mD3vB7nXr5sLt2yHu8eGj4fPz";
+/// let keys = StaticKeys::new().key(billing_key, billing)?;
 /// assert!(StaticKeys::new().key("${BILLING_KEY}", Identity::builder("x").build()).is_err());
 /// # let _ = keys;
 /// # Ok::<(), portcullis::ConfigError>(())

@@ -27,9 +27,9 @@ use crate::{
 ///
 /// # #[tokio::main(flavor = "current_thread")]
 /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
-/// # let secret = [0, 1, 2, 3, 4, 5, 6, 7].repeat(4);
 /// let ring = KeyRing::builder("acmepay", MemoryStore::new())
-///     .pepper(Pepper::new(1, secret)?)
+///     // For this example. A service calls `Pepper::new` with a stored secret.
+///     .pepper(Pepper::random(1))
 ///     .build()?;
 /// let manager = KeyManager::new(&ring);
 ///

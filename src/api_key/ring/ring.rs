@@ -14,10 +14,10 @@ use crate::core::error::StoreError;
 /// ```
 /// use portcullis::{api_key::{KeyRing, Pepper}, store::MemoryStore};
 ///
-/// # let secret = [0, 1, 2, 3, 4, 5, 6, 7].repeat(4);
 /// let ring = KeyRing::builder("acmepay", MemoryStore::new())
 ///     .environments(["live", "test"])
-///     .pepper(Pepper::new(1, secret)?)
+///     // For this example. A service calls `Pepper::new` with a stored secret.
+///     .pepper(Pepper::random(1))
 ///     .build()?;
 /// # let _ = ring;
 /// # Ok::<(), portcullis::ConfigError>(())

@@ -12,7 +12,13 @@ pub type Task = Pin<Box<dyn Future<Output = ()> + Send>>;
 /// this trait for other runtimes.
 ///
 /// ```
-/// use std::time::Duration;
+/// use std::{
+///     sync::Arc,
+///     task::{Context, Wake, Waker},
+///     thread::{self, Thread},
+///     time::Duration,
+/// };
+///
 /// use portcullis::{Runtime, Task};
 ///
 /// /// Runs each task on a thread, for a service without an async runtime.
@@ -21,14 +27,28 @@ pub type Task = Pin<Box<dyn Future<Output = ()> + Send>>;
 ///
 /// impl Runtime for Threads {
 ///     fn spawn(&self, task: Task) {
-///         std::thread::spawn(move || futures_block_on(task));
+///         thread::spawn(move || block_on(task));
 ///     }
 ///
 ///     fn sleep(&self, duration: Duration) -> Task {
-///         Box::pin(async move { std::thread::sleep(duration) })
+///         Box::pin(async move { thread::sleep(duration) })
 ///     }
 /// }
-/// # fn futures_block_on(_task: Task) {}
+///
+/// struct Unpark(Thread);
+///
+/// impl Wake for Unpark {
+///     fn wake(self: Arc<Self>) {
+///         self.0.unpark();
+///     }
+/// }
+///
+/// fn block_on(mut task: Task) {
+///     let waker = Waker::from(Arc::new(Unpark(thread::current())));
+///     while task.as_mut().poll(&mut Context::from_waker(&waker)).is_pending() {
+///         thread::park();
+///     }
+/// }
 /// ```
 pub trait Runtime: fmt::Debug + Send + Sync + 'static {
     /// Runs a task concurrently with the caller, until it completes.

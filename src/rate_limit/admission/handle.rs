@@ -117,8 +117,9 @@ impl RateLimitHandle {
     /// let layer = RateLimitLayer::builder(MemoryStore::new(), Partition::identity())
     ///     .policy(Policy::fixed_window("messages", Quota::per_minute(10))?)
     ///     .build()?;
-    /// # let mut upgrade = http::Request::new(());
-    /// # upgrade.extensions_mut().insert(Identity::builder("k1").build());
+    /// let mut upgrade = http::Request::new(());
+    /// // The API-key layer inserts it.
+    /// upgrade.extensions_mut().insert(Identity::builder("k1").build());
     /// let (limits, head) = (layer.handle(), RequestHead::from(&upgrade));
     /// let taken = limits.take(&head, 4).await?.expect("its caller is known");
     /// assert!(taken.is_admitted());

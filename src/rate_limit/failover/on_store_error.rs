@@ -19,17 +19,18 @@ use crate::{
 ///
 /// ```
 /// use portcullis::{
+///     ConfigError,
 ///     rate_limit::{OnStoreError, Partition, Policy, Quota, RateLimitLayer, RateLimitStore},
 ///     store::MemoryStore,
 /// };
 ///
-/// # fn limits(server: impl RateLimitStore) -> Result<RateLimitLayer, portcullis::ConfigError> {
-/// // While the server fails, each of four instances admits 25 requests in a minute.
-/// RateLimitLayer::builder(server, Partition::identity())
-///     .policy(Policy::fixed_window("caller", Quota::per_minute(100))?)
-///     .on_store_error(OnStoreError::local(MemoryStore::new(), 4))
-///     .build()
-/// # }
+/// fn limits(server: impl RateLimitStore) -> Result<RateLimitLayer, ConfigError> {
+///     // While the server fails, each of four instances admits 25 requests in a minute.
+///     RateLimitLayer::builder(server, Partition::identity())
+///         .policy(Policy::fixed_window("caller", Quota::per_minute(100))?)
+///         .on_store_error(OnStoreError::local(MemoryStore::new(), 4))
+///         .build()
+/// }
 /// # assert!(limits(MemoryStore::new()).is_ok());
 /// ```
 #[derive(Clone, Debug, Default)]

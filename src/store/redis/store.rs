@@ -28,9 +28,9 @@ use std::{fmt, sync::Arc};
 /// ```no_run
 /// use portcullis::store::{StoreKeys, RedisConfig, RedisStore};
 ///
-/// # fn main() -> Result<(), portcullis::ConfigError> {
-/// # let secret_of_all_instances = [7; 32];
-/// let keys = StoreKeys::from_secret(&secret_of_all_instances)?;
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let secret_of_all_instances = std::env::var("STORE_SECRET")?;
+/// let keys = StoreKeys::from_secret(secret_of_all_instances.as_bytes())?;
 /// let store = RedisStore::new(RedisConfig::single("redis://127.0.0.1:6379"), keys)?;
 /// # let _ = store;
 /// # Ok(())

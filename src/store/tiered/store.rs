@@ -24,9 +24,9 @@ use crate::store::RedisStore;
 ///     store::{StoreKeys, RedisConfig, RedisStore, TieredStore},
 /// };
 ///
-/// # fn main() -> Result<(), portcullis::ConfigError> {
-/// # let secret_of_all_instances = [7; 32];
-/// let keys = StoreKeys::from_secret(&secret_of_all_instances)?;
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let secret_of_all_instances = std::env::var("STORE_SECRET")?;
+/// let keys = StoreKeys::from_secret(secret_of_all_instances.as_bytes())?;
 /// let server = RedisStore::new(RedisConfig::single("redis://127.0.0.1:6379"), keys)?;
 /// let store = TieredStore::new(server, 16 << 20);
 /// let cache = CacheLayer::new(store);

@@ -49,15 +49,20 @@ impl RedisStore {
     /// node with the keys are counted; the others receive the message at the same time.
     ///
     /// ```no_run
-    /// # use std::time::Duration;
-    /// # use portcullis::{api_key::{KeyId, KeyManager}, store::RedisStore};
-    /// # async fn revoke(manager: KeyManager, store: RedisStore, id: KeyId)
-    /// # -> Result<(), Box<dyn std::error::Error>> {
-    /// manager.revoke(id, "it leaked").await?;
-    /// let receipts = store.wait_for_invalidation_acks(Duration::from_secs(1)).await?;
-    /// assert!(receipts.is_complete());
-    /// # Ok(())
-    /// # }
+    /// use std::time::Duration;
+    ///
+    /// use portcullis::{BoxError, api_key::{KeyId, KeyManager}, store::RedisStore};
+    ///
+    /// /// Returns `true` if all subscribed instances reject the key.
+    /// async fn revoke(
+    ///     manager: &KeyManager,
+    ///     store: &RedisStore,
+    ///     id: KeyId,
+    /// ) -> Result<bool, BoxError> {
+    ///     manager.revoke(id, "it leaked").await?;
+    ///     let acks = store.wait_for_invalidation_acks(Duration::from_secs(1)).await?;
+    ///     Ok(acks.is_complete())
+    /// }
     /// ```
     ///
     /// # Errors
