@@ -105,7 +105,7 @@ pub mod conformance;
     feature = "cache",
     feature = "access-log"
 ))]
-mod gate;
+pub mod gate;
 pub mod guide;
 pub mod net;
 pub mod outcome;
@@ -121,6 +121,7 @@ pub mod test_util;
     feature = "cache",
     feature = "access-log"
 ))]
+#[doc(inline)]
 pub use self::gate::{Gate, GateLayer};
 pub use crate::core::allowance::Allowance;
 pub use crate::core::audit::{AuditEvent, Auditor, KeyAction};

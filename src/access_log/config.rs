@@ -18,9 +18,9 @@ use crate::core::{
     audit::Audit,
     error::ConfigError,
     inherited::Inherited,
+    inherited_clock::InheritedClock,
     net::client_addr::ClientAddrResolver,
     runtime::{self, Runtime, Task},
-    time::{Clock, SystemClock},
 };
 
 /// A function of the application that returns the level of a record.
@@ -44,7 +44,7 @@ pub(super) enum WantedRecords {
 pub(crate) struct AccessLogConfig {
     pub(super) sinks: Vec<Arc<dyn Sink>>,
     pub(super) observers: Vec<Arc<dyn Observer>>,
-    pub(super) clock: Arc<dyn Clock>,
+    pub(super) clock: InheritedClock,
     pub(super) level: Option<Arc<LevelFn>>,
     pub(super) min_level: LogLevel,
     pub(super) slow_after: Option<Duration>,
@@ -119,7 +119,7 @@ impl Default for AccessLogConfig {
         Self {
             sinks: Vec::new(),
             observers: Vec::new(),
-            clock: Arc::new(SystemClock::new()),
+            clock: InheritedClock::default(),
             level: None,
             min_level: LogLevel::Debug,
             slow_after: None,

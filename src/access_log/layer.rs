@@ -20,6 +20,7 @@ use crate::core::{
     audit::{Audit, Auditor},
     error::ConfigError,
     inherited::Inherited,
+    inherited_clock::LayerClock,
     net::client_addr::ClientAddrResolver,
     time::Clock,
 };
@@ -109,7 +110,7 @@ impl<S> Layer<S> for AccessLogLayer {
     type Service = AccessLog<S>;
 
     fn layer(&self, inner: S) -> Self::Service {
-        AccessLog::new(inner, Arc::clone(&self.emitter))
+        AccessLog::new(inner, Some(Arc::clone(&self.emitter)))
     }
 }
 
@@ -338,9 +339,10 @@ impl AccessLogLayerBuilder {
         self
     }
 
-    /// Sets the clock that measures durations and sets timestamps. Defaults to the system clock.
+    /// Sets the clock that measures durations and sets timestamps. Defaults to that of
+    /// [`Gate::clock`](crate::Gate::clock), or else to the system clock.
     pub fn clock(mut self, clock: impl Clock) -> Self {
-        self.config.clock = Arc::new(clock);
+        self.config.clock = Inherited::set(LayerClock::new(clock));
         self
     }
 

@@ -20,13 +20,14 @@ use crate::core::service_accessors::service_accessors;
 #[derive(Clone)]
 pub struct AccessLog<S> {
     inner: S,
-    emitter: Arc<Emitter>,
+    /// If `None`, requests and responses pass unrecorded.
+    emitter: Option<Arc<Emitter>>,
 }
 
 service_accessors!(AccessLog<S>);
 
 impl<S> AccessLog<S> {
-    pub(super) fn new(inner: S, emitter: Arc<Emitter>) -> Self {
+    pub(super) fn new(inner: S, emitter: Option<Arc<Emitter>>) -> Self {
         Self { inner, emitter }
     }
 }
@@ -45,8 +46,11 @@ where
     }
 
     fn call(&mut self, request: Request<ReqBody>) -> Self::Future {
-        let (wanted, mut request) = self.emitter.config.wanted(request);
-        let mut guard = Guard::open(&self.emitter, &mut request, wanted);
+        let Some(emitter) = &self.emitter else {
+            return ResponseFuture::new(self.inner.call(request), None);
+        };
+        let (wanted, mut request) = emitter.config.wanted(request);
+        let mut guard = Guard::open(emitter, &mut request, wanted);
         guard.iter_mut().for_each(Guard::enter);
         let response = self.inner.call(request);
         guard.iter_mut().for_each(Guard::leave);

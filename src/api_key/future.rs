@@ -17,7 +17,7 @@ use super::{
         pipeline::{self, AuthStep, AuthWait, Decision},
         rejection::Denied,
     },
-    config::{Admission, ApiKeyConfig, Refused, SharedConfig},
+    config::{Admission, Refused, SharedConfig},
 };
 use crate::core::http::body::ResponseBody;
 
@@ -27,24 +27,22 @@ pin_project! {
     where
         S: Service<Request<B>>,
     {
-        config: SharedConfig,
-        // Next to the admission: a variant with one field is built in place.
+        // Next to the admitted request: a variant with one field is built in place.
         #[pin]
         state: AuthCallState<S, S::Future, B>,
-        // Of a request that was let through, until its response.
-        admission: Option<Admission>,
+        // Of a request that was let through, until its response. Absent if requests pass
+        // unauthenticated.
+        admitted: Option<AdmittedCall>,
     }
 }
 
 pin_project! {
     #[project = StateProj]
     enum AuthCallState<S, SFut, B> {
-        // Waiting => Waiting | Calling | Refused. Holds the request and the ready service during
-        // the lookup.
+        // Waiting => Waiting | Calling | Refused.
         Waiting {
             question: AuthWait,
-            ready: S,
-            request: Option<Request<B>>,
+            held: Option<WaitingCall<S, B>>,
         },
         // Calling => done
         Calling {
@@ -53,9 +51,28 @@ pin_project! {
         },
         // Refused => done
         Refused {
-            refused: Option<Refused>,
+            refused: Option<RefusedCall>,
         },
     }
+}
+
+/// A request and the service that is ready for it, during the lookup.
+struct WaitingCall<S, B> {
+    config: SharedConfig,
+    ready: S,
+    request: Request<B>,
+}
+
+/// A request that was let through.
+struct AdmittedCall {
+    config: SharedConfig,
+    admission: Admission,
+}
+
+/// A request that was rejected.
+struct RefusedCall {
+    config: SharedConfig,
+    refused: Refused,
 }
 
 impl<S, B> ResponseFuture<S, B>
@@ -68,34 +85,38 @@ where
         ready: S,
         request: Request<B>,
     ) -> Self {
-        Self {
+        let held = Some(WaitingCall {
             config,
-            state: AuthCallState::Waiting {
-                question,
-                ready,
-                request: Some(request),
-            },
-            admission: None,
+            ready,
+            request,
+        });
+        Self {
+            state: AuthCallState::Waiting { question, held },
+            admitted: None,
         }
     }
 
     #[inline]
     pub(super) fn calling(config: SharedConfig, admission: Admission, response: S::Future) -> Self {
         Self {
-            config,
             state: AuthCallState::Calling { response },
-            admission: Some(admission),
+            admitted: Some(AdmittedCall { config, admission }),
+        }
+    }
+
+    /// Passes the response of the inner service on.
+    #[inline]
+    pub(super) fn passing(response: S::Future) -> Self {
+        Self {
+            state: AuthCallState::Calling { response },
+            admitted: None,
         }
     }
 
     pub(super) fn refused(config: SharedConfig, denied: Denied, request: &Request<B>) -> Self {
-        let refused = config.refused(denied, request);
         Self {
-            config,
-            state: AuthCallState::Refused {
-                refused: Some(refused),
-            },
-            admission: None,
+            state: AuthCallState::refused(config, denied, request),
+            admitted: None,
         }
     }
 }
@@ -110,35 +131,30 @@ where
         let mut this = self.project();
         loop {
             let next = match this.state.as_mut().project() {
-                StateProj::Waiting {
-                    question,
-                    ready,
-                    request,
-                } => {
+                StateProj::Waiting { question, held } => {
                     let reply = ready!(question.poll(cx));
-                    let asked = request
-                        .as_ref()
-                        .expect("a waiting future holds its request");
-                    match pipeline::go_on(this.config, asked, reply) {
+                    let call = held.as_ref().expect(IS_HELD);
+                    match pipeline::go_on(&call.config, &call.request, reply) {
                         AuthStep::Wait(next) => {
                             *question = next;
                             continue;
                         }
                         AuthStep::Decided(decision) => {
-                            let request = request.take().expect("a request is decided once");
-                            decided(this.config, decision, request, ready, this.admission)
+                            let call = held.take().expect(IS_HELD);
+                            call.decided(decision, this.admitted)
                         }
                     }
                 }
                 StateProj::Calling { response } => {
                     let mut response = ready!(response.poll(cx))?.map(ResponseBody::new);
-                    let admission = this.admission.take().expect("polled after it was ready");
-                    this.config.mark(admission, &mut response);
+                    if let Some(AdmittedCall { config, admission }) = this.admitted.take() {
+                        config.mark(admission, &mut response);
+                    }
                     return Poll::Ready(Ok(response));
                 }
                 StateProj::Refused { refused } => {
                     let refused = refused.take().expect("polled after completion");
-                    return Poll::Ready(Ok(refused.respond(this.config)));
+                    return Poll::Ready(Ok(refused.refused.respond(&refused.config)));
                 }
             };
             this.state.set(next);
@@ -146,27 +162,39 @@ where
     }
 }
 
-/// Calls the inner service and sets the admission, or rejects the request.
-fn decided<S, B>(
-    config: &ApiKeyConfig,
-    decision: Decision,
-    mut request: Request<B>,
-    ready: &mut S,
-    admission: &mut Option<Admission>,
-) -> AuthCallState<S, S::Future, B>
+const IS_HELD: &str = "a waiting future holds its request";
+
+impl<S, B> WaitingCall<S, B>
 where
     S: Service<Request<B>>,
 {
-    *admission = Some(match decision {
-        Decision::Admit(identity) => config.admit(&mut request, identity),
-        Decision::AdmitAnonymous => config.admit_anonymous(&request),
-        Decision::Refuse(denied) => {
-            let refused = Some(config.refused(denied, &request));
-            return AuthCallState::Refused { refused };
+    /// Calls the inner service and sets the admitted request, or rejects the request.
+    fn decided(
+        mut self,
+        decision: Decision,
+        admitted: &mut Option<AdmittedCall>,
+    ) -> AuthCallState<S, S::Future, B> {
+        let config = self.config;
+        let admission = match decision {
+            Decision::Admit(identity) => config.admit(&mut self.request, identity),
+            Decision::AdmitAnonymous => config.admit_anonymous(&self.request),
+            Decision::Refuse(denied) => {
+                return AuthCallState::refused(config, denied, &self.request);
+            }
+        };
+        *admitted = Some(AdmittedCall { config, admission });
+        AuthCallState::Calling {
+            response: self.ready.call(self.request),
         }
-    });
-    AuthCallState::Calling {
-        response: ready.call(request),
+    }
+}
+
+impl<S, SFut, B> AuthCallState<S, SFut, B> {
+    fn refused(config: SharedConfig, denied: Denied, request: &Request<B>) -> Self {
+        let refused = config.refused(denied, request);
+        Self::Refused {
+            refused: Some(RefusedCall { config, refused }),
+        }
     }
 }
 

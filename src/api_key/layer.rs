@@ -86,7 +86,7 @@ impl<S> Layer<S> for ApiKeyLayer {
     type Service = ApiKey<S>;
 
     fn layer(&self, inner: S) -> Self::Service {
-        ApiKey::new(inner, Arc::clone(&self.config))
+        ApiKey::new(inner, Some(Arc::clone(&self.config)))
     }
 }
 

@@ -20,13 +20,14 @@ use crate::core::{http::body::ResponseBody, service_accessors::service_accessors
 #[derive(Clone)]
 pub struct ApiKey<S> {
     inner: S,
-    config: SharedConfig,
+    /// If `None`, requests pass unauthenticated.
+    config: Option<SharedConfig>,
 }
 
 service_accessors!(ApiKey<S>);
 
 impl<S> ApiKey<S> {
-    pub(super) fn new(inner: S, config: SharedConfig) -> Self {
+    pub(super) fn new(inner: S, config: Option<SharedConfig>) -> Self {
         Self { inner, config }
     }
 }
@@ -44,10 +45,12 @@ where
     }
 
     fn call(&mut self, mut request: Request<ReqBody>) -> Self::Future {
-        if self.config.placement.is_open() {
-            placement::check(&self.config, request.extensions_mut());
+        let Some(config) = &self.config else {
+            return ResponseFuture::passing(self.inner.call(request));
+        };
+        if config.placement.is_open() {
+            placement::check(config, request.extensions_mut());
         }
-        let config = &self.config;
         let admission = match pipeline::begin(config, &request) {
             AuthStep::Decided(Decision::Admit(identity)) => config.admit(&mut request, identity),
             AuthStep::Decided(Decision::AdmitAnonymous) => config.admit_anonymous(&request),
@@ -59,7 +62,7 @@ where
             AuthStep::Wait(question) => {
                 let clone = self.inner.clone();
                 let ready = mem::replace(&mut self.inner, clone);
-                return ResponseFuture::waiting(self.config.clone(), question, ready, request);
+                return ResponseFuture::waiting(config.clone(), question, ready, request);
             }
         };
         // A store in memory replies at once: the service that is ready is called in place.

@@ -1,9 +1,19 @@
-//! The audits of the layer, to which `Gate` gives an auditor.
+//! The API keys as an optional part of `Gate`, and the settings that they take from there.
 
-use super::layer::ApiKeyLayer;
-use crate::core::{audit::Audit, http::responder::Responder, net::client_addr::ClientAddrResolver};
+use std::sync::Arc;
+
+use super::{layer::ApiKeyLayer, service::ApiKey};
+use crate::core::{
+    audit::Audit, http::responder::Responder, inherited_clock::LayerClock,
+    net::client_addr::ClientAddrResolver,
+};
 
 impl ApiKeyLayer {
+    /// Wraps a service. Without a layer, requests pass unauthenticated.
+    pub(crate) fn wrap<S>(layer: Option<&Self>, inner: S) -> ApiKey<S> {
+        ApiKey::new(inner, layer.map(|layer| Arc::clone(&layer.config)))
+    }
+
     /// Returns the audit of rejected callers.
     pub(crate) fn audit(&self) -> &Audit {
         &self.config.audit.ground
@@ -17,6 +27,12 @@ impl ApiKeyLayer {
     /// Sets the responder, unless the layer has one.
     pub(crate) fn adopt_responder(&self, responder: &Responder) {
         self.config.responder.adopt(responder);
+    }
+
+    /// Sets the clock of the ring, unless it has one. Returns `false` if it has already used the
+    /// default.
+    pub(crate) fn adopt_clock(&self, clock: &LayerClock) -> bool {
+        self.config.ring.shared.clock.adopt_in_time(clock)
     }
 
     /// Returns the audit of the ring.

@@ -29,10 +29,10 @@ use super::{
 use crate::core::{
     audit::Audit,
     error::ConfigError,
+    inherited_clock::InheritedClock,
     layer_order::{LayerKind, Placement},
     notice, runtime,
     store_api::{store_monitor::StoreWatch, timeout::Deadline},
-    time::SystemClock,
 };
 
 /// The default store timeout of a request.
@@ -50,7 +50,7 @@ impl CacheLayerBuilder {
             policy_with: None,
             namespace: String::new(),
             name: Some("portcullis".to_owned()),
-            clock: Arc::new(SystemClock::new()),
+            clock: InheritedClock::default(),
             runtime: runtime::ambient(),
             deadline: Deadline::after(DEADLINE),
             max_variants: DEFAULT_MAX_VARIANTS,

@@ -9,6 +9,8 @@ use super::{
 use crate::core::{
     audit::{Audit, Auditor},
     http::request_head::RequestHead,
+    inherited::Inherited,
+    inherited_clock::{InheritedClock, LayerClock},
     runtime::Runtime,
     store_api::timeout::Deadline,
     time::Clock,
@@ -23,7 +25,7 @@ pub struct CacheLayerBuilder {
     pub(super) policy_with: Option<Arc<PolicyBy>>,
     pub(super) namespace: String,
     pub(super) name: Option<String>,
-    pub(super) clock: Arc<dyn Clock>,
+    pub(super) clock: InheritedClock,
     pub(super) runtime: Option<Arc<dyn Runtime>>,
     pub(super) deadline: Deadline,
     pub(super) max_variants: usize,
@@ -56,9 +58,10 @@ impl CacheLayerBuilder {
         self
     }
 
-    /// Sets the clock that measures freshness. Defaults to [`SystemClock`](crate::SystemClock).
+    /// Sets the clock that measures freshness. Defaults to that of
+    /// [`Gate::clock`](crate::Gate::clock), or else to [`SystemClock`](crate::SystemClock).
     pub fn clock(mut self, clock: impl Clock) -> Self {
-        self.clock = Arc::new(clock);
+        self.clock = Inherited::set(LayerClock::new(clock));
         self
     }
 

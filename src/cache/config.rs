@@ -23,13 +23,13 @@ use super::{
 use crate::core::{
     audit::Audit,
     http::request_head::RequestHead,
+    inherited_clock::InheritedClock,
     layer_order::Placement,
     runtime::{Runtime, Task},
     store_api::{
         store_future::StoreFuture, store_key::StoreKey, store_monitor::StoreWatch,
         timeout::Deadline,
     },
-    time::Clock,
 };
 
 /// The configuration and shared state of a cache.
@@ -41,7 +41,7 @@ pub(crate) struct Config {
     pub(super) policy: Option<CachePolicy>,
     /// Selects the policy of such a request, with priority over `policy`.
     pub(super) policy_with: Option<Arc<PolicyBy>>,
-    pub(super) clock: Arc<dyn Clock>,
+    pub(super) clock: InheritedClock,
     pub(super) runtime: Option<Arc<dyn Runtime>>,
     /// The name in `Cache-Status`. If `None`, the field is omitted.
     pub(super) name: Option<CacheName>,

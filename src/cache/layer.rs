@@ -57,7 +57,7 @@ impl<S> Layer<S> for CacheLayer {
     fn layer(&self, inner: S) -> Cache<S> {
         Cache {
             inner,
-            config: Arc::clone(&self.config),
+            config: Some(Arc::clone(&self.config)),
         }
     }
 }

@@ -25,7 +25,8 @@ use crate::core::{error::BoxError, service_accessors::service_accessors};
 #[derive(Clone, Debug)]
 pub struct Cache<S> {
     pub(super) inner: S,
-    pub(super) config: Arc<Config>,
+    /// If `None`, requests and responses pass uncached.
+    pub(super) config: Option<Arc<Config>>,
 }
 
 service_accessors!(Cache<S>);
@@ -48,19 +49,22 @@ where
     }
 
     fn call(&mut self, mut request: Request<ReqBody>) -> Self::Future {
-        let mut plan = RequestPlan::of(&self.config, &mut request);
+        let Self { inner, config } = self;
+        let Some(config) = config else {
+            return ResponseFuture::passing(inner.call(request));
+        };
+        let mut plan = RequestPlan::of(config, &mut request);
         let next = match &mut plan {
             RequestPlan::Pass(..) | RequestPlan::Change(_) => LookupOutcome::Call,
             RequestPlan::Look(look) => {
-                let config = &self.config;
                 let mut search = Search { config, look };
                 match search.go_on(None, &mut request) {
                     LookupOutcome::Answer(answer) => {
                         return ResponseFuture::served(search.show(answer, &request));
                     }
                     LookupOutcome::ServeAndRefresh(stale, leased) => {
-                        let exchange = Exchange::past(&self.config, plan, &request);
-                        let ready = self.take_ready();
+                        let exchange = Exchange::past(config, plan, &request);
+                        let ready = take_ready(inner);
                         return ResponseFuture::refreshing(
                             exchange, *stale, leased, ready, request,
                         );
@@ -69,25 +73,21 @@ where
                 }
             }
         };
-        placement::check(&self.config, &plan, &mut request);
-        let mut exchange = Exchange::past(&self.config, plan, &request);
+        placement::check(config, &plan, &mut request);
+        let mut exchange = Exchange::past(config, plan, &request);
         if let LookupOutcome::Wait(waiting) = next {
-            return ResponseFuture::waiting(exchange, waiting, self.take_ready(), request);
+            return ResponseFuture::waiting(exchange, waiting, take_ready(inner), request);
         }
         // An in-memory store replies immediately, so the service that was polled ready is called in
         // place.
         exchange.prepare(&mut request);
-        let service = exchange
-            .may_ask_again()
-            .then(|| Box::new(self.inner.clone()));
-        ResponseFuture::calling(exchange, self.inner.call(request), service)
+        let service = exchange.may_ask_again().then(|| Box::new(inner.clone()));
+        ResponseFuture::calling(exchange, inner.call(request), service)
     }
 }
 
-impl<S: Clone> Cache<S> {
-    /// Takes the service that was polled ready, and leaves a clone that was not.
-    fn take_ready(&mut self) -> S {
-        let clone = self.inner.clone();
-        mem::replace(&mut self.inner, clone)
-    }
+/// Takes the service that was polled ready, and leaves a clone that was not.
+fn take_ready<S: Clone>(inner: &mut S) -> S {
+    let clone = inner.clone();
+    mem::replace(inner, clone)
 }

@@ -8,8 +8,25 @@ mod field_value;
 pub(crate) mod framework;
 pub(crate) mod http;
 pub(crate) mod identity;
-#[cfg(any(feature = "access-log", feature = "api-key", feature = "rate-limit"))]
+#[cfg(any(
+    feature = "access-log",
+    feature = "api-key",
+    feature = "cache",
+    feature = "rate-limit"
+))]
 pub(crate) mod inherited;
+// The gate, which sets it, needs all layers.
+#[cfg_attr(
+    not(all(
+        feature = "access-log",
+        feature = "api-key",
+        feature = "cache",
+        feature = "rate-limit"
+    )),
+    allow(dead_code)
+)]
+#[cfg(any(feature = "access-log", feature = "api-key", feature = "cache"))]
+pub(crate) mod inherited_clock;
 pub(crate) mod json;
 #[cfg(any(
     feature = "access-log",

@@ -2,18 +2,19 @@
 
 use std::sync::Arc;
 
-use tower_layer::{Identity as Open, Stack};
-
-use super::{checks::Stages, layer::GateLayer};
+use super::{
+    checks::Stages,
+    layer::GateLayer,
+    optional_layer::IntoOptionalLayer,
+    settings::GateSettings,
+};
 use crate::{
-    access_log::{AccessLogLayer, CountRequestBodyLayer},
+    access_log::AccessLogLayer,
     api_key::ApiKeyLayer,
     cache::CacheLayer,
     core::{
-        audit::{Audit, Auditor},
-        error::ConfigError,
-        http::responder::Responder,
-        net::client_addr::ClientAddrResolver,
+        audit::Auditor, error::ConfigError, http::responder::Responder,
+        inherited_clock::LayerClock, net::client_addr::ClientAddrResolver, time::Clock,
     },
     rate_limit::RateLimitLayer,
 };
@@ -33,139 +34,122 @@ use crate::{
 ///
 /// ```
 /// use portcullis::{
-///     ClientAddrResolver, Gate,
+///     Gate,
 ///     access_log::AccessLogLayer,
 ///     api_key::{ApiKeyLayer, KeyRing, Pepper},
 ///     cache::CacheLayer,
-///     rate_limit::{Partition, Policy, Quota, RateLimitLayer},
+///     rate_limit::RateLimitLayer,
 ///     store::MemoryStore,
 /// };
 ///
 /// # fn main() -> Result<(), portcullis::ConfigError> {
 /// let store = MemoryStore::new();
-/// let ring = KeyRing::builder("acmepay", store.clone())
-///     // For this example. A service calls `Pepper::new` with a stored secret.
-///     .pepper(Pepper::random(1))
-///     .build()?;
-/// let by_address = Partition::client_addr(ClientAddrResolver::default());
+/// // For this example. A service calls `Pepper::new` with a stored secret.
+/// let pepper = Pepper::random(1);
+/// let ring = KeyRing::builder("acmepay", store.clone()).pepper(pepper).build()?;
 /// let gate = Gate::new()
 ///     .access_log(AccessLogLayer::stderr())
-///     .rate_limit_by_address(
-///         RateLimitLayer::builder(store.clone(), by_address)
-///             .policy(Policy::token_bucket("address", Quota::per_second(30).burst(60))?)
-///             .build()?,
-///     )
-///     .api_keys(ApiKeyLayer::builder(&ring).build()?)
-///     .rate_limit_by_identity(
-///         RateLimitLayer::builder(store.clone(), Partition::identity())
-///             .policy(Policy::token_bucket("caller", Quota::per_minute(100).burst(20))?)
-///             .build()?,
-///     )
+///     .rate_limit_by_address(RateLimitLayer::per_client(store.clone(), "30/s burst 60")?)
+///     .api_keys(ApiKeyLayer::new(&ring)?)
+///     .rate_limit_by_identity(RateLimitLayer::per_identity(store.clone(), "100/minute")?)
 ///     .cache(CacheLayer::new(store))
 ///     .build()?;
 /// # let _ = gate;
 /// # Ok(())
 /// # }
 /// ```
-#[derive(Clone, Debug)]
+///
+/// # Layers from a configuration file
+///
+/// Each method takes a layer or an `Option` of one, and no type depends on the layers that are
+/// present. A file can switch layers on and off, and gates with different layers fit in one list:
+///
+/// ```
+/// use portcullis::{
+///     ConfigError, Gate, GateLayer,
+///     access_log::AccessLogLayer,
+///     cache::CacheLayer,
+///     rate_limit::{Quota, RateLimitLayer},
+///     store::MemoryStore,
+/// };
+///
+/// // Feature `serde`: `#[derive(serde::Deserialize)]`.
+/// struct GateConfig {
+///     access_log: bool,
+///     limit: Option<Quota>,
+///     cache: bool,
+/// }
+///
+/// impl GateConfig {
+///     fn gate(&self, store: &MemoryStore) -> Result<GateLayer, ConfigError> {
+///         let limit = |quota: &Quota| RateLimitLayer::per_client(store.clone(), *quota);
+///         Gate::new()
+///             .access_log(self.access_log.then(AccessLogLayer::stderr))
+///             .rate_limit_by_address(self.limit.as_ref().map(limit).transpose()?)
+///             .cache(self.cache.then(|| CacheLayer::new(store.clone())))
+///             .without_api_keys()
+///             .build()
+///     }
+/// }
+///
+/// # fn main() -> Result<(), ConfigError> {
+/// let store = MemoryStore::new();
+/// let all = GateConfig { access_log: true, limit: Some(Quota::per_second(30)), cache: true };
+/// let none = GateConfig { access_log: false, limit: None, cache: false };
+/// let gates = vec![all.gate(&store)?, none.gate(&store)?];
+/// # let _ = gates;
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Clone, Debug, Default)]
 #[must_use = "a gate does nothing until it is built"]
-pub struct Gate<Log = Open, Addresses = Open, Keys = Open, Callers = Open, Cached = Open> {
-    layer: GateLayer<Log, Addresses, Keys, Callers, Cached>,
+pub struct Gate {
     stages: Stages,
     callers_known_otherwise: bool,
     settings: GateSettings,
 }
 
-/// The settings of the gate for each layer that has none of its own.
-#[derive(Clone, Debug, Default)]
-struct GateSettings {
-    auditor: Option<Arc<dyn Auditor>>,
-    client_addr: Option<ClientAddrResolver>,
-    responder: Option<Responder>,
-}
-
-/// Sets one layer, and keeps the others.
-macro_rules! set {
-    ($stage:ident, $gate:expr, $layer:expr, [$($other:ident),+]) => {{
-        let gate = $gate;
-        let GateLayer { $($other,)+ .. } = gate.layer;
-        let $stage = $layer;
-        Gate {
-            layer: GateLayer { $stage, $($other,)+ },
-            stages: gate.stages,
-            callers_known_otherwise: gate.callers_known_otherwise,
-            settings: gate.settings,
-        }
-    }};
-}
-
 impl Gate {
     /// Creates a gate without layers, which passes every request.
     pub fn new() -> Self {
-        Self {
-            layer: GateLayer {
-                log: Open::new(),
-                addresses: Open::new(),
-                keys: Open::new(),
-                callers: Open::new(),
-                cached: Open::new(),
-            },
-            stages: Stages::default(),
-            callers_known_otherwise: false,
-            settings: GateSettings::default(),
-        }
-    }
-}
-
-impl Default for Gate {
-    fn default() -> Self {
-        Self::new()
-    }
-}
-
-impl<Log, Addresses, Keys, Callers, Cached> Gate<Log, Addresses, Keys, Callers, Cached> {
-    /// Sets the access log: one record for each request, rejected ones included.
-    pub fn access_log(
-        mut self,
-        log: AccessLogLayer,
-    ) -> Gate<AccessLogLayer, Addresses, Keys, Callers, Cached> {
-        self.stages.access_log = Some(log.clone());
-        set!(log, self, log, [addresses, keys, callers, cached])
+        Self::default()
     }
 
-    /// Sets the rate limits that apply before authentication, to each client address.
-    pub fn rate_limit_by_address(
-        mut self,
-        limits: RateLimitLayer,
-    ) -> Gate<Log, RateLimitLayer, Keys, Callers, Cached> {
-        self.stages.by_address = Some(limits.clone());
-        set!(addresses, self, limits, [log, keys, callers, cached])
+    /// Sets or removes the access log: one record for each request, rejected ones included. None by
+    /// default.
+    pub fn access_log(mut self, log: impl IntoOptionalLayer<AccessLogLayer>) -> Self {
+        self.stages.access_log = log.into_optional_layer();
+        self
     }
 
-    /// Sets the layer that authenticates callers by their API keys.
-    pub fn api_keys(
-        mut self,
-        keys: ApiKeyLayer,
-    ) -> Gate<Log, Addresses, ApiKeyLayer, Callers, Cached> {
-        self.stages.api_keys = Some(keys.clone());
-        set!(keys, self, keys, [log, addresses, callers, cached])
+    /// Sets or removes the rate limits that apply before authentication, to each client address.
+    /// None by default.
+    pub fn rate_limit_by_address(mut self, limits: impl IntoOptionalLayer<RateLimitLayer>) -> Self {
+        self.stages.by_address = limits.into_optional_layer();
+        self
     }
 
-    /// Sets the rate limits that apply after authentication, to each caller, by its tier if the
-    /// limits have tiers.
+    /// Sets or removes the layer that authenticates callers by their API keys. None by default.
+    pub fn api_keys(mut self, keys: impl IntoOptionalLayer<ApiKeyLayer>) -> Self {
+        self.stages.api_keys = keys.into_optional_layer();
+        self
+    }
+
+    /// Sets or removes the rate limits that apply after authentication, to each caller, by its tier
+    /// if the limits have tiers. None by default.
     pub fn rate_limit_by_identity(
         mut self,
-        limits: RateLimitLayer,
-    ) -> Gate<Log, Addresses, Keys, RateLimitLayer, Cached> {
-        self.stages.by_identity = Some(limits.clone());
-        set!(callers, self, limits, [log, addresses, keys, cached])
+        limits: impl IntoOptionalLayer<RateLimitLayer>,
+    ) -> Self {
+        self.stages.by_identity = limits.into_optional_layer();
+        self
     }
 
-    /// Sets the cache: stored responses are sent without a call of the inner service, each caller's
-    /// to that caller alone.
-    pub fn cache(mut self, cache: CacheLayer) -> Gate<Log, Addresses, Keys, Callers, CacheLayer> {
-        self.stages.cache = Some(cache.clone());
-        set!(cached, self, cache, [log, addresses, keys, callers])
+    /// Sets or removes the cache: stored responses are sent without a call of the inner service,
+    /// each caller's to that caller alone. None by default.
+    pub fn cache(mut self, cache: impl IntoOptionalLayer<CacheLayer>) -> Self {
+        self.stages.cache = cache.into_optional_layer();
+        self
     }
 
     /// Sets the auditor of all layers that have none of their own.
@@ -208,6 +192,46 @@ impl<Log, Addresses, Keys, Callers, Cached> Gate<Log, Addresses, Keys, Callers, 
         self
     }
 
+    /// Sets the clock of the access log, the API keys and the cache, unless they have one of their
+    /// own.
+    ///
+    /// It sets the times of records, the expiry of keys and the freshness of cached responses. For
+    /// the API keys it becomes the clock of their [`KeyRing`](crate::api_key::KeyRing), which a
+    /// [`KeyManager`](crate::api_key::KeyManager) on the ring shares. By default the clock is that
+    /// of the system.
+    ///
+    /// A store has its own clock, which this does not change. Rate limits decide by the clock of
+    /// their store, and a store evicts cached responses by it: pass the same clock to
+    /// [`MemoryStore::with_clock`](crate::store::MemoryStore::with_clock). A store on Redis uses the
+    /// time of the server. A sink that stamps audit events has its own clock too.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    ///
+    /// use portcullis::{
+    ///     Gate, ManualClock, access_log::AccessLogLayer, rate_limit::RateLimitLayer,
+    ///     store::MemoryStore,
+    /// };
+    ///
+    /// # fn main() -> Result<(), portcullis::ConfigError> {
+    /// let clock = ManualClock::default();
+    /// let store = MemoryStore::with_clock(clock.clone());
+    /// let gate = Gate::new()
+    ///     .clock(clock.clone())
+    ///     .access_log(AccessLogLayer::stderr())
+    ///     .rate_limit_by_address(RateLimitLayer::per_client(store, "100/minute")?)
+    ///     .build()?;
+    /// // A minute passes for the log and for the limits.
+    /// clock.advance(Duration::from_secs(60));
+    /// # let _ = gate;
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn clock(mut self, clock: impl Clock) -> Self {
+        self.settings.clock = Some(LayerClock::new(clock));
+        self
+    }
+
     /// Sets the responder of all layers that reject requests, unless they have one of their own.
     ///
     /// By default rejections are `application/problem+json`.
@@ -230,76 +254,14 @@ impl<Log, Addresses, Keys, Callers, Cached> Gate<Log, Addresses, Keys, Callers, 
     /// Returns an error if the layers do not fit together:
     ///
     /// - a cache, or limits by identity, but neither API keys nor [`Gate::without_api_keys`];
-    /// - limits before authentication that count by identity, owner or tier.
-    pub fn build(self) -> Result<GateLayer<Log, Addresses, Keys, Callers, Cached>, ConfigError> {
+    /// - limits before authentication that count by identity, owner or tier;
+    /// - [`Gate::clock`] and a layer, or a ring of API keys, without a clock of its own that was in
+    ///   use before, and has read the clock of the system.
+    pub fn build(self) -> Result<GateLayer, ConfigError> {
         self.stages.check(self.callers_known_otherwise)?;
-        self.settings.apply(&self.stages);
-        Ok(self.layer)
-    }
-}
-
-impl<Addresses, Keys, Callers, Cached> Gate<AccessLogLayer, Addresses, Keys, Callers, Cached> {
-    /// Counts the bytes that are read of each request body, for its record.
-    ///
-    /// The body that the inner service receives is a
-    /// [`CountedBody`](crate::access_log::body::CountedBody): axum's `Router` accepts any body, and
-    /// so does a service that is generic over it. By default the record has the length that the
-    /// request declares.
-    pub fn count_request_bodies(
-        self,
-    ) -> Gate<Stack<CountRequestBodyLayer, AccessLogLayer>, Addresses, Keys, Callers, Cached> {
-        let log = Stack::new(CountRequestBodyLayer, self.layer.log.clone());
-        set!(log, self, log, [addresses, keys, callers, cached])
-    }
-}
-
-impl GateSettings {
-    /// Applies each setting to the layers that have none of their own.
-    fn apply(&self, stages: &Stages) {
-        if let Some(auditor) = &self.auditor {
-            stages.adopt_auditor(auditor);
-        }
-        if let Some(resolver) = &self.client_addr {
-            stages
-                .access_log
-                .iter()
-                .for_each(|log| log.adopt_client_addr(resolver));
-            stages
-                .api_keys
-                .iter()
-                .for_each(|keys| keys.adopt_client_addr(resolver));
-        }
-        if let Some(responder) = &self.responder {
-            let limits = stages.by_address.iter().chain(&stages.by_identity);
-            limits.for_each(|limits| limits.adopt_responder(responder));
-            stages
-                .api_keys
-                .iter()
-                .for_each(|keys| keys.adopt_responder(responder));
-        }
-    }
-}
-
-impl Stages {
-    fn adopt_auditor(&self, auditor: &Arc<dyn Auditor>) {
-        let log = self.access_log.iter().map(AccessLogLayer::audit);
-        let keys = self.api_keys.iter().map(ApiKeyLayer::audit);
-        let limits = self.by_address.iter().chain(&self.by_identity);
-        let others = limits
-            .map(RateLimitLayer::audit)
-            .chain(self.api_keys.iter().map(ApiKeyLayer::ring_audit))
-            .chain(self.cache.iter().map(CacheLayer::audit));
-        // Rejected callers are reported once: by the log, which masks their addresses, or by the
-        // keys if there is no log. The same layer reports notices.
-        let has_log = self.access_log.is_some();
-        let mut audits = log.chain(keys.filter(|_| !has_log)).chain(others);
-        if let Some(first) = audits.next()
-            && Audit::adopt(first, auditor)
-        {
-            first.tell_notices();
-        }
-        for other in audits {
-            other.adopt(auditor);
-        }
+        self.settings.apply(&self.stages)?;
+        Ok(GateLayer {
+            stages: self.stages,
+        })
     }
 }

@@ -2,33 +2,129 @@
 
 use tower_layer::Layer;
 
+use super::checks::Stages;
+use crate::{
+    access_log::{AccessLog, AccessLogLayer, CountRequestBody, CountRequestBodyLayer},
+    api_key::{ApiKey, ApiKeyLayer},
+    cache::{Cache, CacheLayer},
+    rate_limit::{RateLimit, RateLimitLayer},
+};
+
 /// The layers of a [`Gate`](crate::Gate), stacked. Returned by [`Gate::build`](crate::Gate::build).
+///
+/// Its type and that of its [service](GateService) do not depend on the layers that are present. An
+/// absent layer passes requests and responses on unchanged, and allocates nothing.
+///
+/// The bounds of the inner service do not depend on them either. It is `Clone + Send + 'static`, its
+/// future is `Send + 'static`, and its error `Send`. The request body is `Send + 'static`, and the
+/// response body too, with [`Bytes`](bytes::Bytes) as data. The error of the response body becomes a
+/// [`BoxError`](crate::BoxError). Services of axum and hyper satisfy the bounds.
+///
+/// ```
+/// use portcullis::{Gate, GateLayer, access_log::AccessLogLayer};
+///
+/// fn routes(log: bool) -> Result<axum::Router, portcullis::ConfigError> {
+///     let log = log.then(AccessLogLayer::stderr);
+///     let gate: GateLayer = Gate::new().access_log(log).build()?;
+///     Ok(axum::Router::new().layer(gate))
+/// }
+/// # routes(true).unwrap();
+/// # routes(false).unwrap();
+/// ```
 #[derive(Clone, Debug)]
-pub struct GateLayer<Log, Addresses, Keys, Callers, Cached> {
-    pub(super) log: Log,
-    pub(super) addresses: Addresses,
-    pub(super) keys: Keys,
-    pub(super) callers: Callers,
-    pub(super) cached: Cached,
+#[must_use = "a layer does nothing until it wraps a service"]
+pub struct GateLayer {
+    pub(super) stages: Stages,
 }
 
-impl<S, Log, Addresses, Keys, Callers, Cached> Layer<S>
-    for GateLayer<Log, Addresses, Keys, Callers, Cached>
-where
-    Cached: Layer<S>,
-    Callers: Layer<Cached::Service>,
-    Keys: Layer<Callers::Service>,
-    Addresses: Layer<Keys::Service>,
-    Log: Layer<Addresses::Service>,
-{
-    type Service = Log::Service;
+/// The service of a [`GateLayer`] around `S`.
+///
+/// ```
+/// use std::convert::Infallible;
+///
+/// use http::{Request, Response};
+/// use portcullis::{Gate, gate::GateService};
+/// use tower::{Layer, util::BoxCloneService};
+///
+/// type Body = http_body_util::Full<bytes::Bytes>;
+/// type App = BoxCloneService<Request<Body>, Response<Body>, Infallible>;
+///
+/// fn guarded(app: App) -> Result<GateService<App>, portcullis::ConfigError> {
+///     Ok(Gate::new().build()?.layer(app))
+/// }
+/// # let _ = guarded;
+/// ```
+pub type GateService<S> = AccessLog<LimitedService<S>>;
+
+/// The service of a [`CountingGateLayer`] around `S`.
+pub type CountingGateService<S> = AccessLog<CountRequestBody<LimitedService<S>>>;
+
+/// The layers inside of the access log.
+type LimitedService<S> = RateLimit<ApiKey<RateLimit<Cache<S>>>>;
+
+/// A [`GateLayer`] that counts the bytes that are read of each request body. Returned by
+/// [`GateLayer::count_request_bodies`].
+#[derive(Clone, Debug)]
+#[must_use = "a layer does nothing until it wraps a service"]
+pub struct CountingGateLayer {
+    stages: Stages,
+}
+
+impl GateLayer {
+    /// Counts the bytes that are read of each request body, for its record.
+    ///
+    /// The body that the inner service receives is a
+    /// [`CountedBody`](crate::access_log::body::CountedBody), with or without an access log: axum's
+    /// `Router` accepts any body, and so does a service that is generic over it. This changes the
+    /// type of the layer. By default the record has the length that the request declares.
+    ///
+    /// ```
+    /// use portcullis::{Gate, access_log::AccessLogLayer};
+    ///
+    /// # fn main() -> Result<(), portcullis::ConfigError> {
+    /// let gate = Gate::new()
+    ///     .access_log(AccessLogLayer::stderr())
+    ///     .build()?
+    ///     .count_request_bodies();
+    /// let app = axum::Router::<()>::new().layer(gate);
+    /// # let _ = app;
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn count_request_bodies(self) -> CountingGateLayer {
+        CountingGateLayer {
+            stages: self.stages,
+        }
+    }
+}
+
+impl<S> Layer<S> for GateLayer {
+    type Service = GateService<S>;
 
     fn layer(&self, service: S) -> Self::Service {
-        // From the inside out.
-        let service = self.cached.layer(service);
-        let service = self.callers.layer(service);
-        let service = self.keys.layer(service);
-        let service = self.addresses.layer(service);
-        self.log.layer(service)
+        self.stages.record(self.stages.limit(service))
+    }
+}
+
+impl<S> Layer<S> for CountingGateLayer {
+    type Service = CountingGateService<S>;
+
+    fn layer(&self, service: S) -> Self::Service {
+        let counted = CountRequestBodyLayer.layer(self.stages.limit(service));
+        self.stages.record(counted)
+    }
+}
+
+impl Stages {
+    /// Wraps a service in the layers inside of the access log, from the inside out.
+    fn limit<S>(&self, service: S) -> LimitedService<S> {
+        let service = CacheLayer::wrap(self.cache.as_ref(), service);
+        let service = RateLimitLayer::wrap(self.by_identity.as_ref(), service);
+        let service = ApiKeyLayer::wrap(self.api_keys.as_ref(), service);
+        RateLimitLayer::wrap(self.by_address.as_ref(), service)
+    }
+
+    fn record<S>(&self, service: S) -> AccessLog<S> {
+        AccessLogLayer::wrap(self.access_log.as_ref(), service)
     }
 }

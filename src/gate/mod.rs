@@ -1,7 +1,17 @@
 //! The gate: the four layers in the only safe order, validated as a whole.
+//!
+//! A [`Gate`] collects the layers, [`Gate::build`] returns a [`GateLayer`], and that wraps a service
+//! as a [`GateService`]. None of them has a type parameter for a layer: whichever layers are present,
+//! the types are the same.
 
 mod checks;
 mod gate;
 mod layer;
+mod optional_layer;
+mod settings;
 
-pub use self::{gate::Gate, layer::GateLayer};
+pub use self::{
+    gate::Gate,
+    layer::{CountingGateLayer, CountingGateService, GateLayer, GateService},
+    optional_layer::IntoOptionalLayer,
+};

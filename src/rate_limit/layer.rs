@@ -60,6 +60,28 @@ impl RateLimitLayer {
         Self::new(store, partition, Policy::token_bucket("client", quota)?)
     }
 
+    /// Creates a limiter that applies one quota to each [`Identity`](crate::Identity): a token bucket
+    /// named `caller`. Requests without an identity are not limited.
+    ///
+    /// ```
+    /// use portcullis::{rate_limit::RateLimitLayer, store::MemoryStore};
+    ///
+    /// let layer = RateLimitLayer::per_identity(MemoryStore::new(), "100/minute burst 20")?;
+    /// # let _ = layer;
+    /// # Ok::<(), portcullis::ConfigError>(())
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// Returns an error if the text is not a quota.
+    pub fn per_identity(
+        store: impl RateLimitStore,
+        quota: impl IntoQuota,
+    ) -> Result<Self, ConfigError> {
+        let policy = Policy::token_bucket("caller", quota)?;
+        Self::new(store, Partition::identity(), policy)
+    }
+
     /// Returns a handle that reads and changes the limits at runtime.
     pub fn handle(&self) -> RateLimitHandle {
         RateLimitHandle::new(Arc::clone(&self.config))
@@ -70,6 +92,6 @@ impl<S> Layer<S> for RateLimitLayer {
     type Service = RateLimit<S>;
 
     fn layer(&self, inner: S) -> Self::Service {
-        RateLimit::new(inner, Arc::clone(&self.config))
+        RateLimit::new(inner, Some(Arc::clone(&self.config)))
     }
 }

@@ -26,13 +26,14 @@ use crate::core::{http::body::ResponseBody, service_accessors::service_accessors
 #[derive(Clone, Debug)]
 pub struct RateLimit<S> {
     inner: S,
-    config: Arc<RateLimitConfig>,
+    /// If `None`, requests pass unlimited.
+    config: Option<Arc<RateLimitConfig>>,
 }
 
 service_accessors!(RateLimit<S>);
 
 impl<S> RateLimit<S> {
-    pub(super) fn new(inner: S, config: Arc<RateLimitConfig>) -> Self {
+    pub(super) fn new(inner: S, config: Option<Arc<RateLimitConfig>>) -> Self {
         Self { inner, config }
     }
 }
@@ -40,30 +41,30 @@ impl<S> RateLimit<S> {
 impl<S: Clone> RateLimit<S> {
     /// Handles a request that cannot take the fast path.
     #[inline(never)]
-    fn call_at_length<B>(&mut self, mut request: Request<B>) -> ResponseFuture<S, B>
+    fn call_at_length<B>(
+        inner: &mut S,
+        config: &Arc<RateLimitConfig>,
+        mut request: Request<B>,
+    ) -> ResponseFuture<S, B>
     where
         S: Service<Request<B>>,
     {
-        if self.config.checks.placement.reads_identity() {
-            placement::mark(&self.config, request.extensions_mut());
+        if config.checks.placement.reads_identity() {
+            placement::mark(config, request.extensions_mut());
         }
-        match admission::begin(&self.config, &mut request) {
+        match admission::begin(config, &mut request) {
             Progress::Wait(admission) => {
-                let service = self.take_ready();
-                let call = PendingCall::new(admission, service, request, &self.config);
+                // The ready service waits. The clone that replaces it is not ready.
+                let clone = inner.clone();
+                let service = mem::replace(inner, clone);
+                let call = PendingCall::new(admission, service, request, config);
                 ResponseFuture::pending(call)
             }
             Progress::End(AdmissionEnd::Admit(note)) => {
-                ResponseFuture::noted(self.inner.call(request), note)
+                ResponseFuture::noted(inner.call(request), note)
             }
             Progress::End(AdmissionEnd::Reject(rejected)) => ResponseFuture::rejected(rejected),
         }
-    }
-
-    /// Takes the ready service, and replaces it with a clone that is not ready.
-    fn take_ready(&mut self) -> S {
-        let clone = self.inner.clone();
-        mem::replace(&mut self.inner, clone)
     }
 }
 
@@ -81,13 +82,17 @@ where
 
     #[inline]
     fn call(&mut self, mut request: Request<ReqBody>) -> Self::Future {
-        if self.config.checks.placement.is_open() {
-            placement::check(&self.config, request.extensions_mut());
+        let Self { inner, config } = self;
+        let Some(config) = config else {
+            return ResponseFuture::plain(inner.call(request));
+        };
+        if config.checks.placement.is_open() {
+            placement::check(config, request.extensions_mut());
         }
-        match FastAdmission::decide(&self.config, &RequestHead::from(&request)) {
-            FastAdmission::Plain => ResponseFuture::plain(self.inner.call(request)),
-            FastAdmission::Noted(note) => ResponseFuture::noted(self.inner.call(request), note),
-            FastAdmission::NotTaken => self.call_at_length(request),
+        match FastAdmission::decide(config, &RequestHead::from(&request)) {
+            FastAdmission::Plain => ResponseFuture::plain(inner.call(request)),
+            FastAdmission::Noted(note) => ResponseFuture::noted(inner.call(request), note),
+            FastAdmission::NotTaken => Self::call_at_length(inner, config, request),
         }
     }
 }

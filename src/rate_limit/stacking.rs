@@ -1,9 +1,16 @@
-//! The properties of the layer that `Gate` reads.
+//! The limiter as an optional part of `Gate`, the properties that it reads, and its settings.
 
-use super::{layer::RateLimitLayer, partition::component::Component};
+use std::sync::Arc;
+
+use super::{layer::RateLimitLayer, partition::component::Component, service::RateLimit};
 use crate::core::{audit::Audit, http::responder::Responder};
 
 impl RateLimitLayer {
+    /// Wraps a service. Without a layer, requests pass unlimited.
+    pub(crate) fn wrap<S>(layer: Option<&Self>, inner: S) -> RateLimit<S> {
+        RateLimit::new(inner, layer.map(|layer| Arc::clone(&layer.config)))
+    }
+
     /// Returns `true` if a decision can depend on the identity of the caller.
     pub(crate) fn reads_identity(&self) -> bool {
         self.config.checks.reads_identity

@@ -19,10 +19,10 @@ use crate::{
     },
     core::{
         error::StoreError,
+        inherited_clock::InheritedClock,
         record::RecordHandle,
         single_flight::{FlightTable, FlightWaiter},
         store_api::{store_future::ReadyOrPending, store_monitor::StoreWatch, timeout::Deadline},
-        time::Clock,
         ttl_map::TtlMap,
     },
 };
@@ -47,7 +47,7 @@ pub(crate) struct Lookup {
     store: Arc<dyn ApiKeyStore>,
     watch: StoreWatch,
     deadline: Deadline,
-    clock: Arc<dyn Clock>,
+    clock: Arc<InheritedClock>,
     feed: ChangeNotifications,
     /// The time to live of cached records, or zero to disable the cache.
     records_for: Duration,
@@ -69,7 +69,7 @@ pub(crate) enum LookupReply {
 impl Lookup {
     pub(crate) fn new(
         store: Arc<dyn ApiKeyStore>,
-        clock: Arc<dyn Clock>,
+        clock: Arc<InheritedClock>,
         memory: Memory,
         watch: StoreWatch,
         deadline: Deadline,

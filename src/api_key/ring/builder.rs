@@ -28,10 +28,12 @@ use crate::{
     core::{
         audit::Auditor,
         error::ConfigError,
+        inherited::Inherited,
+        inherited_clock::{InheritedClock, LayerClock},
         notice,
         runtime::Runtime,
         store_api::{store_monitor::StoreWatch, timeout::Deadline},
-        time::{Clock, SystemClock},
+        time::Clock,
     },
 };
 
@@ -47,7 +49,7 @@ impl KeyRing {
             previous: Vec::new(),
             unpeppered: false,
             store: Arc::new(store),
-            clock: None,
+            clock: InheritedClock::default(),
             audit: KeyAudit::default(),
             foreign: None,
             counts_uses: false,
@@ -94,7 +96,7 @@ pub struct KeyRingBuilder {
     pub(super) previous: Vec<Pepper>,
     pub(super) unpeppered: bool,
     pub(super) store: Arc<dyn ApiKeyStore>,
-    pub(super) clock: Option<Arc<dyn Clock>>,
+    pub(super) clock: InheritedClock,
     pub(super) memory: Memory,
     pub(super) audit: KeyAudit,
     pub(super) foreign: Option<ImportedKeys>,
@@ -151,9 +153,10 @@ impl KeyRingBuilder {
         self
     }
 
-    /// Sets the clock for expiry. Defaults to the system clock.
+    /// Sets the clock for expiry. Defaults to that of [`Gate::clock`](crate::Gate::clock), or else to
+    /// the system clock.
     pub fn clock(mut self, clock: impl Clock) -> Self {
-        self.clock = Some(Arc::new(clock));
+        self.clock = Inherited::set(LayerClock::new(clock));
         self
     }
 
@@ -323,7 +326,7 @@ impl KeyRingBuilder {
         self.check_deadlines()?;
         let tags = self.check_tags()?;
         let is_pepper_random = self.pepper.as_ref().is_some_and(Pepper::is_random);
-        let clock = self.clock.unwrap_or_else(|| Arc::new(SystemClock::new()));
+        let clock = Arc::new(self.clock);
         let deadline = self.deadline.beside(self.store.has_timeout());
         let patience = self.patience.beside(self.store.has_timeout());
         let watch = StoreWatch::new("api_key", self.audit.ground.clone());

@@ -20,9 +20,9 @@ use crate::{
     core::{
         audit::AuditEvent,
         error::{StoreError, StoreErrorKind},
+        inherited_clock::InheritedClock,
         record::AuthDenial,
         store_api::store_future::StoreFuture,
-        time::Clock,
     },
 };
 
@@ -30,7 +30,7 @@ pub(crate) struct KeyRingInner {
     pub(crate) format: KeyFormat,
     pub(crate) peppers: Peppers,
     pub(crate) store: PatientStore,
-    pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) clock: Arc<InheritedClock>,
     pub(crate) lookup: Arc<Lookup>,
     pub(crate) audit: KeyAudit,
     pub(crate) guesses: Arc<Guesses>,

@@ -74,6 +74,14 @@ where
         }
     }
 
+    /// Passes the response of the inner service on.
+    #[inline(always)]
+    pub(crate) fn passing(response: S::Future) -> Self {
+        Self {
+            state: ResponseState::Passing { response },
+        }
+    }
+
     #[inline(always)]
     pub(crate) fn served(served: ServedResponse) -> Self {
         Self {
@@ -120,6 +128,10 @@ where
         let mut this = self.project();
         loop {
             let turned = match this.state.as_mut().project() {
+                ResponseStateProj::Passing { response } => {
+                    let response = ready!(response.poll(cx))?;
+                    return Poll::Ready(Ok(response.map(CacheBody::inner)));
+                }
                 ResponseStateProj::Waiting { waiting } => {
                     waiting.poll_then(cx, |event, held, _| Continue(resumed(event, held)))
                 }

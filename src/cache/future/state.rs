@@ -31,7 +31,7 @@ pin_project! {
     // StandingIn => Answered | done
     // Settling => Keeping | done
     // Keeping  => done
-    // Answered, Whole, Streamed => done
+    // Answered, Whole, Streamed, Passing => done
     #[project = ResponseStateProj]
     pub(super) enum ResponseState<S, SFut, E, ReqBody, ResBody>
     where
@@ -61,6 +61,8 @@ pin_project! {
             #[pin]
             fence: Carry<StoreFuture<Lookup>, (Box<PostFill>, Response<CacheBody<ResBody>>)>,
         },
+        // The service has no configuration.
+        Passing { #[pin] response: SFut },
         Answered { response: Ready<Response<Bytes>> },
         Whole { whole: Ready<Whole> },
         // The body of another request's response that is being stored.

@@ -1,0 +1,34 @@
+//! Layers and options of layers, as the methods of a gate take them.
+
+/// A layer, or an option of one. The methods of a [`Gate`](super::Gate) take either.
+///
+/// It is implemented for every layer `L` and for `Option<L>`, and cannot be implemented for other
+/// types.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` is not a layer; if it is a builder, call `.build()?`",
+    label = "expected a built `{L}`, or an `Option` of one",
+    note = "a layer is built from its builder by `.build()?`"
+)]
+pub trait IntoOptionalLayer<L>: sealed::Sealed<L> {}
+
+impl<L> IntoOptionalLayer<L> for L {}
+
+impl<L> IntoOptionalLayer<L> for Option<L> {}
+
+pub(super) mod sealed {
+    pub trait Sealed<L> {
+        fn into_optional_layer(self) -> Option<L>;
+    }
+
+    impl<L> Sealed<L> for L {
+        fn into_optional_layer(self) -> Option<L> {
+            Some(self)
+        }
+    }
+
+    impl<L> Sealed<L> for Option<L> {
+        fn into_optional_layer(self) -> Self {
+            self
+        }
+    }
+}
