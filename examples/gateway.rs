@@ -108,7 +108,6 @@ fn router(
 
     let gate = Gate::new()
         .access_log(AccessLogLayer::builder().sink(lines).sink(log).build()?)
-        .count_request_bodies()
         .rate_limit_by_address(
             RateLimitLayer::builder(store.clone(), by_address)
                 .policy(Policy::fixed_window("address", in_ten_seconds(300))?)
@@ -125,7 +124,8 @@ fn router(
                 .build()?,
         )
         .cache(CacheLayer::new(store))
-        .build()?;
+        .build()?
+        .count_request_bodies();
 
     let any_key = RequireScopesLayer::none();
     let may_read = RequireScopesLayer::all(["data.read"])?;

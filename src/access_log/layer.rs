@@ -22,6 +22,7 @@ use crate::core::{
     inherited::Inherited,
     inherited_clock::LayerClock,
     net::client_addr::ClientAddrResolver,
+    not_built::not_built,
     time::Clock,
 };
 
@@ -144,6 +145,8 @@ pub struct AccessLogLayerBuilder {
     secret_paths: Vec<String>,
     one_in: u32,
 }
+
+not_built!(AccessLogLayerBuilder);
 
 impl AccessLogLayerBuilder {
     /// Adds a sink, which receives every record. Defaults to JSON lines on stderr if no sink is

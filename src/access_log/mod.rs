@@ -84,7 +84,7 @@
 //! Response bytes are counted as the server reads them. The gRPC status is read from the trailers.
 //! The request body keeps its type, so any inner service accepts it; the record contains the
 //! declared length. An inner [`CountRequestBodyLayer`] counts the bytes that are read;
-//! [`Gate::count_request_bodies`](crate::Gate::count_request_bodies) adds one.
+//! [`GateLayer::count_request_bodies`](crate::GateLayer::count_request_bodies) adds one.
 //!
 //! # Routes
 //!

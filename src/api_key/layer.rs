@@ -21,6 +21,7 @@ use crate::core::{
     inherited::Inherited,
     layer_order::{LayerKind, Placement},
     net::client_addr::ClientAddrResolver,
+    not_built::not_built,
 };
 
 /// Rejects requests without an accepted key and adds the caller's [`Identity`](crate::Identity) to
@@ -117,6 +118,8 @@ pub struct ApiKeyLayerBuilder {
     verifiers: Vec<Arc<dyn Verifier>>,
     audit: KeyAudit,
 }
+
+not_built!(ApiKeyLayerBuilder);
 
 impl ApiKeyLayerBuilder {
     /// Sets the places in which a request can carry a key.

@@ -11,6 +11,7 @@ use crate::core::{
     http::request_head::RequestHead,
     inherited::Inherited,
     inherited_clock::{InheritedClock, LayerClock},
+    not_built::not_built,
     runtime::Runtime,
     store_api::timeout::Deadline,
     time::Clock,
@@ -46,6 +47,8 @@ pub struct CacheLayerBuilder {
     pub(super) targeted_fields: Vec<String>,
     pub(super) audit: Audit,
 }
+
+not_built!(CacheLayerBuilder);
 
 impl CacheLayerBuilder {
     /// Sets the auditor that is notified when the store becomes unavailable and when it recovers.

@@ -38,6 +38,13 @@ pub(crate) mod layer_order;
 #[cfg(feature = "rate-limit")]
 pub(crate) mod live;
 pub(crate) mod net;
+#[cfg(any(
+    feature = "access-log",
+    feature = "api-key",
+    feature = "cache",
+    feature = "rate-limit"
+))]
+pub(crate) mod not_built;
 pub(crate) mod notice;
 pub(crate) mod record;
 pub(crate) mod runtime;

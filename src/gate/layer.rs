@@ -32,7 +32,6 @@ use crate::{
 /// # routes(false).unwrap();
 /// ```
 #[derive(Clone, Debug)]
-#[must_use = "a layer does nothing until it wraps a service"]
 pub struct GateLayer {
     pub(super) stages: Stages,
 }
@@ -65,7 +64,6 @@ type LimitedService<S> = RateLimit<ApiKey<RateLimit<Cache<S>>>>;
 /// A [`GateLayer`] that counts the bytes that are read of each request body. Returned by
 /// [`GateLayer::count_request_bodies`].
 #[derive(Clone, Debug)]
-#[must_use = "a layer does nothing until it wraps a service"]
 pub struct CountingGateLayer {
     stages: Stages,
 }

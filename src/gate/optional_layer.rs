@@ -5,9 +5,8 @@
 /// It is implemented for every layer `L` and for `Option<L>`, and cannot be implemented for other
 /// types.
 #[diagnostic::on_unimplemented(
-    message = "`{Self}` is not a layer; if it is a builder, call `.build()?`",
-    label = "expected a built `{L}`, or an `Option` of one",
-    note = "a layer is built from its builder by `.build()?`"
+    message = "`{Self}` is neither a `{L}` nor an `Option` of one",
+    label = "if this is a builder, call `.build()?`; if it is a `Result`, add `?`"
 )]
 pub trait IntoOptionalLayer<L>: sealed::Sealed<L> {}
 

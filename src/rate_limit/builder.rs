@@ -20,6 +20,7 @@ use crate::core::{
     audit::{Audit, Auditor},
     http::responder::Responder,
     inherited::Inherited,
+    not_built::not_built,
     runtime::Runtime,
 };
 
@@ -63,6 +64,8 @@ pub(super) struct LimitOptions {
     pub(super) reads: Reads,
     pub(super) penalty: Option<Penalty>,
 }
+
+not_built!(RateLimitLayerBuilder);
 
 impl RateLimitLayerBuilder {
     /// Adds a policy for all requests. None by default.

@@ -226,8 +226,8 @@ async fn the_status_of_grpc_is_read_from_the_head_of_a_response_without_a_body()
 #[tokio::test]
 async fn a_gate_counts_what_is_read_of_a_request_if_it_is_told_to() {
     let (layer, recent) = log(|log| log);
-    let gate = Gate::new().access_log(layer).count_request_bodies();
-    let app = gate.build().unwrap().layer(service_fn(async |request| {
+    let gate = Gate::new().access_log(layer).build().unwrap();
+    let app = gate.count_request_bodies().layer(service_fn(async |request| {
         read_one_frame(request).await;
         Ok::<_, Infallible>(Response::new(Full::<Bytes>::default()))
     }));

@@ -87,9 +87,7 @@ impl House {
             .unwrap()
     }
 
-    fn gate(
-        &self,
-    ) -> Gate<AccessLogLayer, RateLimitLayer, ApiKeyLayer, tower_layer::Identity, CacheLayer> {
+    fn gate(&self) -> Gate {
         Gate::new()
             .access_log(self.log.clone())
             .rate_limit_by_address(self.limiter())

@@ -8,10 +8,6 @@ use portcullis::{
     rate_limit::{Partition, Policy, Quota, RateLimitLayer, RateLimitStore},
 };
 
-/// The gate of [`Stack::gate`].
-pub(crate) type FullGate =
-    GateLayer<AccessLogLayer, RateLimitLayer, ApiKeyLayer, RateLimitLayer, CacheLayer>;
-
 /// The four layers over one store, and a key that they know.
 #[derive(Clone, Debug)]
 pub(crate) struct Stack {
@@ -61,7 +57,7 @@ impl Stack {
     }
 
     /// Stacks all layers.
-    pub(crate) fn gate(&self) -> FullGate {
+    pub(crate) fn gate(&self) -> GateLayer {
         Gate::new()
             .access_log(self.access_log.clone())
             .rate_limit_by_address(self.addresses.clone())

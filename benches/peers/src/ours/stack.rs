@@ -20,8 +20,6 @@ use crate::harness::{Case, Run, Who};
 use crate::peers::glued;
 use crate::workload::{CachedOrigin, Requests, bare_router, drive, drive_hits, origin, router};
 
-type FullGate = GateLayer<AccessLogLayer, RateLimitLayer, ApiKeyLayer, RateLimitLayer, CacheLayer>;
-
 /// The layers of the gate, each alone.
 const LAYERS: &[&str] = &[
     "stack/access_log",
@@ -106,7 +104,7 @@ where
 }
 
 /// Returns all layers stacked, with these fields on responses.
-pub fn gate(keys: &Keys, fields: RateLimitFields) -> FullGate {
+pub fn gate(keys: &Keys, fields: RateLimitFields) -> GateLayer {
     let store = MemoryStore::new();
     let by_address = Partition::client_addr(ClientAddrResolver::default());
     Gate::new()

@@ -39,7 +39,7 @@ struct Instance {
     manager: KeyManager,
     queue: LogQueue,
     purger: CachePurger,
-    gate: GateLayer<AccessLogLayer, RateLimitLayer, ApiKeyLayer, RateLimitLayer, CacheLayer>,
+    gate: GateLayer,
     calls: Arc<AtomicUsize>,
 }
 
