@@ -93,6 +93,10 @@ fn main() -> ExitCode {
     let above = allocations(&runtime, &key, gate.layer(service_fn(respond))) - alone;
     report("gate/hit, above the request alone", above, None);
 
+    let gate = Gate::new().build().unwrap();
+    let above = allocations(&runtime, &key, gate.layer(service_fn(respond))) - bare;
+    report("gate/without layers", above, Some(0));
+
     if over {
         ExitCode::FAILURE
     } else {

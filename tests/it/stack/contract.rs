@@ -7,7 +7,7 @@ use bytes::Bytes;
 use http::{Request, Response};
 use http_body::Body;
 use http_body_util::{BodyExt, Full, combinators::BoxBody};
-use portcullis::{Identity, ManualClock, PeerAddr, store::MemoryStore};
+use portcullis::{Gate, Identity, ManualClock, PeerAddr, store::MemoryStore};
 use tower::{Layer, Service, ServiceExt, service_fn};
 
 use crate::support::{
@@ -18,7 +18,8 @@ use crate::support::{
     text,
 };
 
-/// Runs a check against each layer of a stack, and against all of them in a gate.
+/// Runs a check against each layer of a stack, against all of them in a gate, and against a gate of
+/// none.
 macro_rules! each_layer {
     ($stack:expr, |$layer:ident, $name:ident| $check:block) => {{
         let stack: &Stack = $stack;
@@ -28,6 +29,7 @@ macro_rules! each_layer {
         each_layer!(@one stack.callers.clone(), "limits by caller", $layer, $name, $check);
         each_layer!(@one stack.cache.clone(), "cache", $layer, $name, $check);
         each_layer!(@one stack.gate(), "gate", $layer, $name, $check);
+        each_layer!(@one Gate::new().build().unwrap(), "empty gate", $layer, $name, $check);
     }};
     (@one $value:expr, $called:literal, $layer:ident, $name:ident, $check:block) => {{
         let ($layer, $name) = ($value, $called);

@@ -10,5 +10,6 @@ pub(super) mod gate;
 pub(super) mod gateway;
 pub(super) mod hyper_example;
 pub(super) mod keys_example;
+pub(super) mod optional_layers;
 pub(super) mod reverse_proxy;
 pub(super) mod tower_http;
