@@ -18,7 +18,8 @@ impl AccessLogLayer {
         self.emitter.config.client_addr.adopt(resolver);
     }
 
-    /// Sets the clock, unless the layer has one. Returns `false` if it has already used the default.
+    /// Sets the clock, unless the layer has one. Returns `false` if it has already used the
+    /// default.
     pub(crate) fn adopt_clock(&self, clock: &LayerClock) -> bool {
         self.emitter.config.clock.adopt_in_time(clock)
     }

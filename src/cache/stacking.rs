@@ -12,7 +12,8 @@ impl CacheLayer {
         Cache { inner, config }
     }
 
-    /// Sets the clock, unless the layer has one. Returns `false` if it has already used the default.
+    /// Sets the clock, unless the layer has one. Returns `false` if it has already used the
+    /// default.
     pub(crate) fn adopt_clock(&self, clock: &LayerClock) -> bool {
         self.config.clock.adopt_in_time(clock)
     }

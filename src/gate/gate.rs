@@ -3,10 +3,7 @@
 use std::sync::Arc;
 
 use super::{
-    checks::Stages,
-    layer::GateLayer,
-    optional_layer::IntoOptionalLayer,
-    settings::GateSettings,
+    checks::Stages, layer::GateLayer, optional_layer::IntoOptionalLayer, settings::GateSettings,
 };
 use crate::{
     access_log::AccessLogLayer,
@@ -201,9 +198,9 @@ impl Gate {
     /// of the system.
     ///
     /// A store has its own clock, which this does not change. Rate limits decide by the clock of
-    /// their store, and a store evicts cached responses by it: pass the same clock to
-    /// [`MemoryStore::with_clock`](crate::store::MemoryStore::with_clock). A store on Redis uses the
-    /// time of the server. A sink that stamps audit events has its own clock too.
+    /// their store, and a store evicts cached responses by it. Pass the same clock to
+    /// [`MemoryStore::with_clock`](crate::store::MemoryStore::with_clock). A store on Redis uses
+    /// the time of the server. A sink that sets the time of audit events has its own clock too.
     ///
     /// ```
     /// use std::time::Duration;

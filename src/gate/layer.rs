@@ -15,10 +15,13 @@ use crate::{
 /// Its type and that of its [service](GateService) do not depend on the layers that are present. An
 /// absent layer passes requests and responses on unchanged, and allocates nothing.
 ///
-/// The bounds of the inner service do not depend on them either. It is `Clone + Send + 'static`, its
-/// future is `Send + 'static`, and its error `Send`. The request body is `Send + 'static`, and the
-/// response body too, with [`Bytes`](bytes::Bytes) as data. The error of the response body becomes a
-/// [`BoxError`](crate::BoxError). Services of axum and hyper satisfy the bounds.
+/// The bounds of the inner service do not depend on them either. Services of axum and hyper satisfy
+/// them:
+///
+/// - The service is `Clone + Send + 'static`, its future `Send + 'static`, and its error `Send`.
+/// - The body of the request is `Send + 'static`.
+/// - The body of the response is `Send + 'static`, and its data is [`Bytes`](bytes::Bytes). Its
+///   error becomes a [`BoxError`](crate::BoxError).
 ///
 /// ```
 /// use portcullis::{Gate, GateLayer, access_log::AccessLogLayer};

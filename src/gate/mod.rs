@@ -1,8 +1,7 @@
 //! The gate: the four layers in the only safe order, validated as a whole.
 //!
-//! A [`Gate`] collects the layers, [`Gate::build`] returns a [`GateLayer`], and that wraps a service
-//! as a [`GateService`]. None of them has a type parameter for a layer: whichever layers are present,
-//! the types are the same.
+//! A [`Gate`] collects the layers, [`Gate::build`] returns a [`GateLayer`], and that wraps a
+//! service as a [`GateService`]. The types do not depend on the layers that are present.
 
 mod checks;
 mod gate;

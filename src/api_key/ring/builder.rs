@@ -153,8 +153,8 @@ impl KeyRingBuilder {
         self
     }
 
-    /// Sets the clock for expiry. Defaults to that of [`Gate::clock`](crate::Gate::clock), or else to
-    /// the system clock.
+    /// Sets the clock for expiry. Defaults to that of [`Gate::clock`](crate::Gate::clock), or else
+    /// to the system clock.
     pub fn clock(mut self, clock: impl Clock) -> Self {
         self.clock = Inherited::set(LayerClock::new(clock));
         self

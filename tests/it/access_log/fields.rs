@@ -227,10 +227,12 @@ async fn the_status_of_grpc_is_read_from_the_head_of_a_response_without_a_body()
 async fn a_gate_counts_what_is_read_of_a_request_if_it_is_told_to() {
     let (layer, recent) = log(|log| log);
     let gate = Gate::new().access_log(layer).build().unwrap();
-    let app = gate.count_request_bodies().layer(service_fn(async |request| {
-        read_one_frame(request).await;
-        Ok::<_, Infallible>(Response::new(Full::<Bytes>::default()))
-    }));
+    let app = gate
+        .count_request_bodies()
+        .layer(service_fn(async |request| {
+            read_one_frame(request).await;
+            Ok::<_, Infallible>(Response::new(Full::<Bytes>::default()))
+        }));
     let mut request = request(Method::POST, "/");
     *request.body_mut() = Full::from("12345");
     app.oneshot(request).await.unwrap();
