@@ -4,7 +4,7 @@ use tower_layer::Layer;
 
 use super::checks::Stages;
 use crate::{
-    access_log::{AccessLog, AccessLogLayer, CountRequestBody, CountRequestBodyLayer},
+    access_log::{AccessLog, AccessLogLayer, CountRequestBodyLayer, body::CountRequestBody},
     api_key::{ApiKey, ApiKeyLayer},
     cache::{Cache, CacheLayer},
     rate_limit::{RateLimit, RateLimitLayer},
