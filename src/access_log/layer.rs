@@ -172,7 +172,7 @@ impl AccessLogLayerBuilder {
     /// auditors. [`Gate::auditor`](crate::Gate::auditor) sets one for all layers.
     pub fn auditor(mut self, auditor: impl Auditor) -> Self {
         self.config.audit = Audit::to(auditor);
-        self.config.audit.tell_notices();
+        self.config.audit.forward_notices();
         self
     }
 

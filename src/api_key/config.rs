@@ -115,10 +115,10 @@ impl ApiKeyConfig {
         request: &Request<B>,
         presented: &ParsedKey<'_>,
         attempt: Option<Attempt>,
-        answer: Result<Option<StoredKey>, StoreError>,
+        found: Result<Option<StoredKey>, StoreError>,
         proved: Option<bool>,
     ) -> Result<AdmittedCaller, Denied> {
-        let verdict = self.judge(request, presented, answer, proved);
+        let verdict = self.judge(request, presented, found, proved);
         match (&verdict, &attempt) {
             (Err(denied), _) if denied.is_unknown() => {
                 let fingerprint = || self.ring.shared.peppers.fingerprint(presented.bytes);
@@ -255,12 +255,12 @@ impl ApiKeyConfig {
         &self,
         request: &Request<B>,
         presented: &ParsedKey<'_>,
-        answer: Result<Option<StoredKey>, StoreError>,
+        found: Result<Option<StoredKey>, StoreError>,
         proved: Option<bool>,
     ) -> Result<AdmittedCaller, Denied> {
         // Read lazily: a key without an expiry requires no clock.
         let now = || self.ring.shared.clock.wall();
-        let record = answer.map_err(|error| Denied::store_failed(&error, now()))?;
+        let record = found.map_err(|error| Denied::store_failed(&error, now()))?;
         let ring = &self.ring.shared;
         if let Some(record) = &record
             && !ring.honors(record, presented)
@@ -355,7 +355,7 @@ impl ApiKeyConfig {
     pub(super) fn refused<B>(&self, denied: Denied, request: &Request<B>) -> Refused {
         let record = RecordHandle::from_extensions(request.extensions());
         self.audit
-            .tell_denied(&denied, record, || self.client_ip(request));
+            .emit_denied(&denied, record, || self.client_ip(request));
         Refused::new(denied, self.named(request), request, self.responder.get())
     }
 
@@ -526,7 +526,7 @@ mod tests {
 
     /// Threat C3: an outer shared cache does not store responses to authenticated requests.
     #[test]
-    fn private_is_said_where_nobody_has_said_for_whom() {
+    fn adds_private_if_no_audience_directive_is_present() {
         assert_eq!(marked(&[]), ["private"]);
         assert_eq!(marked(&["max-age=60"]), ["max-age=60, private"]);
         assert_eq!(

@@ -51,7 +51,7 @@ impl Samples {
         }
     }
 
-    pub(crate) fn answer(&self, sample: &Sample) -> Arc<StoredResponse> {
+    pub(crate) fn entry(&self, sample: &Sample) -> Arc<StoredResponse> {
         let vary = VarySpec::from_names(sample.vary.clone());
         let vary = vary.expect("a sample varies by few fields");
         let variant = self.selection(&sample.asked, None).variant(&vary);

@@ -59,8 +59,8 @@ where
             RequestPlan::Look(look) => {
                 let mut search = Search { config, look };
                 match search.go_on(None, &mut request) {
-                    LookupOutcome::Answer(answer) => {
-                        return ResponseFuture::served(search.show(answer, &request));
+                    LookupOutcome::Response(response) => {
+                        return ResponseFuture::served(search.show(response, &request));
                     }
                     LookupOutcome::ServeAndRefresh(stale, leased) => {
                         let exchange = Exchange::past(config, plan, &request);

@@ -85,12 +85,12 @@ mod tests {
     }
 
     #[test]
-    fn those_of_the_extension_come_first() {
+    fn extension_tags_precede_header_tags() {
         assert_eq!(tags("b", Some(&CacheTags::new(["a a"]))), ["a a", "b"]);
     }
 
     #[test]
-    fn what_is_too_long_or_too_many_is_not_looked_at() {
+    fn ignores_oversized_and_excess_tags() {
         assert_eq!(tags(&"x".repeat(TAG_BYTES_MAX + 1), None).len(), 0);
         assert_eq!(tags(&"x ".repeat(TAGS_MAX + 1), None).len(), TAGS_MAX);
     }

@@ -452,15 +452,15 @@ impl ApiKeyStore for KeySlot {
     }
 }
 
-fn ok<T>(answer: Result<T, StoreError>, method: &str) -> T {
-    match answer {
-        Ok(answer) => answer,
+fn ok<T>(result: Result<T, StoreError>, method: &str) -> T {
+    match result {
+        Ok(result) => result,
         Err(error) => panic!("`{method}` failed: {error:?}"),
     }
 }
 
-fn assert_kind(answer: Result<(), StoreError>, kind: StoreErrorKind, what: &str) {
-    match answer {
+fn assert_kind(result: Result<(), StoreError>, kind: StoreErrorKind, what: &str) {
+    match result {
         Ok(()) => panic!("{what} did not fail"),
         Err(error) => assert_eq!(error.kind(), kind, "{what}"),
     }
@@ -476,29 +476,29 @@ fn assert_same(found: Option<&StoredKey>, expected: &KeyRecord) {
 
 /// Waits for all futures concurrently.
 async fn join_all<F: Future + Unpin>(futures: &mut [F]) -> Vec<F::Output> {
-    let mut answers: Vec<Option<F::Output>> = futures.iter().map(|_| None).collect();
+    let mut results: Vec<Option<F::Output>> = futures.iter().map(|_| None).collect();
     poll_fn(|cx| {
-        for (future, answer) in futures.iter_mut().zip(&mut answers) {
-            if answer.is_none()
+        for (future, result) in futures.iter_mut().zip(&mut results) {
+            if result.is_none()
                 && let Poll::Ready(ready) = Pin::new(future).poll(cx)
             {
-                *answer = Some(ready);
+                *result = Some(ready);
             }
         }
-        if answers.iter().all(Option::is_some) {
+        if results.iter().all(Option::is_some) {
             Poll::Ready(())
         } else {
             Poll::Pending
         }
     })
     .await;
-    answers.into_iter().flatten().collect()
+    results.into_iter().flatten().collect()
 }
 
 async fn poll_once<F: Future + Unpin>(future: &mut F) -> Option<F::Output> {
     poll_fn(|cx| {
         Poll::Ready(match Pin::new(&mut *future).poll(cx) {
-            Poll::Ready(answer) => Some(answer),
+            Poll::Ready(result) => Some(result),
             Poll::Pending => None,
         })
     })

@@ -108,9 +108,9 @@ where
                 sample.headers.append(header::LINK, value);
             }
             sample.tags = vec!["found one", "found two"];
-            let answer = self.fill(&sample).await;
+            let entry = self.fill(&sample).await;
             let (found, _, expired) = self.found(&sample).await;
-            assert_same(&found, &answer);
+            assert_same(&found, &entry);
             assert!(!expired, "a new entry is expired");
         }
     }
@@ -120,9 +120,9 @@ where
         let mut stamps = Vec::new();
         for body in ["one", "two", "two"] {
             sample.body = Bytes::from_static(body.as_bytes());
-            let answer = self.fill(&sample).await;
+            let entry = self.fill(&sample).await;
             let (found, stamp, _) = self.found(&sample).await;
-            assert_same(&found, &answer);
+            assert_same(&found, &entry);
             assert!(
                 !stamps.contains(&stamp),
                 "two entries of one key have the same stamp"
@@ -150,8 +150,8 @@ where
             self.is_missing(sample, "an entry of another key").await;
             put.push(self.fill(sample).await);
         }
-        for (sample, answer) in samples.iter().zip(&put) {
-            assert_same(&self.found(sample).await.0, answer);
+        for (sample, entry) in samples.iter().zip(&put) {
+            assert_same(&self.found(sample).await.0, entry);
         }
     }
 
@@ -161,8 +161,8 @@ where
         for sample in &samples {
             put.push(self.fill(sample).await);
         }
-        for (sample, answer) in samples.iter().zip(&put) {
-            assert_same(&self.found(sample).await.0, answer);
+        for (sample, entry) in samples.iter().zip(&put) {
+            assert_same(&self.found(sample).await.0, entry);
         }
         let fourth = variant("/side", "four");
         self.is_missing(&fourth, "a variant that was never stored")
@@ -208,7 +208,7 @@ where
     async fn touch_replaces_only_the_matching_head(&self) {
         for sample in [page("/touch"), variant("/touch/varying", "x")] {
             let fence = self.get(&sample).await.fence;
-            let nothing = self.samples.answer(&sample);
+            let nothing = self.samples.entry(&sample);
             let nothing = self.touch_of(&sample, &nothing, Stamp(0), fence);
             assert!(
                 !self.touches(nothing).await,
@@ -444,7 +444,7 @@ where
             let fence = self.get(&sample).await.fence;
             let outcome = self.puts(self.put_of(&sample, fence)).await;
             match shown(&self.get(&sample).await) {
-                Some((found, ..)) => assert_same(&found, &self.samples.answer(&sample)),
+                Some((found, ..)) => assert_same(&found, &self.samples.entry(&sample)),
                 None => assert_ne!(
                     outcome,
                     PutOutcome::Stored,
@@ -464,7 +464,7 @@ where
         for number in 0..80 {
             let sample = flood(number);
             if let Some((found, ..)) = shown(&self.get(&sample).await) {
-                assert_same(&found, &self.samples.answer(&sample));
+                assert_same(&found, &self.samples.entry(&sample));
             }
         }
         self.found(&flood(79)).await;
@@ -476,7 +476,7 @@ where
             let fence = self.get(&sample).await.fence;
             give_up(self.store.put(self.put_of(&sample, fence)), polls);
             if let Some((found, ..)) = shown(&self.get(&sample).await) {
-                assert_same(&found, &self.samples.answer(&sample));
+                assert_same(&found, &self.samples.entry(&sample));
             }
             self.fill(&sample).await;
             self.found(&sample).await;
@@ -500,7 +500,7 @@ where
         join(puts).await;
         let (found, ..) = self.found(&sample(0)).await;
         let number = found.body().first().copied().unwrap_or(u8::MAX);
-        assert_same(&found, &self.samples.answer(&sample(number)));
+        assert_same(&found, &self.samples.entry(&sample(number)));
 
         // Each of these fills started before the purge, which runs concurrently with them.
         let fence = self.get(&sample(0)).await.fence;
@@ -595,7 +595,7 @@ where
         let lookup = self.get(&place).await;
         let found = shown(&lookup);
         if let Some((entry, _, expired)) = &found {
-            let expected = self.samples.answer(&place).variant();
+            let expected = self.samples.entry(&place).variant();
             assert_eq!(entry.variant(), expected, "another variant is found");
             history
                 .model
@@ -718,7 +718,7 @@ where
     fn put_of(&self, sample: &Sample, fence: Fence) -> Put {
         Put {
             key: self.samples.key(sample),
-            entry: self.samples.answer(sample),
+            entry: self.samples.entry(sample),
             fence,
             retain: LONG,
             max_variants: 16,

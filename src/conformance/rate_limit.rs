@@ -78,12 +78,12 @@ where
                 .iter()
                 .map(|policy| Charge::new(policy, random.below(4) as u64))
                 .collect();
-            let answer = self.take(&partition, &charges).await;
+            let decisions = self.take(&partition, &charges).await;
             let key = |charge: &Charge<'_>| (partition, charge.policy.id());
             let known = |charge| model.get(&key(charge)).copied().unwrap_or_default();
             let mut states: Vec<State> = charges.iter().map(known).collect();
-            let expected = decide_all(&charges, &mut states, answer.at());
-            assert_eq!(answer, expected, "in step {step}, for {charges:?}");
+            let expected = decide_all(&charges, &mut states, decisions.at());
+            assert_eq!(decisions, expected, "in step {step}, for {charges:?}");
             model.extend(charges.iter().map(key).zip(states));
             if random.below(3) == 0 {
                 (self.pause)(Duration::from_millis(random.below(40) as u64)).await;
@@ -95,8 +95,11 @@ where
         for (number, policy) in each(10, Duration::from_secs(3_600)).iter().enumerate() {
             let partition = self.partition(100 + number as u64);
             let charge = [Charge::new(policy, 1)];
-            let answers = join((0..64).map(|_| self.take(&partition, &charge))).await;
-            let admitted = answers.iter().filter(|answer| answer.is_admitted()).count();
+            let outcomes = join((0..64).map(|_| self.take(&partition, &charge))).await;
+            let admitted = outcomes
+                .iter()
+                .filter(|decisions| decisions.is_admitted())
+                .count();
             assert_eq!(
                 admitted,
                 10,
@@ -185,9 +188,16 @@ where
             let left = self.take(&partition, &look).await.each()[0].remaining();
             assert_eq!(left, 6, "`{name}` was charged 4 of 10");
             self.charge(&partition, &Charge::new(policy, 11)).await;
-            let owing = self.take(&partition, &look).await;
-            assert!(owing.is_admitted(), "a request without cost is admitted");
-            assert_eq!(owing.each()[0].remaining(), 0, "`{name}` has no quota left");
+            let exhausted = self.take(&partition, &look).await;
+            assert!(
+                exhausted.is_admitted(),
+                "a request without cost is admitted"
+            );
+            assert_eq!(
+                exhausted.each()[0].remaining(),
+                0,
+                "`{name}` has no quota left"
+            );
             let denied = self.take(&partition, &[Charge::new(policy, 1)]).await;
             assert!(
                 !denied.is_admitted(),
@@ -310,20 +320,20 @@ where
     }
 
     async fn take(&self, partition: &StoreKey, charges: &[Charge<'_>]) -> Decisions {
-        let answer = self.store.take(partition, charges).await;
-        answer.expect("the store call succeeds")
+        let result = self.store.take(partition, charges).await;
+        result.expect("the store call succeeds")
     }
 
     async fn charge(&self, partition: &StoreKey, charge: &Charge<'_>) {
         let charges = std::slice::from_ref(charge);
-        let answer = self.store.charge(partition, charges).await;
-        answer.expect("the store call succeeds");
+        let result = self.store.charge(partition, charges).await;
+        result.expect("the store call succeeds");
     }
 
     async fn refund(&self, partition: &StoreKey, refund: &Refund<'_>) {
         let refunds = std::slice::from_ref(refund);
-        let answer = self.store.refund(partition, refunds).await;
-        answer.expect("the store call succeeds");
+        let result = self.store.refund(partition, refunds).await;
+        result.expect("the store call succeeds");
     }
 
     /// Returns a partition that is unique to this run.

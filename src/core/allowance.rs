@@ -182,7 +182,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_allows_nothing_or_for_no_time_is_refused() {
+    fn rejects_invalid_allowances() {
         for wrong in [
             "",
             "/",
@@ -209,7 +209,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn what_is_written_is_read(amount in 1..=AMOUNT_MAX, millis in 1..=316_224_000_000_u64) {
+        fn allowance_text_round_trips(amount in 1..=AMOUNT_MAX, millis in 1..=316_224_000_000_u64) {
             let own = Allowance::new(amount, Duration::from_millis(millis)).unwrap();
             prop_assert_eq!(own.to_string().parse(), Ok(own));
             let monthly = Allowance::per_month(amount).unwrap();

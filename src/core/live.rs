@@ -34,7 +34,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn layers_that_are_dropped_are_forgotten() {
+    fn dropped_layers_are_removed() {
         let live = Live::new();
         let (one, two) = (Arc::new(1), Arc::new(2));
         assert!(live.add(&one).is_empty());

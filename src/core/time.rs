@@ -331,7 +331,7 @@ mod tests {
     }
 
     #[test]
-    fn the_system_clock_starts_at_the_machines_time_and_never_goes_back() {
+    fn system_clock_starts_at_wall_time_and_is_monotonic() {
         let clock = SystemClock::new();
         let first = clock.now();
         assert!(first >= clock.started_at);

@@ -78,7 +78,7 @@ impl Stages {
         if let Some(first) = audits.next()
             && Audit::adopt(first, auditor)
         {
-            first.tell_notices();
+            first.forward_notices();
         }
         for other in audits {
             other.adopt(auditor);

@@ -60,8 +60,8 @@ impl RateLimitLayer {
         Self::new(store, partition, Policy::token_bucket("client", quota)?)
     }
 
-    /// Creates a limiter that applies one quota to each [`Identity`](crate::Identity): a token bucket
-    /// named `caller`. Requests without an identity are not limited.
+    /// Creates a limiter that applies one quota to each [`Identity`](crate::Identity): a token
+    /// bucket named `caller`. Requests without an identity are not limited.
     ///
     /// ```
     /// use portcullis::{rate_limit::RateLimitLayer, store::MemoryStore};

@@ -192,8 +192,8 @@ mod tests {
 
     fn take(store: &GovernorStore, policy: &Policy, cost: u64) -> Decision {
         let key = store.keys().space("test").short().finish();
-        let answer = store.take(&key, &[Charge::new(policy, cost)]).into_ready();
-        answer.ready().unwrap().unwrap().each()[0]
+        let result = store.take(&key, &[Charge::new(policy, cost)]).into_ready();
+        result.ready().unwrap().unwrap().each()[0]
     }
 
     #[test]
@@ -211,7 +211,7 @@ mod tests {
     }
 
     #[test]
-    fn what_governor_cannot_do_is_refused() {
+    fn rejects_operations_that_governor_lacks() {
         let store = store(per_hour(3));
         let one = Policy::token_bucket("one", Quota::per_hour(3)).unwrap();
         let two = Policy::token_bucket("two", Quota::per_hour(3)).unwrap();
@@ -220,13 +220,13 @@ mod tests {
         let kind = |error: Result<Decisions, crate::StoreError>| error.unwrap_err().kind();
         let queue = Policy::leaky_queue("queue", Quota::per_hour(3), Duration::from_secs(1));
         let queue = queue.unwrap();
-        for answer in [
+        for result in [
             store.take(&key, &charges),
             store.take(&key, &[Charge::new(&queue, 1)]),
             store.peek(&key, &charges[..1]),
         ] {
-            let answer = answer.into_ready().ready().unwrap();
-            assert_eq!(kind(answer), StoreErrorKind::Misconfigured);
+            let result = result.into_ready().ready().unwrap();
+            assert_eq!(kind(result), StoreErrorKind::Misconfigured);
         }
         let reset = store.reset(&key, &[&one]).into_ready().ready().unwrap();
         assert!(reset.is_err());

@@ -156,7 +156,7 @@ impl ProxyInner {
     }
 
     /// Returns the fault for a piece, after waiting while bytes are held back.
-    fn fault(&self, is_answer: bool) -> io::Result<Fault> {
+    fn fault(&self, is_reply: bool) -> io::Result<Fault> {
         let mut state = self.state();
         while state.fault == Fault::BlackHole && !state.ended {
             let woken = self.changed.wait(state);
@@ -166,7 +166,7 @@ impl ProxyInner {
             return Err(io::ErrorKind::ConnectionReset.into());
         }
         let fault = state.fault;
-        if let (Fault::Swallow(left), true) = (fault, is_answer) {
+        if let (Fault::Swallow(left), true) = (fault, is_reply) {
             state.fault = match left {
                 0 | 1 => Fault::None,
                 more => Fault::Swallow(more - 1),
@@ -195,10 +195,10 @@ fn connect(line: &Arc<ProxyInner>, client: TcpStream, server: SocketAddr) -> io:
         (client.try_clone()?, server.try_clone()?, false),
         (server, client, true),
     ];
-    for (mut from, mut to, is_answer) in ways {
+    for (mut from, mut to, is_reply) in ways {
         let line = Arc::clone(line);
         thread::spawn(move || {
-            let _ = pass(&line, &mut from, &mut to, is_answer);
+            let _ = pass(&line, &mut from, &mut to, is_reply);
             // If one direction ends, both are closed.
             let _ = from.shutdown(Shutdown::Both);
             let _ = to.shutdown(Shutdown::Both);
@@ -212,7 +212,7 @@ fn pass(
     line: &ProxyInner,
     from: &mut TcpStream,
     to: &mut TcpStream,
-    is_answer: bool,
+    is_reply: bool,
 ) -> io::Result<()> {
     let mut piece = vec![0; 64 << 10];
     let mut pieces = 0;
@@ -223,7 +223,7 @@ fn pass(
         }
         pieces += 1;
         let bytes = &mut piece[..len];
-        match line.fault(is_answer)? {
+        match line.fault(is_reply)? {
             Fault::None | Fault::BlackHole | Fault::Reset => to.write_all(bytes)?,
             Fault::Delay(time) => {
                 thread::sleep(time);
@@ -234,7 +234,7 @@ fn pass(
             | Fault::Replies(_)
             | Fault::Slow(_)
             | Fault::Corrupt
-                if !is_answer =>
+                if !is_reply =>
             {
                 to.write_all(bytes)?;
             }

@@ -117,8 +117,8 @@ impl RedisServer {
     ///
     /// Panics if the server does not reply.
     pub fn ask(&self, command: &[&str]) -> RedisReply {
-        let answer = self.try_ask(command);
-        answer.unwrap_or_else(|| panic!("no reply to {command:?}"))
+        let reply = self.try_ask(command);
+        reply.unwrap_or_else(|| panic!("no reply to {command:?}"))
     }
 
     fn try_ask(&self, command: &[&str]) -> Option<RedisReply> {
@@ -216,8 +216,8 @@ impl RedisServer {
     pub fn everything(&self) -> String {
         let mut client = self.client();
         let mut ask = |command: &[&[u8]]| {
-            let answer = client.ask(command).expect("the server replies");
-            answer.as_text()
+            let reply = client.ask(command).expect("the server replies");
+            reply.as_text()
         };
         let mut all = String::new();
         for key in self.keys() {

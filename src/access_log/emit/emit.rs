@@ -151,7 +151,7 @@ impl Emitter {
     /// unwinding, a second panic would abort the process.
     pub(crate) fn emit(&self, mut ended: Ended, now: Timestamp) {
         ended.level = self.level(&ended);
-        self.config.audit.tell_if(|| self.denied(&ended));
+        self.config.audit.emit_if(|| self.denied(&ended));
         for observer in &self.config.observers {
             self.guarded(|| observer.on_record(&self.leveled(&ended, 1)));
         }
@@ -160,12 +160,12 @@ impl Emitter {
             None => self.guarded(|| self.write(&ended, 1)),
         }
         if !self.config.observers.is_empty() {
-            self.guarded(|| self.tell_losses());
+            self.guarded(|| self.report_losses());
         }
     }
 
     /// Reports the losses to the observers if they have changed.
-    fn tell_losses(&self) {
+    fn report_losses(&self) {
         let sinks = self.config.sinks.iter().map(|sink| sink.drop_counts());
         let mut records = sinks.fold(DropCounts::default(), DropCounts::add);
         records.panicked += self.config.stats.failed();

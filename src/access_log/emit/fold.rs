@@ -101,7 +101,7 @@ mod tests {
     }
 
     #[test]
-    fn the_first_is_shown_at_once_and_the_last_stands_for_the_rest() {
+    fn emits_the_first_denial_and_folds_repetitions_into_the_last() {
         let mut folds = Folds::new(WINDOW);
         assert_eq!(folds.offer(7, "first", at(0)), Some("first"));
         assert_eq!(folds.offer(7, "second", at(1)), None);
@@ -118,7 +118,7 @@ mod tests {
     }
 
     #[test]
-    fn kinds_beyond_the_bound_are_shown_as_they_come() {
+    fn kinds_beyond_the_maximum_are_emitted_immediately() {
         let mut folds = Folds::new(WINDOW);
         for kind in 0..5_000 {
             assert!(folds.offer(kind, (), at(0)).is_some());
@@ -132,7 +132,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn each_denial_is_shown_or_counted_once(
+        fn each_denial_is_emitted_or_counted_once(
             steps in prop::collection::vec((0_u64..5, 0_u64..4), 0..200)
         ) {
             let mut folds = Folds::new(WINDOW);

@@ -21,7 +21,7 @@ mod tests {
     use crate::core::time::Timestamp;
 
     #[test]
-    fn the_share_that_is_kept_is_the_share_that_was_asked_for() {
+    fn sampled_share_matches_the_configured_rate() {
         for one_in in [1, 2, 10, 100] {
             let one_in = NonZeroU32::new(one_in).unwrap();
             let id = || request_id::generate(Timestamp::from_secs(1_767_225_600));
@@ -37,7 +37,7 @@ mod tests {
     }
 
     #[test]
-    fn one_name_gets_one_answer() {
+    fn sampling_is_deterministic_per_request_id() {
         let one_in = NonZeroU32::new(3).unwrap();
         let kept: Vec<_> = (0..9)
             .filter(|name| keeps(&name.to_string(), one_in))

@@ -177,7 +177,7 @@ mod tests {
     }
 
     #[test]
-    fn text_without_the_form_of_a_key_is_shown() {
+    fn text_without_key_format_is_unchanged() {
         for text in [
             "/",
             "/users/1AAAAAAAAAAAAAAA",

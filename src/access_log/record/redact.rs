@@ -455,7 +455,7 @@ mod tests {
     }
 
     #[test]
-    fn names_are_kept_and_values_are_not() {
+    fn redacts_query_values_and_preserves_names() {
         assert_eq!(
             query(&["page"], "token=abc&page=2&q=a%20b"),
             "token=REDACTED&page=2&q=REDACTED"
@@ -485,7 +485,7 @@ mod tests {
     }
 
     #[test]
-    fn secret_segments_are_hidden_and_the_rest_is_kept() {
+    fn redacts_only_secret_path_segments() {
         assert_eq!(
             path("/reset/{token}", "/reset/s3cret/done"),
             "/reset/REDACTED/done"
@@ -513,7 +513,7 @@ mod tests {
     }
 
     #[test]
-    fn a_header_that_bears_credentials_cannot_be_asked_for() {
+    fn rejects_recording_of_credential_headers() {
         let redaction = Redaction {
             request_headers: vec![COOKIE],
             ..Redaction::default()

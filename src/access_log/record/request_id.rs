@@ -19,7 +19,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_made_up_name_is_a_uuid_of_version_7_that_tells_the_time() {
+    fn generated_request_id_is_a_uuid_v7_with_its_timestamp() {
         let at = Timestamp::from_micros(1_767_225_600_123_456);
         let id = generate(at);
         let uuid: uuid::Uuid = id.as_str().parse().unwrap();

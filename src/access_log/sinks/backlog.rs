@@ -143,7 +143,7 @@ mod tests {
     }
 
     #[test]
-    fn audit_events_have_an_eighth_of_the_room() {
+    fn audit_events_use_at_most_an_eighth_of_the_queue() {
         let mut backlog = roomy(16);
         for number in 0..3 {
             backlog.offer(Weight::Audit, entry(number));
@@ -173,7 +173,7 @@ mod tests {
     proptest! {
         /// Steps: offer, take, store the oldest batch, put back the newest batch.
         #[test]
-        fn nothing_is_lost_uncounted_nothing_stands_twice_and_order_is_kept(
+        fn backlog_counts_losses_and_preserves_order_without_duplicates(
             steps in prop::collection::vec((0_u8..5, 1_usize..4), 0..200)
         ) {
             let mut backlog = roomy(16);

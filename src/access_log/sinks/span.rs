@@ -186,10 +186,10 @@ mod tests {
 
     /// Collects the calls of the span API and the fields.
     #[derive(Clone, Default)]
-    struct Collector(Arc<Mutex<Told>>);
+    struct Collector(Arc<Mutex<SpanCalls>>);
 
     #[derive(Default)]
-    struct Told {
+    struct SpanCalls {
         done: Vec<&'static str>,
         fields: BTreeMap<String, String>,
     }
@@ -244,7 +244,7 @@ mod tests {
     const TRACEPARENT: &str = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
 
     /// Sends a request under a collector and returns the collected calls.
-    async fn told(level: Option<LogLevel>, path: &str) -> Told {
+    async fn told(level: Option<LogLevel>, path: &str) -> SpanCalls {
         told_by(path, |builder, _| match level {
             Some(level) => builder.span(level),
             None => builder,
@@ -256,8 +256,8 @@ mod tests {
     #[expect(clippy::disallowed_methods, reason = "the task of a test's own")]
     async fn told_by(
         path: &str,
-        build: impl FnOnce(AccessLogLayerBuilder, Arc<Mutex<Told>>) -> AccessLogLayerBuilder,
-    ) -> Told {
+        build: impl FnOnce(AccessLogLayerBuilder, Arc<Mutex<SpanCalls>>) -> AccessLogLayerBuilder,
+    ) -> SpanCalls {
         let collector = Collector::default();
         let told = Arc::clone(&collector.0);
         let _guard = tracing::subscriber::set_default(collector);
@@ -329,7 +329,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn created_ids_stand_in_the_span() {
+    async fn span_contains_created_trace_ids() {
         let told = told_by("/things/7", |builder, _| {
             builder.span(LogLevel::Info).create_trace_ids()
         })

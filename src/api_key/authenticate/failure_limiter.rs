@@ -94,7 +94,7 @@ mod tests {
     const MINUTE: Duration = Duration::from_secs(60);
 
     #[test]
-    fn as_many_as_the_limit_are_counted_and_the_next_is_told_when() {
+    fn failures_beyond_the_limit_are_rejected_with_retry_after() {
         let failures = Failures::new(3, MINUTE).unwrap();
         for _ in 0..3 {
             failures.count([1; 17], NOON).unwrap();

@@ -16,12 +16,12 @@ use crate::{
 };
 
 /// The store's reply. Each waiter reads a copy, so a failure has only its kind.
-pub(crate) type Answer = Result<Option<StoredKey>, StoreErrorKind>;
+pub(crate) type FindResult = Result<Option<StoredKey>, StoreErrorKind>;
 
 /// A query in progress. Each waiter that is polled leads it for the time of the poll, so the
 /// question goes on as long as a request waits, and needs no task of its own.
 pub(crate) struct RecordFlight {
-    flight: Arc<Flight<Answer>>,
+    flight: Arc<Flight<FindResult>>,
     /// Absent once it is answered.
     question: Mutex<Option<Pending<Option<StoredKey>>>>,
 }
@@ -34,7 +34,7 @@ impl RecordFlight {
         }
     }
 
-    pub(super) fn join(&self) -> FlightWaiter<Answer> {
+    pub(super) fn join(&self) -> FlightWaiter<FindResult> {
         self.flight.join()
     }
 
@@ -44,11 +44,15 @@ impl RecordFlight {
 
     /// Drives the question on behalf of a waiter. A waiter that is dropped wakes no other: whenever
     /// the question gets on, all are woken, and each of them can drive it.
-    pub(crate) fn poll(&self, waiter: &FlightWaiter<Answer>, cx: &Context<'_>) -> Poll<Answer> {
+    pub(crate) fn poll(
+        &self,
+        waiter: &FlightWaiter<FindResult>,
+        cx: &Context<'_>,
+    ) -> Poll<FindResult> {
         let mut question = lock(&self.question);
         // Registered first: a task that is woken while the question is polled comes back.
-        if let Poll::Ready(answer) = waiter.poll(cx) {
-            return Poll::Ready(answer);
+        if let Poll::Ready(result) = waiter.poll(cx) {
+            return Poll::Ready(result);
         }
         let Some(mut asked) = question.take() else {
             // Answered, and about to land.
@@ -63,11 +67,11 @@ impl RecordFlight {
                 leader.resign();
                 Poll::Pending
             }
-            Poll::Ready(answer) => {
+            Poll::Ready(result) => {
                 drop(question);
-                let answer = answer.map_err(|error| error.kind());
-                leader.set_outcome(answer.clone());
-                Poll::Ready(answer)
+                let result = result.map_err(|error| error.kind());
+                leader.set_outcome(result.clone());
+                Poll::Ready(result)
             }
         }
     }
@@ -116,9 +120,9 @@ mod tests {
 
     fn poll(
         flight: &RecordFlight,
-        waiter: &FlightWaiter<Answer>,
+        waiter: &FlightWaiter<FindResult>,
         woken: &Arc<Woken>,
-    ) -> Poll<Answer> {
+    ) -> Poll<FindResult> {
         let waker = Waker::from(Arc::new(Task(Arc::clone(woken))));
         flight.poll(waiter, &Context::from_waker(&waker))
     }
@@ -127,7 +131,7 @@ mod tests {
     fn boarded(
         question: Pending<Option<StoredKey>>,
         waiters: usize,
-    ) -> (RecordFlight, Vec<FlightWaiter<Answer>>, Arc<Woken>) {
+    ) -> (RecordFlight, Vec<FlightWaiter<FindResult>>, Arc<Woken>) {
         let (flight, woken) = (RecordFlight::new(question), Arc::default());
         let join = |_| {
             let waiter = flight.join();
@@ -181,9 +185,9 @@ mod tests {
         let panicking = AssertUnwindSafe(|| poll(&flight, &waiters[0], &woken));
         assert!(catch_unwind(panicking).is_err());
         assert_eq!(woken.0.load(Ordering::SeqCst), 2);
-        let answer = poll(&flight, &waiters[1], &woken);
+        let result = poll(&flight, &waiters[1], &woken);
         assert!(matches!(
-            answer,
+            result,
             Poll::Ready(Err(StoreErrorKind::Unavailable))
         ));
     }

@@ -70,10 +70,10 @@ pub(crate) enum Good {
 }
 
 impl Guesses {
-    /// Creates a memory of at most `wrong_max` wrong credentials, each for `wrong_for`.
-    pub(crate) fn new(wrong_max: usize, wrong_for: Duration) -> Self {
+    /// Creates a memory of at most `max_wrong` wrong credentials, each for `wrong_for`.
+    pub(crate) fn new(max_wrong: usize, wrong_for: Duration) -> Self {
         Self {
-            wrong: Mutex::new(TtlMap::new(wrong_max)),
+            wrong: Mutex::new(TtlMap::new(max_wrong)),
             wrong_for,
             good: Mutex::new(TtlMap::new(GOOD_MAX)),
             asking: Mutex::default(),

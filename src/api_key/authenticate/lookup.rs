@@ -9,7 +9,7 @@ use std::{
     time::Duration,
 };
 
-use super::flight::{Answer, RecordFlight};
+use super::flight::{FindResult, RecordFlight};
 use crate::{
     api_key::{
         key::format::KeyId,
@@ -82,7 +82,7 @@ impl Lookup {
             (ChangeNotifications::Feed(_), None) => RECORDS_FOR_MAX,
             (ChangeNotifications::Feed(_) | ChangeNotifications::None, Some(duration)) => duration,
         };
-        let table_max = (memory.max_records / TABLES).max(1);
+        let max_table_records = (memory.max_records / TABLES).max(1);
         let lookup = Arc::new(Self {
             store,
             watch,
@@ -92,7 +92,7 @@ impl Lookup {
             records_for,
             tables: std::array::from_fn(|_| {
                 Mutex::new(RecordTable {
-                    records: TtlMap::new(table_max),
+                    records: TtlMap::new(max_table_records),
                     // As many as there are requests that wait.
                     flights: FlightTable::new(usize::MAX),
                 })
@@ -142,10 +142,10 @@ impl Lookup {
         id: KeyId,
         record: impl FnOnce() -> Option<RecordHandle>,
     ) -> LookupReply {
-        let answer = self.deadline.bound(self.store.find(id));
-        let answer = self.watch.over(answer, record);
-        let question = match answer.into_ready() {
-            ReadyOrPending::Ready(answer) => return LookupReply::Now(answer),
+        let result = self.deadline.bound(self.store.find(id));
+        let result = self.watch.over(result, record);
+        let question = match result.into_ready() {
+            ReadyOrPending::Ready(result) => return LookupReply::Now(result),
             ReadyOrPending::Pending(question) => question,
         };
         let mut table = self.table(id);
@@ -171,12 +171,12 @@ impl Lookup {
 
     /// Caches the record of a flight. A flight whose record was invalidated in the meantime is no
     /// longer in the table, and is not cached.
-    fn land(&self, id: KeyId, flight: &Arc<RecordFlight>, answer: &Answer) {
+    fn land(&self, id: KeyId, flight: &Arc<RecordFlight>, result: &FindResult) {
         let mut table = self.table(id);
         if !table.flights.remove(&id, flight) {
             return;
         }
-        if let (Ok(Some(record)), true) = (answer, self.remembers()) {
+        if let (Ok(Some(record)), true) = (result, self.remembers()) {
             let now = self.clock.now();
             let expires_at = now + self.records_for;
             table.records.insert(id, record.clone(), expires_at, now);
@@ -244,7 +244,7 @@ impl fmt::Debug for Lookup {
 /// Waits for a record together with all other requests for it.
 pub(crate) struct RecordWait {
     // In this order: the waiter leaves before the flight is looked at.
-    waiter: FlightWaiter<Answer>,
+    waiter: FlightWaiter<FindResult>,
     joined: JoinedFlight,
 }
 
@@ -260,9 +260,9 @@ impl Future for RecordWait {
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let JoinedFlight { lookup, flight, id } = &self.joined;
-        flight.poll(&self.waiter, cx).map(|answer| {
-            lookup.land(*id, flight, &answer);
-            answer.map_err(Into::into)
+        flight.poll(&self.waiter, cx).map(|result| {
+            lookup.land(*id, flight, &result);
+            result.map_err(Into::into)
         })
     }
 }

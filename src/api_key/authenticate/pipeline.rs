@@ -84,8 +84,8 @@ impl AuthWait {
     pub(crate) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Reply> {
         Poll::Ready(match self {
             Self::Record(wait, attempt) => {
-                let answer = ready!(Pin::new(wait).poll(cx));
-                Reply::Record(answer, attempt.take())
+                let result = ready!(Pin::new(wait).poll(cx));
+                Reply::Record(result, attempt.take())
             }
             Self::Verifier(pending, number, attempt) => {
                 let polled = catch_unwind(AssertUnwindSafe(|| pending.as_mut().poll(cx)));
@@ -159,22 +159,22 @@ pub(crate) fn go_on<B>(config: &ApiKeyConfig, request: &Request<B>, reply: Reply
     };
     let read = || config.ring.shared.read(&presented);
     match reply {
-        Reply::Record(answer, attempt) => match read() {
-            Ok(key) => answered(config, request, &key, attempt, answer),
+        Reply::Record(result, attempt) => match read() {
+            Ok(key) => answered(config, request, &key, attempt, result),
             Err(denied) => refuse(denied),
         },
         Reply::Proof(proved, record, attempt) => match read() {
             Ok(key) => {
-                let (answer, proved) = match proved {
+                let (result, proved) = match proved {
                     Ok(proved) => (Ok(Some(record)), Some(proved)),
                     Err(error) => (Err(error), None),
                 };
-                let settled = config.settle(request, &key, attempt, answer, proved);
+                let settled = config.settle(request, &key, attempt, result, proved);
                 settled.into()
             }
             Err(denied) => refuse(denied),
         },
-        Reply::Verifier(answer, number, attempt) => verified(config, request, &attempt, answer)
+        Reply::Verifier(result, number, attempt) => verified(config, request, &attempt, result)
             .unwrap_or_else(|| ask_verifiers(config, request, &presented, number + 1, attempt)),
         Reply::Panicked(attempt) => panicked(config, &attempt),
     }
@@ -188,7 +188,7 @@ fn ask_record<B>(
     attempt: Option<Attempt>,
 ) -> AuthStep {
     match find(config, request, key, attempt) {
-        Ok((LookupReply::Now(answer), attempt)) => answered(config, request, key, attempt, answer),
+        Ok((LookupReply::Now(result), attempt)) => answered(config, request, key, attempt, result),
         Ok((LookupReply::Later(wait), attempt)) => AuthStep::Wait(AuthWait::Record(wait, attempt)),
         Err(denied) => refuse(denied),
     }
@@ -200,13 +200,13 @@ fn answered<B>(
     request: &Request<B>,
     key: &ParsedKey<'_>,
     attempt: Option<Attempt>,
-    answer: Result<Option<StoredKey>, StoreError>,
+    result: Result<Option<StoredKey>, StoreError>,
 ) -> AuthStep {
-    match answer {
+    match result {
         Ok(Some(record)) if record.brief().is_slow => {
             prove(config, request, key, attempt, record).unwrap_or_else(refuse)
         }
-        answer => config.settle(request, key, attempt, answer, None).into(),
+        result => config.settle(request, key, attempt, result, None).into(),
     }
 }
 
@@ -236,8 +236,8 @@ fn prove<B>(
             AuthStep::Wait(AuthWait::Proof(pending, record, Some(attempt)))
         }
         ReadyOrPending::Ready(Ok(proved)) => {
-            let answer = Ok(Some(record));
-            let settled = config.settle(request, key, Some(attempt), answer, Some(proved));
+            let result = Ok(Some(record));
+            let settled = config.settle(request, key, Some(attempt), result, Some(proved));
             settled.into()
         }
         ReadyOrPending::Ready(Err(error)) => config
@@ -292,8 +292,8 @@ fn ask_verifiers<B>(
             return panicked(config, &attempt);
         };
         match asked.into_ready() {
-            ReadyOrPending::Ready(answer) => {
-                if let Some(step) = verified(config, request, &attempt, answer) {
+            ReadyOrPending::Ready(result) => {
+                if let Some(step) = verified(config, request, &attempt, result) {
                     return step;
                 }
             }
@@ -328,9 +328,9 @@ fn verified<B>(
     config: &ApiKeyConfig,
     request: &Request<B>,
     attempt: &Attempt,
-    answer: Result<Verdict, StoreError>,
+    result: Result<Verdict, StoreError>,
 ) -> Option<AuthStep> {
-    Some(match answer {
+    Some(match result {
         Ok(Verdict::Caller(identity)) => {
             config.settle_good(attempt);
             config.admit_scopes(identity).into()

@@ -201,7 +201,7 @@ where
             Some(denied) => {
                 let layer = &self.layer;
                 let record = RecordHandle::from_extensions(request.extensions());
-                layer.audit.tell_denied(&denied, record, || None);
+                layer.audit.emit_denied(&denied, record, || None);
                 let refused = Refused::new(denied, Named::Credential, &request, &layer.responder);
                 ScopeCheckState::Refused {
                     response: Some(refused.respond_with(&layer.challenges)),

@@ -168,7 +168,7 @@ fn id_of(kind: &[u8], what: &[u8]) -> KeyId {
         .chain_update([0])
         .chain_update(what)
         .finalize();
-    KeyId::of_digest(&digest.into())
+    KeyId::from_digest(&digest.into())
 }
 
 /// An imported key, as the previous system stored it.

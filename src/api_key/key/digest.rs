@@ -433,14 +433,14 @@ pub(crate) mod tests {
 
     /// Threat A13: weak peppers are rejected, and errors do not contain them.
     #[test]
-    fn a_weak_pepper_is_refused_without_being_shown() {
+    fn rejects_weak_pepper_without_disclosing_it() {
         let error = Pepper::new(1, b"hunter2").unwrap_err();
         assert_eq!((error.option(), error.value()), ("pepper", "7 bytes long"));
         assert!(Pepper::new(1, [7; 64]).is_err());
     }
 
     #[test]
-    fn a_former_pepper_still_tells_its_own_digests() {
+    fn previous_pepper_still_verifies_its_digests() {
         let before = Peppers::new(Some(pepper(1)), Vec::new(), false).unwrap();
         let after = Peppers::new(Some(pepper(2)), vec![pepper(1)], false).unwrap();
         let old = before.digest_new(b"key");

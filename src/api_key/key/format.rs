@@ -56,7 +56,7 @@ impl KeyId {
     }
 
     /// Returns the id that is derived from a digest. It is public, too.
-    pub(crate) fn of_digest(digest: &[u8; 32]) -> Self {
+    pub(crate) fn from_digest(digest: &[u8; 32]) -> Self {
         let mut id = [CHECKSUM; ID_LEN];
         for (symbol, byte) in id[1..].iter_mut().zip(digest) {
             *symbol = BASE62[usize::from(*byte % 62)];
@@ -520,7 +520,7 @@ pub(crate) mod tests {
         "acme_live_2AAAAAAAAAAAAAAA_00000000000000000000000000000000000000000004GR7zO";
 
     #[test]
-    fn a_tag_is_read_by_who_has_its_secret_and_by_nobody_else() {
+    fn tag_verifies_only_with_its_secret() {
         assert!(accepts(&tagged(0, &[], false), TAGGED));
         assert!(accepts(&tagged(1, &[9, 0], false), TAGGED));
         assert!(!accepts(&tagged(1, &[9], true), TAGGED));

@@ -3,7 +3,7 @@
 pub(super) mod checksum_tag;
 pub(super) mod digest;
 pub(super) mod format;
-#[cfg(test)]
-mod known_answer;
 pub(super) mod secret;
+#[cfg(test)]
+mod test_vectors;
 pub(super) mod verify;

@@ -23,12 +23,12 @@ impl KeyAudit {
         }
     }
 
-    pub(crate) fn tell(&self, event: impl FnOnce() -> AuditEvent) {
-        self.ground.tell(event);
+    pub(crate) fn emit(&self, event: impl FnOnce() -> AuditEvent) {
+        self.ground.emit(event);
     }
 
     /// Sends the event of a rejected caller.
-    pub(crate) fn tell_denied(
+    pub(crate) fn emit_denied(
         &self,
         denied: &Denied,
         record: Option<&RecordHandle>,
@@ -37,7 +37,7 @@ impl KeyAudit {
         let AuthOutcome::Denied { reason, key_id } = &denied.outcome else {
             return;
         };
-        self.tell(|| {
+        self.emit(|| {
             let name = record.and_then(RecordHandle::request_id);
             AuditEvent::AuthDenied {
                 reason: *reason,

@@ -36,7 +36,7 @@ impl KeyManager {
     /// store fails.
     pub async fn update(&self, id: KeyId, update: KeyUpdate) -> Result<StoredKey, KeyError> {
         let updated = self.apply(id, update).await;
-        self.told(KeyAction::Updated, updated)
+        self.audited(KeyAction::Updated, updated)
     }
 
     /// Disables a key until it is [enabled](Self::enable).
@@ -58,7 +58,7 @@ impl KeyManager {
             self.switch(record, KeyState::Disabled(self.state_change(reason)?));
             Ok(RecordChange::Made)
         });
-        self.told(KeyAction::Disabled, disabled.await)
+        self.audited(KeyAction::Disabled, disabled.await)
     }
 
     /// Enables a disabled key. Enabling an active key has no effect.
@@ -80,7 +80,7 @@ impl KeyManager {
             self.switch(record, KeyState::Active);
             Ok(RecordChange::Made)
         });
-        self.told(KeyAction::Enabled, enabled.await)
+        self.audited(KeyAction::Enabled, enabled.await)
     }
 
     /// Revokes a key permanently.
@@ -94,7 +94,7 @@ impl KeyManager {
     /// fails.
     pub async fn revoke(&self, id: KeyId, reason: &str) -> Result<StoredKey, KeyError> {
         let revoked = self.end(id, reason).await;
-        self.told(KeyAction::Revoked, revoked)
+        self.audited(KeyAction::Revoked, revoked)
     }
 
     /// Expires a key immediately and ends its rotation overlap. A key that has expired already
@@ -110,7 +110,7 @@ impl KeyManager {
             owner_rules::end(record, self.now(), self.authority);
             Ok(RecordChange::Made)
         });
-        self.told(KeyAction::Expired, expired.await)
+        self.audited(KeyAction::Expired, expired.await)
     }
 
     /// Revokes a key that was found in public, for example by a scanner, and returns its record.
@@ -144,7 +144,7 @@ impl KeyManager {
             return Ok(None);
         }
         let revoked = self.end(key.id, "reported as leaked").await;
-        self.told(KeyAction::Leaked, revoked).map(Some)
+        self.audited(KeyAction::Leaked, revoked).map(Some)
     }
 
     pub(super) fn demand_version(&self, record: &KeyRecord) -> Result<(), KeyError> {
@@ -237,21 +237,21 @@ impl KeyManager {
     }
 
     /// Audits a change, if there was one.
-    pub(super) fn told(
+    pub(super) fn audited(
         &self,
         action: KeyAction,
         changed: Result<(StoredKey, RecordChange), KeyError>,
     ) -> Result<StoredKey, KeyError> {
         let (key, change) = changed?;
         match change {
-            RecordChange::Made => self.tell_of(action, key.id()),
+            RecordChange::Made => self.emit_action(action, key.id()),
             RecordChange::None => {}
         }
         Ok(key)
     }
 
-    pub(super) fn tell_of(&self, action: KeyAction, key: KeyId) {
-        self.tell(|| AuditEvent::KeyChanged {
+    pub(super) fn emit_action(&self, action: KeyAction, key: KeyId) {
+        self.emit(|| AuditEvent::KeyChanged {
             action,
             key_id: key.as_str().into(),
             by: self.actor_name(),
@@ -263,8 +263,8 @@ impl KeyManager {
         self.actor.as_deref().map(Into::into)
     }
 
-    pub(super) fn tell(&self, event: impl FnOnce() -> AuditEvent) {
-        self.ring.shared.audit.tell(event);
+    pub(super) fn emit(&self, event: impl FnOnce() -> AuditEvent) {
+        self.ring.shared.audit.emit(event);
     }
 }
 

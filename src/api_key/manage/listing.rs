@@ -115,7 +115,7 @@ impl KeyManager {
             let batch = ring.store.purge(before, BATCH).await?;
             purged += batch;
             if batch > 0 {
-                self.tell(|| AuditEvent::KeysPurged {
+                self.emit(|| AuditEvent::KeysPurged {
                     count: batch as u64,
                     by: self.actor_name(),
                 });

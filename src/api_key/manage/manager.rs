@@ -130,7 +130,7 @@ impl KeyManager {
         let environment = self.environment(&new)?;
         let generate = || self.generate(environment, &new);
         let key = self.keep(generate, self.max_keys).await?;
-        self.tell_of(KeyAction::Created, key.id());
+        self.emit_action(KeyAction::Created, key.id());
         Ok(key)
     }
 
@@ -179,7 +179,7 @@ impl KeyManager {
         self.store_new(&record, self.max_keys).await?;
         // An earlier request may have cached that the key does not exist.
         ring.lookup.forget(id);
-        self.tell_of(KeyAction::Imported, id);
+        self.emit_action(KeyAction::Imported, id);
         Ok(record)
     }
 

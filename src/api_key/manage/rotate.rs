@@ -68,12 +68,12 @@ impl KeyManager {
         };
         match rotated {
             Ok(()) => {
-                self.tell(|| AuditEvent::KeyRotated {
+                self.emit(|| AuditEvent::KeyRotated {
                     key_id: id.as_str().into(),
                     successor: new.id().as_str().into(),
                     by: self.actor_name(),
                 });
-                self.tell_of(KeyAction::Created, new.id());
+                self.emit_action(KeyAction::Created, new.id());
                 Ok(new)
             }
             Err(error) => {

@@ -94,10 +94,10 @@ impl KeyChangeFeed {
         listeners.push(listener);
     }
 
-    fn each(&self, tell: impl Fn(&dyn Listener)) {
+    fn each(&self, notify: impl Fn(&dyn Listener)) {
         let listeners = self.listeners().clone();
         for listener in listeners.iter().filter_map(Weak::upgrade) {
-            tell(&*listener);
+            notify(&*listener);
         }
     }
 

@@ -66,7 +66,7 @@ impl KeyRingInner {
             DigestAlgorithm::Imported { .. } => self.honors_foreign(record, key),
         };
         if !honored {
-            self.tell_forged(record);
+            self.emit_forged(record);
         }
         honored
     }
@@ -80,8 +80,8 @@ impl KeyRingInner {
         is_found && is_bound
     }
 
-    fn tell_forged(&self, record: &StoredKey) {
-        self.audit.tell(|| AuditEvent::KeyRecordForged {
+    fn emit_forged(&self, record: &StoredKey) {
+        self.audit.emit(|| AuditEvent::KeyRecordForged {
             key_id: record.id().as_str().into(),
         });
     }
@@ -122,7 +122,7 @@ impl KeyRingInner {
             None => false,
         });
         if !trusted {
-            self.tell_forged(record);
+            self.emit_forged(record);
         }
         trusted
     }

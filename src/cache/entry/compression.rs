@@ -43,7 +43,7 @@ impl CacheLayerBuilder {
         self.rules.packer = Some(Packer {
             pack,
             unpack,
-            bytes_min: bytes.max(1),
+            min_bytes: bytes.max(1),
         });
         self
     }

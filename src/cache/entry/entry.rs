@@ -324,7 +324,7 @@ mod tests {
     }
 
     #[test]
-    fn a_body_stands_behind_the_fields_and_is_its_own() {
+    fn compaction_preserves_fields_and_body() {
         let headers = entry().headers;
         let pieces = [Bytes::from_static(b"bo"), Bytes::from_static(b"dy")];
         let (copy, body) = compact_with(&headers, &pieces);
@@ -350,7 +350,7 @@ mod tests {
     }
 
     #[test]
-    fn the_connections_own_fields_are_not_kept() {
+    fn removes_hop_by_hop_fields() {
         let mut headers = HeaderMap::new();
         for name in ["connection", "x-hop", "x-end", "keep-alive", "age"] {
             headers.insert(name, HeaderValue::from_static("close, X-Hop"));

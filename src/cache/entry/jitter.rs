@@ -58,7 +58,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn an_answer_loses_no_more_than_the_part_and_gains_nothing(
+        fn jitter_shortens_freshness_at_most_by_its_percentage(
             lifetime in 0..=1_u32 << 31, age in 0..=1_u32 << 31,
             percent in 0..=PERCENT_MAX, number in any::<u32>(),
         ) {

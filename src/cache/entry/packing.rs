@@ -17,7 +17,7 @@ pub(crate) struct Packer {
     /// Decompresses a body to exactly this length.
     pub(crate) unpack: fn(&[u8], usize) -> Option<Bytes>,
     /// The minimum size of a body that is compressed.
-    pub(crate) bytes_min: u64,
+    pub(crate) min_bytes: u64,
 }
 
 /// Fields that describe the exact bytes of a content.

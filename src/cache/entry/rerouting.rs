@@ -185,7 +185,7 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn names_are_told_apart() {
+    fn classifies_rerouting_and_overriding_fields() {
         for name in REROUTING {
             assert!(reroutes(name) && !overrides_method(name), "{name}");
         }

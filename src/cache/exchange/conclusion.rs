@@ -51,7 +51,7 @@ impl Exchange {
             Course::Pass(forward, reason) => {
                 self.take_tags_off(response.headers_mut());
                 let report = Report::forwarded(CacheSource::Bypass, forward).reason(reason);
-                self.told(None).report(report, &mut response);
+                self.serve_context(None).report(report, &mut response);
                 Conclusion::Send(response.map(CacheBody::inner), None)
             }
             Course::Change(change) => {

@@ -9,13 +9,13 @@ use crate::{
     cache::{
         config::Config,
         flight::storable::Storable,
-        http::{cache_status::Forward, freshness::Times, storability::PolicyWishes},
+        http::{cache_status::Forward, freshness::Times, storability::ResponsePolicies},
         lookup::{
             look::Look,
             plan::{RequestPlan, UnsafeRequest},
             reason::CacheReason,
             search::Search,
-            shown::Told,
+            shown::ServeContext,
         },
     },
     core::{record::RecordHandle, time::Timestamp},
@@ -75,8 +75,8 @@ impl Exchange {
         )
     }
 
-    pub(super) fn told<'a>(&'a self, look: Option<&'a Look>) -> Told<'a> {
-        Told {
+    pub(super) fn serve_context<'a>(&'a self, look: Option<&'a Look>) -> ServeContext<'a> {
+        ServeContext {
             config: &self.config,
             record: self.record.as_ref(),
             key: look.map(Look::first_key),
@@ -109,9 +109,9 @@ impl Exchange {
 }
 
 /// Returns the caching policy of the route and of the handler's response.
-pub(super) fn wanted<'a, B>(look: &'a Look, response: &'a Response<B>) -> PolicyWishes<'a> {
-    PolicyWishes {
-        by_answer: response.extensions().get(),
+pub(super) fn wanted<'a, B>(look: &'a Look, response: &'a Response<B>) -> ResponsePolicies<'a> {
+    ResponsePolicies {
+        by_response: response.extensions().get(),
         by_route: look.facts.policy.as_ref(),
     }
 }

@@ -116,7 +116,7 @@ impl Exchange {
         report.forward_status = asked.forward_status(response.status());
         fill.record.clone_from(&self.record);
         Self::negotiates(fill, response.headers_mut());
-        self.told(Some(look)).report(report, response);
+        self.serve_context(Some(look)).report(report, response);
     }
 
     /// Reads a body into the store, for a client that requested a range, a comparison, or the head.
@@ -145,8 +145,8 @@ impl Exchange {
 /// Returns the landing of a flight whose response is stored in another partition. If a policy
 /// forces collapsing, the waiters would wait for the same partition again.
 fn other_partition(look: &Look) -> Landing {
-    let wishes = look.facts.policy.as_ref().map(CachePolicy::wishes);
-    match wishes.and_then(|wishes| wishes.collapse) {
+    let options = look.facts.policy.as_ref().map(CachePolicy::options);
+    match options.and_then(|options| options.collapse) {
         Some(true) => Landing::NotStored,
         Some(false) | None => Landing::Abandoned,
     }

@@ -92,7 +92,7 @@ impl Exchange {
             true => selected(asked, response),
             false => response.map(CacheBody::inner),
         };
-        self.told(Some(look)).report(report, &mut response);
+        self.serve_context(Some(look)).report(report, &mut response);
         response
     }
 }

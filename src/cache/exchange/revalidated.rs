@@ -92,7 +92,7 @@ impl Exchange {
         let report = report.reason(verdict.err());
         let (look, fields) = (&asked.look, asked.fields.to_map());
         let response = self
-            .told(Some(look))
+            .serve_context(Some(look))
             .stored(&entry, look, &fields, now, report);
         let settling = land_after(write, lead, landing);
         Conclusion::Send(response.map(CacheBody::stored), settling)

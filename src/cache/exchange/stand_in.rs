@@ -104,8 +104,8 @@ impl Exchange {
             report.forward = Some(look.round.forward);
             report.forward_status = status;
         }
-        let told = self.told(Some(look));
-        told.stored(entry, look, &asked.fields.to_map(), now, report)
+        let context = self.serve_context(Some(look));
+        context.stored(entry, look, &asked.fields.to_map(), now, report)
     }
 
     /// Records a failure of the origin. If there is a stale response, the backoff of the key
@@ -126,7 +126,7 @@ impl Exchange {
             None => Landing::Abandoned,
         };
         if look.refreshes() {
-            self.config.audit.tell(|| AuditEvent::CacheRefreshFailed {
+            self.config.audit.emit(|| AuditEvent::CacheRefreshFailed {
                 cause: cause.into(),
             });
         }
@@ -145,7 +145,7 @@ impl Exchange {
     pub(crate) fn refresh_timed_out(config: &Config, stale: &Stale) {
         let now = config.clock.coarse();
         config.backoffs.failed(stale.key.full(), now);
-        config.audit.tell(|| AuditEvent::CacheRefreshFailed {
+        config.audit.emit(|| AuditEvent::CacheRefreshFailed {
             cause: "timeout".into(),
         });
     }

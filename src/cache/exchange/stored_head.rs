@@ -79,7 +79,7 @@ impl Exchange {
         fill.packer = rules.packer.filter(|packer| {
             fill.head.status == StatusCode::OK
                 && fill.head.is_shared
-                && expected_bytes.is_none_or(|bytes| bytes >= packer.bytes_min)
+                && expected_bytes.is_none_or(|bytes| bytes >= packer.min_bytes)
                 && packing::may_be_packed(response.headers())
         });
         let part = look.round.part.as_ref().filter(|_| place.is_some());

@@ -65,7 +65,7 @@ impl Exchange {
             (settled, _) => {
                 self.take_tags_off(response.headers_mut());
                 let report = Report::forwarded(CacheSource::Bypass, Forward::Method);
-                self.told(None).report(report, &mut response);
+                self.serve_context(None).report(report, &mut response);
                 (response, settled.map(Settling::from))
             }
         }
@@ -112,7 +112,7 @@ impl PostFill {
         match fill {
             Err(reason) => {
                 let report = report.reason(reason);
-                exchange.told(None).report(report, &mut response);
+                exchange.serve_context(None).report(report, &mut response);
                 response
             }
             Ok(mut fill) => {
@@ -121,7 +121,7 @@ impl PostFill {
                 report.ttl_secs = Some(freshness.ttl_secs(freshness.received_at));
                 fill.record.clone_from(&exchange.record);
                 Exchange::negotiates(&fill, response.headers_mut());
-                exchange.told(None).report(report, &mut response);
+                exchange.serve_context(None).report(report, &mut response);
                 response.map(|body| body.filled(fill, cx))
             }
         }

@@ -277,7 +277,7 @@ impl ResponseFill {
             return self.abandon(CacheReason::Busy);
         }
         let config = Arc::clone(&self.config);
-        let packer = self.packer.filter(|packer| self.bytes >= packer.bytes_min);
+        let packer = self.packer.filter(|packer| self.bytes >= packer.min_bytes);
         let done = Done {
             lead: self.lead.take(),
             lease: self.lease.take(),

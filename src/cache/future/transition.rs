@@ -68,7 +68,7 @@ where
         return call_held(held);
     };
     match search.go_on(Some(event), &mut held.request) {
-        LookupOutcome::Answer(response) => {
+        LookupOutcome::Response(response) => {
             ResponseState::served(search.show(response, &held.request))
         }
         LookupOutcome::Wait(waiting) => ResponseState::waiting(waiting, held),

@@ -244,7 +244,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_hit_says_how_long_it_stays_fresh() {
+    fn hit_reports_remaining_freshness() {
         let report = Report::hit(CacheSource::Hit, 57);
         assert_eq!(
             report.to_value("portcullis", None),
@@ -255,7 +255,7 @@ mod tests {
     }
 
     #[test]
-    fn an_answer_from_the_handler_says_why() {
+    fn forwarded_response_reports_the_reason() {
         let mut report = Report::forwarded(CacheSource::Miss, Forward::UriMiss);
         report.stored = true;
         assert_eq!(report.to_value("p", None), "p; fwd=uri-miss; stored");
@@ -289,7 +289,7 @@ mod tests {
     }
 
     #[test]
-    fn renders_the_values_of_one_response_anew() {
+    fn per_response_values_are_never_reused() {
         let name = CacheName::new("p");
         let plain = Report::forwarded(CacheSource::Miss, Forward::UriMiss);
         assert_eq!(name.value(plain, None), "p; fwd=uri-miss");

@@ -243,13 +243,13 @@ mod tests {
     }
 
     #[test]
-    fn a_part_lies_where_it_says() {
+    fn parses_position_of_content_range() {
         assert_eq!(place("bytes 4-8/10", Some(5)), at(4, 9, Some(10)));
         assert_eq!(place("Bytes 0-0/*", None), at(0, 1, None));
     }
 
     #[test]
-    fn a_part_that_says_that_it_reaches_to_the_end_ends_where_its_content_does() {
+    fn part_up_to_the_end_is_truncated_to_its_content() {
         assert_eq!(place("bytes 4-9/10", Some(5)), at(4, 9, Some(9)));
         assert_eq!(place("bytes 4-8/10", Some(4)), Err(CacheReason::Incomplete));
         assert_eq!(place("bytes 4-9/10", Some(7)), Err(CacheReason::Incomplete));
@@ -281,7 +281,7 @@ mod tests {
     }
 
     #[test]
-    fn a_part_serves_what_lies_within_it() {
+    fn part_serves_only_ranges_within_it() {
         let part = stored(4, 10, "\"a\"");
         assert_eq!(wanted(&part, "bytes=4-5"), Some(4..6));
         assert_eq!(wanted(&part, "bytes=6-"), Some(6..10));

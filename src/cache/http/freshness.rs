@@ -223,7 +223,7 @@ mod tests {
     }
 
     #[test]
-    fn age_is_the_larger_of_what_is_said_and_what_is_seen() {
+    fn initial_age_is_the_larger_of_age_field_and_apparent_age() {
         let old = headers(&[(DATE, "Sun, 06 Nov 1994 08:49:07 GMT"), (AGE, "10")]);
         assert_eq!(TIMES.initial_age_secs(&old), 30);
         let said = headers(&[(AGE, "60, 5")]);

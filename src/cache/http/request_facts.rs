@@ -401,7 +401,7 @@ mod tests {
     }
 
     #[test]
-    fn only_fields_that_say_nothing_are_passed_over_by_their_marks() {
+    fn marks_skip_only_irrelevant_fields() {
         for name in RELEVANT {
             assert_ne!(RELEVANT_MARKS & mark(name), 0, "{name}");
         }

@@ -14,7 +14,7 @@ use super::{
 };
 use crate::cache::{
     lookup::reason::CacheReason,
-    policy::policy::{CachePolicy, Ttl, Wishes},
+    policy::policy::{CachePolicy, PolicyOptions, Ttl},
 };
 
 /// The caller of a request, which determines the partition of the response.
@@ -50,23 +50,23 @@ pub(crate) struct StorageDecision {
 
 /// The policies of a response and of its route.
 #[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct PolicyWishes<'a> {
-    pub(crate) by_answer: Option<&'a CachePolicy>,
+pub(crate) struct ResponsePolicies<'a> {
+    pub(crate) by_response: Option<&'a CachePolicy>,
     pub(crate) by_route: Option<&'a CachePolicy>,
 }
 
-impl<'a> PolicyWishes<'a> {
+impl<'a> ResponsePolicies<'a> {
     /// Returns the policies, that of the response first.
-    fn policies(&self) -> impl Iterator<Item = &'a Wishes> {
-        let policies = [self.by_answer, self.by_route];
-        policies.into_iter().flatten().map(CachePolicy::wishes)
+    fn policies(&self) -> impl Iterator<Item = &'a PolicyOptions> {
+        let policies = [self.by_response, self.by_route];
+        policies.into_iter().flatten().map(CachePolicy::options)
     }
 
     /// Returns the TTL of responses with this status. `at_most` is set if a policy lists the
     /// status, and is the default TTL if no other is set.
     fn ttl(&self, status: StatusCode, at_most: Option<Duration>) -> Option<Ttl> {
         let applies = at_most.is_some() || has_ttl_unlisted(status);
-        let ttl = self.policies().find_map(Wishes::ttl).filter(|_| applies);
+        let ttl = self.policies().find_map(|it| it.ttl()).filter(|_| applies);
         ttl.or(at_most.map(Ttl::Default))
     }
 }
@@ -86,7 +86,7 @@ pub(crate) fn judge(
     caller: &RequestCaller,
     status: StatusCode,
     seen: &ResponseFields<'_>,
-    wanted: &PolicyWishes<'_>,
+    wanted: &ResponsePolicies<'_>,
     times: &Times<'_>,
 ) -> Result<StorageDecision, CacheReason> {
     let headers = seen.headers;
@@ -94,11 +94,11 @@ pub(crate) fn judge(
         true => ResponseDirectives::of(headers, &rules.targeted),
         false => ResponseDirectives::default(),
     };
-    if wanted.policies().any(|wishes| wishes.off) {
+    if wanted.policies().any(|policy| policy.off) {
         return Err(CacheReason::Off);
     }
-    directives.private |= wanted.policies().any(|wishes| wishes.private);
-    let at_most = wanted.policies().find_map(|wishes| wishes.at_most(status));
+    directives.private |= wanted.policies().any(|policy| policy.private);
+    let at_most = wanted.policies().find_map(|policy| policy.at_most(status));
     admit(rules, status, &directives, at_most.is_some())?;
     let says_shared = says_shared(rules, &directives);
     let shared = shared(caller, says_shared)?;
@@ -175,7 +175,7 @@ fn admit(
 /// Returns the fields that a response varies by, if it can be stored with them.
 fn vary(
     rules: &Rules,
-    wanted: &PolicyWishes<'_>,
+    wanted: &ResponsePolicies<'_>,
     seen: &ResponseFields<'_>,
     shared: bool,
 ) -> Result<VarySpec, CacheReason> {
@@ -186,8 +186,8 @@ fn vary(
     if !shared || rules.share_where_must_revalidate {
         return Ok(vary);
     }
-    let by_route = wanted.by_route.map(CachePolicy::wishes);
-    let by_route = by_route.and_then(|wishes| wishes.credentials.as_ref());
+    let by_route = wanted.by_route.map(CachePolicy::options);
+    let by_route = by_route.and_then(|policy| policy.credentials.as_ref());
     let credentials = by_route.unwrap_or(&rules.credential_headers);
     match vary.names().iter().any(|name| credentials.contains(name)) {
         true => Err(CacheReason::VaryCredential),
@@ -438,7 +438,7 @@ mod tests {
             &caller,
             status,
             &ResponseFields::of(&headers, &Rules::secure()),
-            &PolicyWishes::default(),
+            &ResponsePolicies::default(),
             &times,
         )
     }
@@ -456,7 +456,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_is_kept_that_does_not_say_for_how_long() {
+    fn rejects_responses_without_freshness() {
         assert_eq!(
             refused(RequestCaller::Anonymous, 200, &[]),
             CacheReason::NoFreshness
@@ -495,7 +495,7 @@ mod tests {
     }
 
     #[test]
-    fn an_answer_to_a_known_caller_is_shared_only_where_route_and_answer_say_so() {
+    fn shares_caller_response_only_if_route_and_response_allow_it() {
         assert!(
             !judged(KNOWN, 200, &control("public, max-age=9"))
                 .unwrap()
@@ -511,7 +511,7 @@ mod tests {
     }
 
     #[test]
-    fn an_answer_to_an_unvouched_credential_is_kept_only_if_it_says_so() {
+    fn stores_response_to_unknown_credential_only_if_public() {
         assert_eq!(
             refused(RequestCaller::Unvouched, 200, &control("max-age=9")),
             CacheReason::Credential
@@ -547,7 +547,7 @@ mod tests {
     }
 
     #[test]
-    fn only_listed_statuses_are_kept() {
+    fn stores_only_listed_statuses() {
         for status in [201, 204, 302, 304, 400, 401, 403, 429, 500, 503] {
             assert_eq!(
                 refused(RequestCaller::Anonymous, status, &control("max-age=9")),
@@ -589,7 +589,7 @@ mod tests {
     }
 
     #[test]
-    fn streams_without_an_end_are_not_kept() {
+    fn rejects_endless_streams() {
         let stream = |kind| {
             refused(
                 KNOWN,

@@ -78,8 +78,8 @@ impl RequestFacts {
     ) -> Self {
         // A further credential header can name another principal on whose behalf the caller acts.
         let credentials = facts.credential.then(|| {
-            let wishes = policy.as_ref().map(CachePolicy::wishes);
-            let by_route = wishes.and_then(|wishes| wishes.credentials.as_ref());
+            let options = policy.as_ref().map(CachePolicy::options);
+            let by_route = options.and_then(|options| options.credentials.as_ref());
             let names = by_route.unwrap_or(&config.rules.credential_headers);
             (names.as_slice(), headers)
         });

@@ -14,7 +14,7 @@ use crate::{
             request_facts::{self, Facts, MethodClass},
             storability::RequestCaller,
         },
-        policy::policy::{CachePolicy, Wishes},
+        policy::policy::{CachePolicy, PolicyOptions},
     },
     core::{http::client_uri::ClientUri, identity::Identity, store_api::store_key::StoreKey},
 };
@@ -59,12 +59,12 @@ impl RequestPlan {
     #[inline]
     pub(crate) fn of<B: Body>(config: &Config, request: &mut Request<B>) -> Self {
         let policy = config.policy_of(request);
-        let wishes = policy.as_ref().map(CachePolicy::wishes);
-        let is_off = wishes.is_some_and(|wishes| wishes.off);
-        let wishes = wishes.filter(|_| !is_off);
-        let credentials = wishes.and_then(|wishes| wishes.credentials.as_ref());
+        let options = policy.as_ref().map(CachePolicy::options);
+        let is_off = options.is_some_and(|options| options.off);
+        let options = options.filter(|_| !is_off);
+        let credentials = options.and_then(|options| options.credentials.as_ref());
         let facts = request_facts::read(request, &config.rules, credentials);
-        let narrow = |uri: &Uri| wishes.and_then(|wishes| wishes.narrowed(uri));
+        let narrow = |uri: &Uri| options.and_then(|options| options.narrowed(uri));
         let narrowed = narrow(request.uri());
         let client = ClientUri::of(request.extensions());
         let client_narrowed = client.and_then(narrow);
@@ -121,13 +121,13 @@ impl RequestPlan {
         let Some(mut target) = target.filter(|target| !target.has_user_info()) else {
             return Self::Pass(Forward::Bypass, CacheReason::Authority);
         };
-        let wishes = policy.as_ref().map(CachePolicy::wishes);
+        let options = policy.as_ref().map(CachePolicy::options);
         let identity = request.extensions().get::<Identity>();
         let headers = request.headers();
-        let vary_by = wishes.map(|wishes| &*wishes.vary_by);
+        let vary_by = options.map(|options| &*options.vary_by);
         let vary_by = vary_by.filter(|vary_by| !vary_by.is_empty());
         target.vary_by = vary_by.map(|vary_by| (vary_by, headers));
-        match caller(config, wishes, facts, identity) {
+        match caller(config, options, facts, identity) {
             Err(reason) => Self::Pass(Forward::Bypass, reason),
             Ok(caller) => {
                 let shared = config.keys.shared(&target);
@@ -192,12 +192,12 @@ impl PostAsGet {
 
 pub(super) fn caller(
     config: &Config,
-    wishes: Option<&Wishes>,
+    options: Option<&PolicyOptions>,
     facts: &Facts<'_>,
     identity: Option<&Identity>,
 ) -> Result<RequestCaller, CacheReason> {
-    let share_public_responses = wishes
-        .and_then(|wishes| wishes.share_public_responses)
+    let share_public_responses = options
+        .and_then(|options| options.share_public_responses)
         .unwrap_or(config.rules.share_public_responses);
     match identity {
         Some(identity) => Ok(RequestCaller::Known {

@@ -146,7 +146,7 @@ async fn is_leader<ReqBody: 'static>(
         match search.go_on(Some(come), request) {
             LookupOutcome::Call => return true,
             LookupOutcome::Wait(waiting) => come = waiting.await,
-            LookupOutcome::Answer(_) | LookupOutcome::ServeAndRefresh(..) => return false,
+            LookupOutcome::Response(_) | LookupOutcome::ServeAndRefresh(..) => return false,
         }
     }
     true

@@ -137,7 +137,9 @@ impl Search<'_> {
                 expired,
             } => match look.entry_use(&entry, expired, config, request.headers()) {
                 EntryUse::Serve(reason) => {
-                    return Break(LookupOutcome::Answer(LookupResponse::Fresh(entry, reason)));
+                    return Break(LookupOutcome::Response(LookupResponse::Fresh(
+                        entry, reason,
+                    )));
                 }
                 EntryUse::OtherVariant => look.round.forward = Forward::VaryMiss,
                 EntryUse::Unusable => {}
@@ -165,7 +167,7 @@ impl Search<'_> {
     fn go_past<B: 'static>(&mut self, request: &mut Request<B>) -> LookupTransition {
         let (config, look) = (self.config, &*self.look);
         if look.facts.asks.only_if_cached && look.facts.precondition {
-            return Break(LookupOutcome::Answer(self.not_cached(request)));
+            return Break(LookupOutcome::Response(self.not_cached(request)));
         }
         if look.facts.precondition {
             return Break(LookupOutcome::Call);
@@ -173,10 +175,10 @@ impl Search<'_> {
         if let Some(stale) = look.stale() {
             if look.accepts_stale(stale) {
                 let response = self.stale(&stale.entry, request, None);
-                return Break(LookupOutcome::Answer(LookupResponse::Made(response)));
+                return Break(LookupOutcome::Response(LookupResponse::Made(response)));
             }
             if look.facts.asks.only_if_cached {
-                return Break(LookupOutcome::Answer(self.not_cached(request)));
+                return Break(LookupOutcome::Response(self.not_cached(request)));
             }
             let shows =
                 look.shows_while_validating(stale) && !look.refreshes() && config.can_spawn();
@@ -185,14 +187,14 @@ impl Search<'_> {
                 && (shows || look.may_stand_in(config, stale))
             {
                 let response = self.stale(&stale.entry, request, Some(CacheReason::Backoff));
-                return Break(LookupOutcome::Answer(LookupResponse::Made(response)));
+                return Break(LookupOutcome::Response(LookupResponse::Made(response)));
             }
             if shows {
                 let stale = stale.clone();
                 return self.serve_and_refresh(&stale, request);
             }
         } else if look.facts.asks.only_if_cached {
-            return Break(LookupOutcome::Answer(self.not_cached(request)));
+            return Break(LookupOutcome::Response(self.not_cached(request)));
         }
         self.board(request)
     }
@@ -209,7 +211,7 @@ impl Search<'_> {
         let flight = stale.flight(config);
         let led = look.take_lead().filter(|lead| lead.is_for(&flight));
         let Some(lead) = led.or_else(|| config.flights.lead(&flight)) else {
-            return Break(LookupOutcome::Answer(LookupResponse::Made(response)));
+            return Break(LookupOutcome::Response(LookupResponse::Made(response)));
         };
         // A servable stale response ends its round: its partition is the one of the last lookup.
         let partition = look.round.partition;

@@ -7,7 +7,7 @@ use super::{
     look::LookupRole,
     reason::CacheReason,
     search::Search,
-    shown::{Told, Whole},
+    shown::{ServeContext, Whole},
     step::{LookupResponse, RelayedResponse},
 };
 use crate::{
@@ -51,12 +51,12 @@ impl Search<'_> {
                 report.stored = true;
             }
         }
-        let told = self.told(request);
-        match told.whole(entry, self.look, now, report) {
+        let context = self.serve_context(request);
+        match context.whole(entry, self.look, now, report) {
             Ok(whole) => ServedResponse::Whole(whole),
             Err(entry) => {
                 let asked = request.headers();
-                ServedResponse::Made(told.stored(&entry, self.look, asked, now, report))
+                ServedResponse::Made(context.stored(&entry, self.look, asked, now, report))
             }
         }
     }
@@ -75,16 +75,16 @@ impl Search<'_> {
             collapsed: true,
             ..Report::hit(CacheSource::Hit, relay.head.freshness.ttl_secs(now))
         };
-        let told = self.told(request);
-        let response = told.stored(&relay.head, self.look, request.headers(), now, report);
+        let context = self.serve_context(request);
+        let response = context.stored(&relay.head, self.look, request.headers(), now, report);
         match self.look.wanted().is_head() || response.status() == StatusCode::NOT_MODIFIED {
             true => ServedResponse::Made(response),
             false => ServedResponse::Streamed(Box::new(response.map(|_| (reader, wait)))),
         }
     }
 
-    fn told<'a, B>(&'a self, request: &'a Request<B>) -> Told<'a> {
-        Told {
+    fn serve_context<'a, B>(&'a self, request: &'a Request<B>) -> ServeContext<'a> {
+        ServeContext {
             config: self.config,
             record: self.record(request),
             key: Some(self.look.first_key()),
@@ -101,8 +101,8 @@ impl Search<'_> {
     ) -> Box<Response<Bytes>> {
         let now = self.config.clock.now();
         let report = Report::hit(CacheSource::Stale, entry.freshness.ttl_secs(now)).reason(reason);
-        let told = self.told(request);
-        let response = told.stored(entry, self.look, request.headers(), now, report);
+        let context = self.serve_context(request);
+        let response = context.stored(entry, self.look, request.headers(), now, report);
         Box::new(response)
     }
 
@@ -116,7 +116,7 @@ impl Search<'_> {
             ..Report::forwarded(CacheSource::Miss, Forward::UriMiss)
         };
         let report = report.reason(CacheReason::OnlyIfCached);
-        self.told(request).report(report, &mut response);
+        self.serve_context(request).report(report, &mut response);
         LookupResponse::Made(Box::new(response))
     }
 }

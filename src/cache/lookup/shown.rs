@@ -17,7 +17,7 @@ use crate::{
 
 /// The recipients of a report of the cache's outcome: the client and the record.
 #[derive(Clone, Copy)]
-pub(crate) struct Told<'a> {
+pub(crate) struct ServeContext<'a> {
     pub(crate) config: &'a Config,
     pub(crate) record: Option<&'a RecordHandle>,
     /// The key of the first lookup, if there was one.
@@ -47,7 +47,7 @@ impl Whole {
     }
 }
 
-impl Told<'_> {
+impl ServeContext<'_> {
     /// Returns a stored response to be served whole and without changes. Gives the entry back if it
     /// is compressed, if the request is not for the whole response, or if there is a record.
     #[inline(always)]

@@ -29,7 +29,7 @@ use crate::{
 /// The outcome of a lookup, once no further event is ready.
 pub(crate) enum LookupOutcome {
     Call,
-    Answer(LookupResponse),
+    Response(LookupResponse),
     /// The response is served, and the handler is called in the background, after the lease if
     /// there is one.
     ServeAndRefresh(Box<Response<Bytes>>, Option<StoreFuture<Lease>>),

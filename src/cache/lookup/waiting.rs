@@ -90,14 +90,14 @@ impl Search<'_> {
         }
         let route = framework::matched_path(request.extensions());
         look.route = route.map(|route| config.keys.route(route));
-        let wishes = look.facts.policy.as_ref().map(CachePolicy::wishes);
+        let options = look.facts.policy.as_ref().map(CachePolicy::options);
         let known = || {
             let now = look.round.asked_at;
             config
                 .storable
                 .get(look.first_key().uri(), look.route.as_ref(), now)
         };
-        let known = match wishes.and_then(|wishes| wishes.collapse) {
+        let known = match options.and_then(|options| options.collapse) {
             Some(true) => None,
             Some(false) => Some(Storable::No),
             None if look.has_waited_for_other() => Some(Storable::Own),
@@ -225,7 +225,7 @@ impl Search<'_> {
         };
         self.end_wait();
         let Joining { relay, wait, .. } = joining;
-        Break(LookupOutcome::Answer(LookupResponse::Streamed(Box::new(
+        Break(LookupOutcome::Response(LookupResponse::Streamed(Box::new(
             RelayedResponse {
                 relay,
                 reader,

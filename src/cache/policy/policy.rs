@@ -39,15 +39,15 @@ use crate::cache::http::field_names::FieldNames;
 #[derive(Debug, Default, PartialEq, Eq)]
 #[must_use]
 pub struct CachePolicy {
-    wishes: Arc<Wishes>,
+    options: Arc<PolicyOptions>,
 }
 
 impl Clone for CachePolicy {
     #[inline]
     fn clone(&self) -> Self {
-        match &self.wishes.probe {
+        match &self.options.probe {
             None => Self {
-                wishes: Arc::clone(&self.wishes),
+                options: Arc::clone(&self.options),
             },
             // A clone has another address and replaces nothing.
             Some(_) => self.with_probe(None),
@@ -58,7 +58,7 @@ impl Clone for CachePolicy {
 impl Drop for CachePolicy {
     #[inline]
     fn drop(&mut self) {
-        if let Some(probe) = &self.wishes.probe {
+        if let Some(probe) = &self.options.probe {
             probe.dropped_at(self);
         }
     }
@@ -75,7 +75,7 @@ pub(in crate::cache) enum Ttl {
 
 /// The options of a policy.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(in crate::cache) struct Wishes {
+pub(in crate::cache) struct PolicyOptions {
     pub(in crate::cache) off: bool,
     pub(in crate::cache) share_public_responses: Option<bool>,
     pub(in crate::cache) vary_by: Vec<HeaderName>,
@@ -99,19 +99,19 @@ impl CachePolicy {
     /// Bypasses the cache. On a request, the request is forwarded to the handler; on a response,
     /// the response is not stored. Off by default.
     pub fn off(self) -> Self {
-        self.with(|wishes| wishes.off = true)
+        self.with(|options| options.off = true)
     }
 
     /// On a request: sets whether responses with `public` or `s-maxage` are shared among callers.
     /// Defaults to the option of the cache.
     pub fn share_public_responses(self, share: bool) -> Self {
-        self.with(|wishes| wishes.share_public_responses = Some(share))
+        self.with(|options| options.share_public_responses = Some(share))
     }
 
     /// On a request: stores a separate entry for each combination of values of these fields,
     /// regardless of `Vary`. None are set by default.
     pub fn vary_by(self, fields: impl IntoIterator<Item = HeaderName>) -> Self {
-        self.with(|wishes| wishes.vary_by = fields.into_iter().collect())
+        self.with(|options| options.vary_by = fields.into_iter().collect())
     }
 
     /// Sets the freshness lifetime of responses that state none. Not set by default.
@@ -134,7 +134,7 @@ impl CachePolicy {
     /// If the policies of both the response and the route set a TTL of either kind, that of the
     /// response applies.
     pub fn default_ttl(self, ttl: Duration) -> Self {
-        self.with(|wishes| wishes.default_ttl = Some(ttl))
+        self.with(|options| options.default_ttl = Some(ttl))
     }
 
     /// Sets the freshness lifetime of responses, regardless of the lifetime that they state. Not
@@ -144,12 +144,12 @@ impl CachePolicy {
     /// over it in the same policy. All other restrictions of a response remain in force. Its fields
     /// reach the client unchanged.
     pub fn override_ttl(self, ttl: Duration) -> Self {
-        self.with(|wishes| wishes.override_ttl = Some(ttl))
+        self.with(|options| options.override_ttl = Some(ttl))
     }
 
     /// Stores responses for their caller alone, as if they had `private`. Off by default.
     pub fn private(self) -> Self {
-        self.with(|wishes| wishes.private = true)
+        self.with(|options| options.private = true)
     }
 
     /// Enables or disables collapsing for a route: concurrent requests for the same response wait
@@ -159,7 +159,7 @@ impl CachePolicy {
     /// not be stored. `true` makes them wait even then; `false` disables waiting. The option is
     /// read from the extensions of a request, or from the default policy of the layer.
     pub fn collapse(self, collapse: bool) -> Self {
-        self.with(|wishes| wishes.collapse = Some(collapse))
+        self.with(|options| options.collapse = Some(collapse))
     }
 
     /// Stores responses with this status too, and limits their freshness lifetime to `at_most`.
@@ -174,9 +174,9 @@ impl CachePolicy {
     /// too long or has a wrong credential. Responses to the condition or range of one request (304,
     /// 412, 416, 417) are never stored.
     pub fn cache_status_code(self, status: StatusCode, at_most: Duration) -> Self {
-        self.with(|wishes| {
-            wishes.statuses.retain(|(kept, _)| *kept != status);
-            wishes.statuses.push((status, at_most));
+        self.with(|options| {
+            options.statuses.retain(|(kept, _)| *kept != status);
+            options.statuses.push((status, at_most));
         })
     }
 
@@ -184,7 +184,7 @@ impl CachePolicy {
     /// the caller by a field that is not listed, it is served to other callers. Defaults to the
     /// credential fields of the cache.
     pub fn credentials(self, fields: impl IntoIterator<Item = HeaderName>) -> Self {
-        self.with(|wishes| wishes.credentials = Some(fields.into_iter().collect()))
+        self.with(|options| options.credentials = Some(fields.into_iter().collect()))
     }
 
     /// On a request: retains only these query parameters, in their original order. All others are
@@ -199,11 +199,11 @@ impl CachePolicy {
         I: IntoIterator,
         I::Item: Into<String>,
     {
-        self.with(|wishes| wishes.query = Some(parameters.into_iter().map(Into::into).collect()))
+        self.with(|options| options.query = Some(parameters.into_iter().map(Into::into).collect()))
     }
 
-    fn with(mut self, change: impl FnOnce(&mut Wishes)) -> Self {
-        change(Arc::make_mut(&mut self.wishes));
+    fn with(mut self, change: impl FnOnce(&mut PolicyOptions)) -> Self {
+        change(Arc::make_mut(&mut self.options));
         self
     }
 
@@ -214,32 +214,32 @@ impl CachePolicy {
     }
 
     fn with_probe(&self, probe: Option<Probe>) -> Self {
-        let wishes = Wishes {
+        let options = PolicyOptions {
             probe,
-            ..Wishes::clone(&self.wishes)
+            ..PolicyOptions::clone(&self.options)
         };
         Self {
-            wishes: Arc::new(wishes),
+            options: Arc::new(options),
         }
     }
 
     /// Returns `true` if the application created the policy, rather than the cache.
     #[inline]
     pub(in crate::cache) fn is_set(&self) -> bool {
-        self.wishes.probe.is_none()
+        self.options.probe.is_none()
     }
 
     /// Returns the statuses that the policy lists.
     pub(in crate::cache) fn statuses(&self) -> impl Iterator<Item = StatusCode> {
-        self.wishes.statuses.iter().map(|(status, _)| *status)
+        self.options.statuses.iter().map(|(status, _)| *status)
     }
 
-    pub(in crate::cache) fn wishes(&self) -> &Wishes {
-        &self.wishes
+    pub(in crate::cache) fn options(&self) -> &PolicyOptions {
+        &self.options
     }
 }
 
-impl Wishes {
+impl PolicyOptions {
     /// Returns the TTL of the policy, if it sets one.
     pub(in crate::cache) fn ttl(&self) -> Option<Ttl> {
         let default_ttl = self.default_ttl.map(Ttl::Default);
@@ -284,7 +284,7 @@ mod tests {
     fn narrowed(uri: &'static str) -> String {
         let policy = CachePolicy::new().query(["a", "b"]);
         let uri = Uri::from_static(uri);
-        let narrowed = policy.wishes().narrowed(&uri);
+        let narrowed = policy.options().narrowed(&uri);
         narrowed.unwrap_or(uri).to_string()
     }
 
@@ -312,22 +312,22 @@ mod tests {
             .cache_status_code(StatusCode::NOT_FOUND, secs(5))
             .cache_status_code(StatusCode::NOT_FOUND, secs(6));
         assert_eq!(
-            policy.wishes().at_most(StatusCode::NOT_FOUND),
+            policy.options().at_most(StatusCode::NOT_FOUND),
             Some(secs(6))
         );
-        assert_eq!(policy.wishes().at_most(StatusCode::GONE), None);
+        assert_eq!(policy.options().at_most(StatusCode::GONE), None);
     }
 
     proptest::proptest! {
         #[test]
-        fn what_is_kept_is_what_a_plain_filter_keeps(query in "[abc=&;]{0,12}") {
+        fn query_narrowing_matches_a_plain_filter(query in "[abc=&;]{0,12}") {
             let uri: Uri = format!("/x?{query}").parse().unwrap();
             let policy = CachePolicy::new().query(["a", "b"]);
             let kept: Vec<_> = query
                 .split('&')
                 .filter(|pair| ["a", "b"].contains(&pair.split('=').next().unwrap()))
                 .collect();
-            let narrowed = policy.wishes().narrowed(&uri).unwrap_or(uri);
+            let narrowed = policy.options().narrowed(&uri).unwrap_or(uri);
             let expected = (!kept.is_empty()).then(|| kept.join("&"));
             proptest::prop_assert_eq!(narrowed.query().map(str::to_owned), expected);
         }

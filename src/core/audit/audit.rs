@@ -29,7 +29,7 @@ impl Audit {
     }
 
     /// Sends an event. A panic of the auditor is caught, so that the operation does not fail.
-    pub(crate) fn tell(&self, event: impl FnOnce() -> AuditEvent) {
+    pub(crate) fn emit(&self, event: impl FnOnce() -> AuditEvent) {
         if let Some(auditor) = self.auditor.get() {
             let event = event();
             let _ = catch_unwind(AssertUnwindSafe(|| auditor.audit(&event)));
@@ -71,26 +71,26 @@ mod tests {
     }
 
     #[test]
-    fn the_first_auditor_stays_and_all_clones_tell_it() {
+    fn first_auditor_receives_the_events_of_all_clones() {
         let (audit, first, second) = (Audit::default(), Ears::default(), Ears::default());
         let clone = audit.clone();
-        clone.tell(|| unreachable!("nobody is told"));
+        clone.emit(|| unreachable!("nobody is told"));
         assert!(audit.adopt(&(Arc::new(first.clone()) as _)));
         assert!(!audit.adopt(&(Arc::new(second.clone()) as _)));
-        clone.tell(up);
+        clone.emit(up);
         assert_eq!(*first.0.lock().unwrap(), [up()]);
         assert!(second.0.lock().unwrap().is_empty());
     }
 
     #[test]
-    fn an_auditor_that_panics_stops_nobody() {
+    fn panicking_auditor_does_not_stop_later_events() {
         let ears = Ears::default();
         let audit = Audit::to(ears.clone());
-        audit.tell(|| AuditEvent::StoreDown {
+        audit.emit(|| AuditEvent::StoreDown {
             store: "cache".into(),
             kind: StoreErrorKind::Timeout,
         });
-        audit.tell(up);
+        audit.emit(up);
         assert_eq!(ears.0.lock().unwrap().len(), 2);
     }
 }

@@ -8,10 +8,10 @@
 ))]
 mod audit;
 mod event;
-#[cfg(feature = "rate-limit")]
-mod heard;
 #[cfg(feature = "access-log")]
 mod notices;
+#[cfg(feature = "rate-limit")]
+mod presence;
 
 #[cfg(any(
     feature = "access-log",

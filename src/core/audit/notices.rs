@@ -13,11 +13,11 @@ use crate::core::notice;
 
 impl Audit {
     /// Sends an event if there is one. The function is not called without an auditor.
-    pub(crate) fn tell_if(&self, event: impl FnOnce() -> Option<AuditEvent>) {
+    pub(crate) fn emit_if(&self, event: impl FnOnce() -> Option<AuditEvent>) {
         if self.auditor.get().is_some()
             && let Some(event) = event()
         {
-            self.tell(|| event);
+            self.emit(|| event);
         }
     }
 
@@ -30,13 +30,13 @@ impl Audit {
     }
 
     /// Sends all later notices of this process as events while a clone of this exists.
-    pub(crate) fn tell_notices(&self) {
+    pub(crate) fn forward_notices(&self) {
         let auditor = Arc::downgrade(&self.auditor);
         notice::listen(move |message| {
             let Some(auditor) = auditor.upgrade() else {
                 return false;
             };
-            Self { auditor }.tell(|| AuditEvent::ConfigWarning {
+            Self { auditor }.emit(|| AuditEvent::ConfigWarning {
                 message: message.into(),
             });
             true
@@ -60,10 +60,10 @@ mod tests {
     }
 
     #[test]
-    fn notices_are_told_as_long_as_there_is_an_auditor() {
+    fn notices_are_forwarded_while_the_auditor_exists() {
         let ears = Ears::default();
         let audit = Audit::to(ears.clone());
-        audit.tell_notices();
+        audit.forward_notices();
         let said = Default::default();
         notice::once(&said, || "a notice from the auditor's test".to_owned());
         drop(audit);

@@ -124,7 +124,7 @@ mod tests {
     }
 
     #[test]
-    fn the_peer_is_what_connect_info_says_or_its_stand_in_for_tests() {
+    fn peer_address_is_read_from_connect_info_or_its_mock() {
         let mut extensions = Extensions::new();
         assert_eq!(peer_addr(&extensions), None);
         extensions.insert(MockConnectInfo(addr("198.51.100.1:1")));

@@ -166,7 +166,7 @@ mod tests {
     }
 
     #[test]
-    fn request_tells_the_layers_that_it_has_passed() {
+    fn request_lists_the_layers_that_it_passed() {
         let (one, two) = (layer(false), layer(true));
         let mut extensions = Extensions::new();
         pass(&one, &mut extensions, false);

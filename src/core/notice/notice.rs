@@ -20,7 +20,7 @@ pub(crate) fn once(said: &AtomicBool, message: impl FnOnce() -> String) {
     if !said.load(Ordering::Relaxed) && !said.swap(true, Ordering::Relaxed) {
         let message = message();
         say(&message);
-        tell(&message);
+        notify_listeners(&message);
     }
 }
 
@@ -34,7 +34,7 @@ pub(super) type Listener = dyn Fn(&str) -> bool + Send + Sync;
 
 pub(super) static LISTENERS: Mutex<Vec<Arc<Listener>>> = Mutex::new(Vec::new());
 
-pub(super) fn tell(message: &str) {
+pub(super) fn notify_listeners(message: &str) {
     // Listeners can run any code, so the lock is not held.
     let all = listeners().clone();
     let content: Vec<_> = all.into_iter().filter(|hear| !hear(message)).collect();
@@ -51,7 +51,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_notice_is_said_once_and_not_even_written_again() {
+    fn notice_is_formatted_and_emitted_once() {
         let said = AtomicBool::new(false);
         let mut written = 0;
         for _ in 0..3 {
@@ -64,7 +64,7 @@ mod tests {
     }
 
     #[test]
-    fn two_notices_are_each_said() {
+    fn each_notice_is_emitted() {
         let mut written = 0;
         for said in [AtomicBool::new(false), AtomicBool::new(false)] {
             once(&said, || {

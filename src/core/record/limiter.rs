@@ -46,7 +46,7 @@ impl RecordHandle {
 impl RateLimitOutcome {
     /// Creates the outcome of a limiter with one policy.
     #[inline]
-    pub(crate) fn of_one(decision: RateLimitDecision, policy: PolicyOutcome) -> Self {
+    pub(crate) fn single(decision: RateLimitDecision, policy: PolicyOutcome) -> Self {
         let mut policies = SmallVec::new();
         policies.push(policy);
         Self {
@@ -61,7 +61,7 @@ impl RateLimitOutcome {
         match &self.policies[..] {
             [policy] => Self {
                 delayed: self.delayed,
-                ..Self::of_one(self.decision, policy.clone())
+                ..Self::single(self.decision, policy.clone())
             },
             _ => self.clone(),
         }

@@ -83,8 +83,8 @@ impl<T> StoreFuture<T> {
     }
 
     /// Creates a pending result.
-    pub fn pending(answer: impl Future<Output = Result<T, StoreError>> + Send + 'static) -> Self {
-        Self::Pending(Box::pin(answer))
+    pub fn pending(future: impl Future<Output = Result<T, StoreError>> + Send + 'static) -> Self {
+        Self::Pending(Box::pin(future))
     }
 
     /// Returns the result if it is available, or the pending future.
@@ -94,15 +94,15 @@ impl<T> StoreFuture<T> {
     /// Panics if the result was already returned by polling.
     pub fn into_ready(self) -> ReadyOrPending<T> {
         match self {
-            Self::Ready(answer) => ReadyOrPending::Ready(answer.expect("a result is taken once")),
+            Self::Ready(result) => ReadyOrPending::Ready(result.expect("a result is taken once")),
             Self::Pending(pending) => ReadyOrPending::Pending(pending),
         }
     }
 }
 
 impl<T> From<Result<T, StoreError>> for StoreFuture<T> {
-    fn from(answer: Result<T, StoreError>) -> Self {
-        Self::Ready(Some(answer))
+    fn from(result: Result<T, StoreError>) -> Self {
+        Self::Ready(Some(result))
     }
 }
 
@@ -113,7 +113,7 @@ impl<T> Future for StoreFuture<T> {
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         match &mut *self {
-            Self::Ready(answer) => Poll::Ready(answer.take().expect("polled after it was ready")),
+            Self::Ready(result) => Poll::Ready(result.take().expect("polled after it was ready")),
             Self::Pending(pending) => pending.as_mut().poll(cx),
         }
     }

@@ -57,30 +57,30 @@ impl StoreWatch {
     #[inline]
     pub(crate) fn over<T: 'static>(
         &self,
-        answer: StoreFuture<T>,
+        future: StoreFuture<T>,
         record: impl FnOnce() -> Option<RecordHandle>,
     ) -> StoreFuture<T> {
-        match &answer {
-            StoreFuture::Ready(None) => answer,
+        match &future {
+            StoreFuture::Ready(None) => future,
             StoreFuture::Ready(Some(Ok(_))) => {
                 self.shared.answered();
-                answer
+                future
             }
             StoreFuture::Ready(Some(Err(error))) => {
                 self.shared.note(Err(error), record().as_ref(), None);
-                answer
+                future
             }
-            StoreFuture::Pending(_) => self.over_pending(answer, record()),
+            StoreFuture::Pending(_) => self.over_pending(future, record()),
         }
     }
 
     fn over_pending<T: 'static>(
         &self,
-        answer: StoreFuture<T>,
+        future: StoreFuture<T>,
         record: Option<RecordHandle>,
     ) -> StoreFuture<T> {
-        match answer {
-            StoreFuture::Ready(answer) => StoreFuture::Ready(answer),
+        match future {
+            StoreFuture::Ready(result) => StoreFuture::Ready(result),
             StoreFuture::Pending(pending) => StoreFuture::Pending(Box::pin(Watched {
                 asked_at: self.shared.clock.now(),
                 shared: Arc::clone(&self.shared),
@@ -103,7 +103,7 @@ impl fmt::Debug for StoreWatch {
 impl MonitorInner {
     fn note(
         &self,
-        answer: Result<(), &StoreError>,
+        result: Result<(), &StoreError>,
         record: Option<&RecordHandle>,
         asked_at: Option<Timestamp>,
     ) {
@@ -111,10 +111,10 @@ impl MonitorInner {
             record.push_store_call(StoreCall {
                 layer: self.layer,
                 duration: asked_at.map(|asked_at| self.clock.now() - asked_at),
-                error: answer.err().map(StoreError::kind),
+                error: result.err().map(StoreError::kind),
             });
         }
-        match answer {
+        match result {
             Ok(()) => self.answered(),
             Err(error) => match error.kind() {
                 kind @ (StoreErrorKind::Unavailable
@@ -133,7 +133,7 @@ impl MonitorInner {
     pub(super) fn answered(&self) {
         // Load before swap, since a swap on each request would contend for the cache line.
         if self.is_down.load(Ordering::Relaxed) && self.is_down.swap(false, Ordering::Relaxed) {
-            self.audit.tell(|| AuditEvent::StoreUp {
+            self.audit.emit(|| AuditEvent::StoreUp {
                 store: self.layer.into(),
             });
         }
@@ -150,7 +150,7 @@ impl MonitorInner {
             let colon = if cause.is_empty() { "" } else { ": " };
             format!("the store of layer `{layer}` rejects writes: {kind}{colon}{cause}")
         });
-        self.audit.tell(|| AuditEvent::StoreRejected {
+        self.audit.emit(|| AuditEvent::StoreRejected {
             store: layer.into(),
             kind,
             cause: cause.into(),
@@ -159,7 +159,7 @@ impl MonitorInner {
 
     fn failed(&self, kind: StoreErrorKind) {
         if !self.is_down.load(Ordering::Relaxed) && !self.is_down.swap(true, Ordering::Relaxed) {
-            self.audit.tell(|| AuditEvent::StoreDown {
+            self.audit.emit(|| AuditEvent::StoreDown {
                 store: self.layer.into(),
                 kind,
             });
@@ -179,11 +179,11 @@ impl<T> Future for Watched<T> {
     type Output = Result<T, StoreError>;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        let answer = ready!(self.pending.as_mut().poll(cx));
-        let noted = answer.as_ref().map(|_| ());
+        let result = ready!(self.pending.as_mut().poll(cx));
+        let noted = result.as_ref().map(|_| ());
         self.shared
             .note(noted, self.record.as_ref(), Some(self.asked_at));
-        Poll::Ready(answer)
+        Poll::Ready(result)
     }
 }
 
@@ -209,21 +209,21 @@ mod tests {
     const DOWN: &str = "portcullis.audit.store_down";
     const UP: &str = "portcullis.audit.store_up";
 
-    fn ask(watch: &StoreWatch, answer: Result<u8, StoreErrorKind>, at_once: bool) -> RecordHandle {
+    fn ask(watch: &StoreWatch, result: Result<u8, StoreErrorKind>, at_once: bool) -> RecordHandle {
         let record = RecordHandle::default();
-        let answer = answer.map_err(StoreError::from);
-        let answer = match at_once {
-            true => StoreFuture::from(answer),
-            false => StoreFuture::pending(ready(answer)),
+        let result = result.map_err(StoreError::from);
+        let result = match at_once {
+            true => StoreFuture::from(result),
+            false => StoreFuture::pending(ready(result)),
         };
-        let mut watched = watch.over(answer, || Some(record.clone()));
+        let mut watched = watch.over(result, || Some(record.clone()));
         let mut cx = Context::from_waker(std::task::Waker::noop());
         assert!(Pin::new(&mut watched).poll(&mut cx).is_ready());
         record
     }
 
     #[test]
-    fn each_change_of_state_is_told_once() {
+    fn emits_each_availability_change_once() {
         let ears = Ears::default();
         let watch = StoreWatch::new("cache", Audit::to(ears.clone()));
         for at_once in [true, false] {
@@ -259,7 +259,7 @@ mod tests {
     }
 
     #[test]
-    fn a_record_is_told_what_was_waited_for_and_what_failed() {
+    fn record_contains_pending_and_failed_calls() {
         let watch = StoreWatch::new("cache", Audit::default());
         let calls = |record: RecordHandle| {
             record.read(|slots| {
@@ -282,7 +282,7 @@ mod tests {
     }
 
     #[test]
-    fn a_question_that_is_given_up_says_nothing_of_the_store() {
+    fn canceled_call_does_not_change_availability() {
         let ears = Ears::default();
         let watch = StoreWatch::new("cache", Audit::to(ears.clone()));
         drop(watch.over(StoreFuture::<u8>::pending(pending()), || None));

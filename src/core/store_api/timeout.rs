@@ -64,15 +64,15 @@ impl Deadline {
     /// The time starts at the first poll. A result that is available immediately costs nothing.
     /// Without a timer there is no limit.
     #[inline]
-    pub(crate) fn bound<T: 'static>(&self, answer: StoreFuture<T>) -> StoreFuture<T> {
-        match (answer, self.after) {
+    pub(crate) fn bound<T: 'static>(&self, future: StoreFuture<T>) -> StoreFuture<T> {
+        match (future, self.after) {
             (StoreFuture::Pending(pending), Some(after)) => {
                 StoreFuture::Pending(Box::pin(InTime {
                     pending,
                     alarm: Alarm::NotSet(after, self.runtime.clone()),
                 }))
             }
-            (answer @ (StoreFuture::Ready(_) | StoreFuture::Pending(_)), _) => answer,
+            (future @ (StoreFuture::Ready(_) | StoreFuture::Pending(_)), _) => future,
         }
     }
 }
@@ -134,8 +134,8 @@ impl<T> Future for InTime<T> {
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = &mut *self;
         // A result that arrives together with the timeout is used.
-        if let Poll::Ready(answer) = this.pending.as_mut().poll(cx) {
-            return Poll::Ready(answer);
+        if let Poll::Ready(result) = this.pending.as_mut().poll(cx) {
+            return Poll::Ready(result);
         }
         let over = this.alarm.poll(cx);
         over.map(|()| Err(StoreErrorKind::Timeout.into()))
@@ -186,7 +186,7 @@ mod tests {
     fn poll(asked: &mut StoreFuture<u8>) -> Poll<Result<u8, StoreErrorKind>> {
         let mut cx = Context::from_waker(Waker::noop());
         let polled = Pin::new(asked).poll(&mut cx);
-        polled.map(|answer| answer.map_err(|error| error.kind()))
+        polled.map(|result| result.map_err(|error| error.kind()))
     }
 
     fn bell() -> (Deadline, Bell) {
@@ -196,7 +196,7 @@ mod tests {
     }
 
     #[test]
-    fn an_answer_that_never_comes_is_a_timeout_once_the_time_is_over() {
+    fn pending_call_fails_after_its_timeout() {
         let (deadline, bell) = bell();
         let mut asked = deadline.bound(StoreFuture::pending(pending()));
         assert!(bell.set.lock().unwrap().is_empty());
@@ -227,12 +227,12 @@ mod tests {
     }
 
     #[test]
-    fn an_answer_that_comes_with_the_bell_is_an_answer() {
+    fn result_that_arrives_with_the_timer_is_returned() {
         let (deadline, bell) = bell();
         let comes = Arc::new(AtomicBool::new(false));
-        let answer = Arc::clone(&comes);
+        let arrived = Arc::clone(&comes);
         let mut asked = deadline.bound(StoreFuture::pending(poll_fn(move |_| {
-            match answer.load(Ordering::SeqCst) {
+            match arrived.load(Ordering::SeqCst) {
                 true => Poll::Ready(Ok(7)),
                 false => Poll::Pending,
             }
@@ -244,7 +244,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_there_at_once_sets_no_bell_and_without_a_deadline_none_is_set() {
+    fn ready_results_and_disabled_timeouts_set_no_timer() {
         let (mut deadline, bell) = bell();
         assert_eq!(
             poll(&mut deadline.bound(StoreFuture::ready(7))),
@@ -273,7 +273,7 @@ mod tests {
     }
 
     #[test]
-    fn outside_of_any_runtime_an_answer_is_waited_for() {
+    fn call_waits_without_timeout_outside_a_runtime() {
         let mut asked = Deadline::after(SHORT).bound(StoreFuture::pending(pending()));
         assert!(poll(&mut asked).is_pending());
     }

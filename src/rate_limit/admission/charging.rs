@@ -81,7 +81,7 @@ impl Charging {
     pub(crate) fn policies(&self, head: &RequestHead<'_>) -> Chosen<'_> {
         let set = self.sets.choose(|| self.options.tier(head));
         match &self.own {
-            Some(own) => own.of_caller(set, head.extensions.get()),
+            Some(own) => own.for_caller(set, head.extensions.get()),
             None => set,
         }
     }

@@ -88,7 +88,7 @@ impl<'a> Candidate<'a> {
         let lines = LimitLines::new(fields, policies, texts, at, slice::from_ref(decision));
         let outcome = || {
             let policy = policy_outcome(self.policy, decision);
-            RateLimitOutcome::of_one(RateLimitDecision::Allowed, policy)
+            RateLimitOutcome::single(RateLimitDecision::Allowed, policy)
         };
         Note::admitted(record, lines, outcome)
     }

@@ -211,7 +211,7 @@ impl Bans {
         }
         let raised = store.take(&partition, &one(&self.ban));
         if raised.await.is_ok_and(|raised| raised.is_admitted()) {
-            audit.tell(|| AuditEvent::BanRaised {
+            audit.emit(|| AuditEvent::BanRaised {
                 subject,
                 policy: Arc::clone(self.ban.shared_name()),
             });

@@ -175,7 +175,7 @@ impl<'a> Ruling<'a> {
     pub(super) fn audit_shadow_denials(&self, audit: &Audit, extensions: &Extensions) {
         if let Some(decisions) = self.decisions
             && self.set.watches()
-            && audit.is_heard()
+            && audit.has_auditor()
         {
             audit_denials(self.set, decisions, audit, extensions);
         }
@@ -187,7 +187,7 @@ fn audit_denials(set: &PolicySet, decisions: &Decisions, audit: &Audit, extensio
     let denials = each.filter(|(policy, decision)| policy.is_shadow() && !decision.is_admitted());
     for (policy, _) in denials {
         let caller: Option<&Identity> = extensions.get();
-        audit.tell(|| AuditEvent::LimitExceededInShadow {
+        audit.emit(|| AuditEvent::LimitExceededInShadow {
             policy: Arc::clone(policy.shared_name()),
             key_id: caller.map(|caller| caller.key_id().into()),
         });

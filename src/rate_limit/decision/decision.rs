@@ -251,7 +251,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_decision_says_what_it_was_made_of() {
+    fn decision_returns_the_values_it_was_created_with() {
         let reset = Duration::from_secs(3);
         let paid = Receipt::new(Timestamp::from_secs(9));
         let admitted = Decision::admitted(1 << 53, reset, paid);

@@ -170,11 +170,11 @@ impl Payment {
     }
 
     fn charges_to<'a>(&self, set: &'a PolicySet) -> SmallVec<[Charge<'a>; 4]> {
-        let of_name = |name: &str| set.policies().iter().find(|policy| policy.name() == name);
+        let named = |name: &str| set.policies().iter().find(|policy| policy.name() == name);
         let amounts = self.local_set.policies().iter().zip(&self.amounts);
         amounts
             .filter(|(_, amount)| **amount > 0)
-            .filter_map(|(policy, amount)| Some(Charge::new(of_name(policy.name())?, *amount)))
+            .filter_map(|(policy, amount)| Some(Charge::new(named(policy.name())?, *amount)))
             .collect()
     }
 

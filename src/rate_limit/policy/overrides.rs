@@ -71,7 +71,7 @@ impl OwnSets {
     }
 
     /// Returns the policies of a caller, given those of its tier.
-    pub(crate) fn of_caller<'a>(&self, base: Chosen<'a>, caller: Option<&Identity>) -> Chosen<'a> {
+    pub(crate) fn for_caller<'a>(&self, base: Chosen<'a>, caller: Option<&Identity>) -> Chosen<'a> {
         let Some(own) = caller.map(|caller| self.reads.of(caller)) else {
             return base;
         };
@@ -118,7 +118,7 @@ fn window(name: &str, own: Allowance) -> Policy {
     };
     policy
         .expect("an allowance can be counted in a window")
-        .of_any_window()
+        .for_any_window()
 }
 
 /// Returns a bucket that holds the amount, or a window if the amount is too large for exact
@@ -128,7 +128,7 @@ fn bucket(name: &str, own: Allowance) -> Policy {
         .period()
         .map(|period| Policy::token_bucket(name, Quota::new(own.amount(), period)));
     match bucket {
-        Some(Ok(policy)) => policy.of_any_window(),
+        Some(Ok(policy)) => policy.for_any_window(),
         Some(Err(_)) | None => window(name, own),
     }
 }
@@ -162,7 +162,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn whatever_is_an_allowance_can_be_counted(
+        fn every_allowance_can_be_counted_by_a_policy(
             amount in prop_oneof![1..100_u64, 1..=1_u64 << 53],
             millis in prop_oneof![1..100_u64, 1..=316_224_000_000_u64],
         ) {

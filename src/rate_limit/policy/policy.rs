@@ -218,7 +218,7 @@ impl Policy {
 
     /// Counts under the name and the algorithm only, for policies that occur once per partition: a
     /// change of the window is then a change of the quota.
-    pub(super) fn of_any_window(mut self) -> Self {
+    pub(super) fn for_any_window(mut self) -> Self {
         self.id = PolicyId::of(&self.name, self.algorithm.letter()).0;
         self
     }
@@ -418,10 +418,10 @@ mod tests {
             .with_sync_mode(mode);
         assert_eq!(window.max_over_admission(4), 0);
         let (three, window) = (NonZeroU32::new(3).unwrap(), window.clone());
-        let owing = window.with_sync_mode(SyncMode::Deferred {
+        let deferred = window.with_sync_mode(SyncMode::Deferred {
             max_unreported: three,
         });
-        assert_eq!(owing.max_over_admission(4), 12);
+        assert_eq!(deferred.max_over_admission(4), 12);
         let queue = Policy::leaky_queue("q", quota, Duration::from_secs(1)).unwrap();
         assert_eq!(queue.with_sync_mode(mode).sync_mode(), SyncMode::Exact);
     }

@@ -54,7 +54,7 @@ impl PolicySet {
         })
     }
 
-    pub(super) fn of_tier(
+    pub(super) fn for_tier(
         for_all: &[Policy],
         own: &[Policy],
         share: Option<NonZeroU32>,

@@ -42,7 +42,7 @@ impl PolicySets {
         };
         tiers.check_names()?;
         let set = |(name, own): &(String, Vec<Policy>)| {
-            let set = PolicySet::of_tier(for_all, own, share)?;
+            let set = PolicySet::for_tier(for_all, own, share)?;
             Ok((name.as_str().into(), Arc::new(set)))
         };
         let sets: Result<Box<[(Box<str>, _)]>, ConfigError> = tiers.tiers.iter().map(set).collect();
@@ -67,7 +67,7 @@ impl PolicySets {
         self
     }
 
-    pub(super) fn of_tier(&self, tier: Option<&str>) -> &Arc<PolicySet> {
+    pub(super) fn for_tier(&self, tier: Option<&str>) -> &Arc<PolicySet> {
         let Some(tier) = tier else {
             return &self.fallback;
         };
@@ -188,7 +188,7 @@ impl LiveSets {
         let latest = self.latest.read().unwrap_or_else(PoisonError::into_inner);
         let sets = latest.as_ref().unwrap_or(&self.first);
         let tier = if sets.by_tier() { tier() } else { None };
-        Chosen::Latest(Arc::clone(sets.of_tier(tier.as_deref())))
+        Chosen::Latest(Arc::clone(sets.for_tier(tier.as_deref())))
     }
 
     /// Chooses among the first sets, unless they were replaced.
@@ -203,7 +203,7 @@ impl LiveSets {
         if !self.first.by_tier() {
             return Some(&self.first.fallback);
         }
-        Some(self.first.of_tier(tier().as_deref()))
+        Some(self.first.for_tier(tier().as_deref()))
     }
 }
 
@@ -255,10 +255,10 @@ mod tests {
             .tier("pro", [policy("many")])
             .unlimited("internal");
         let sets = PolicySets::new(&[policy("all")], Some(&tiers), None).unwrap();
-        assert_eq!(names(sets.of_tier(Some("pro"))), ["all", "many"]);
-        assert_eq!(names(sets.of_tier(Some("internal"))), ["all"]);
+        assert_eq!(names(sets.for_tier(Some("pro"))), ["all", "many"]);
+        assert_eq!(names(sets.for_tier(Some("internal"))), ["all"]);
         for tier in [None, Some("free"), Some("unheard of")] {
-            assert_eq!(names(sets.of_tier(tier)), ["all", "few"]);
+            assert_eq!(names(sets.for_tier(tier)), ["all", "few"]);
         }
     }
 

@@ -438,7 +438,7 @@ mod tests {
     }
 
     #[test]
-    fn what_admits_nobody_or_never_ends_is_refused_by_name() {
+    fn rejects_quotas_that_admit_no_request_or_exceed_bounds() {
         assert!(problem(Quota::per_second(0)).contains("a limit of zero admits no requests"));
         assert!(problem(Quota::per_second(1).burst(0)).contains("burst must be at least 1"));
         assert!(problem(Quota::new(1, Duration::ZERO)).contains("at least a microsecond"));

@@ -68,7 +68,7 @@ mod tests {
                 let (decision, next) = ours.decide(state, now, cost.into());
                 state = next;
                 match theirs.check_n(number(cost)) {
-                    Ok(answer) => prop_assert_eq!(decision.is_admitted(), answer.is_ok()),
+                    Ok(expected) => prop_assert_eq!(decision.is_admitted(), expected.is_ok()),
                     Err(_) => prop_assert!(decision.is_unsatisfiable()),
                 }
             }

@@ -53,7 +53,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_quota_stands_in_a_file_as_text() {
+    fn quota_serializes_as_text() {
         let quota: Quota = serde_json::from_str("\"10 per 1s burst 20\"").unwrap();
         assert_eq!(quota, Quota::per_second(10).burst(20));
         assert_eq!(

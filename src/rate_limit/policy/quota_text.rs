@@ -242,7 +242,7 @@ mod tests {
     }
 
     #[test]
-    fn a_quota_is_read_as_it_is_said() {
+    fn parses_quota_text() {
         assert_eq!(quota("100/minute"), Quota::per_minute(100));
         assert_eq!(quota(" 1_000 per day "), Quota::per_day(1_000));
         assert_eq!(quota("10 per 1s burst 20"), Quota::per_second(10).burst(20));
@@ -274,7 +274,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_read_is_refused_with_an_example() {
+    fn rejects_invalid_quota_text_with_an_example() {
         for text in [
             "",
             "100",

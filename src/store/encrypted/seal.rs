@@ -233,7 +233,7 @@ mod tests {
     }
 
     #[test]
-    fn a_secret_that_can_be_guessed_is_refused_without_being_shown() {
+    fn rejects_weak_encryption_key_without_disclosing_it() {
         let error = EncryptionKey::new(1, b"hunter2").unwrap_err();
         assert!(error.to_string().contains("7 bytes long"));
         assert!(!error.to_string().contains("hunter2"));
@@ -243,7 +243,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn what_is_sealed_opens_in_its_place_alone(
+        fn sealed_bytes_open_only_with_the_same_associated_data(
             bytes in vec(any::<u8>(), 0..100),
             here in vec(any::<u8>(), 0..4),
             there in vec(any::<u8>(), 0..4),

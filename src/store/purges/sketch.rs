@@ -82,7 +82,7 @@ mod tests {
 
     proptest::proptest! {
         #[test]
-        fn no_purge_is_forgotten(
+        fn sketch_never_loses_a_purge(
             purges in proptest::collection::vec((proptest::num::u128::ANY, 1_u64..1_000), 1..200),
         ) {
             let sketch = Sketch::default();

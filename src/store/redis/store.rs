@@ -123,7 +123,7 @@ impl RedisStore {
     /// [`Timeout`](crate::StoreErrorKind::Timeout) otherwise.
     pub async fn ping(&self) -> Result<(), StoreError> {
         let link = &self.shared.link;
-        link.ping(link.deadlines().api_key).await?;
+        link.ping(link.timeouts().api_key).await?;
         self.shared.server_check.run(link).await;
         Ok(())
     }

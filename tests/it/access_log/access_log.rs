@@ -79,9 +79,9 @@ impl Log {
     }
 }
 
-type Answer<B> = Result<Response<B>, Infallible>;
+type HandlerResult<B> = Result<Response<B>, Infallible>;
 
-fn ok<B>(body: B) -> Answer<B> {
+fn ok<B>(body: B) -> HandlerResult<B> {
     Ok(Response::new(body))
 }
 
@@ -188,7 +188,7 @@ async fn a_response_without_a_body_completes_the_record_with_its_head() {
 async fn a_client_that_leaves_before_the_head_is_recorded_as_dropped() {
     let (layer, log) = default_log();
     let app = layer.layer(service_fn(async |_: Request<Full<Bytes>>| {
-        pending::<Answer<Full<Bytes>>>().await
+        pending::<HandlerResult<Full<Bytes>>>().await
     }));
     let mut request = Box::pin(app.oneshot(get("/")));
     assert!(poll_once(request.as_mut()).await.is_pending());
@@ -257,12 +257,12 @@ async fn an_error_of_the_inner_service_is_recorded_and_passes_through() {
 }
 
 #[tokio::test]
-async fn a_panic_is_recorded_whoever_unwinds_it() {
-    async fn panics(_: Request<Full<Bytes>>) -> Answer<Full<Bytes>> {
+async fn panic_in_a_service_or_its_future_is_recorded() {
+    async fn panics(_: Request<Full<Bytes>>) -> HandlerResult<Full<Bytes>> {
         tokio::task::yield_now().await;
         panic!("a custom handler")
     }
-    fn panics_at_once(_: Request<Full<Bytes>>) -> std::future::Ready<Answer<Full<Bytes>>> {
+    fn panics_at_once(_: Request<Full<Bytes>>) -> std::future::Ready<HandlerResult<Full<Bytes>>> {
         panic!("a custom service")
     }
 
@@ -397,7 +397,7 @@ async fn a_thousand_requests_at_once_leave_a_thousand_records() {
 }
 
 #[tokio::test]
-async fn what_the_layers_inside_say_stands_in_the_one_record() {
+async fn outcomes_of_inner_layers_are_in_one_record() {
     let (layer, log) = default_log();
     let app = layer.layer(service_fn(async |request: Request<Full<Bytes>>| {
         let record = RecordHandle::from_extensions(request.extensions()).unwrap();
@@ -446,7 +446,7 @@ async fn what_the_layers_inside_say_stands_in_the_one_record() {
 }
 
 #[tokio::test]
-async fn who_turned_the_request_away_stands_in_the_record() {
+async fn denials_of_inner_layers_are_in_the_record() {
     let (layer, log) = default_log();
     let app = layer.layer(service_fn(async |request: Request<Full<Bytes>>| {
         let record = RecordHandle::from_extensions(request.extensions()).unwrap();
@@ -494,7 +494,7 @@ async fn a_skipped_request_leaves_no_record_and_no_trace_in_the_response() {
     assert!(log.is_empty());
 }
 
-async fn nothing(_: Request<Full<Bytes>>) -> Answer<Full<Bytes>> {
+async fn nothing(_: Request<Full<Bytes>>) -> HandlerResult<Full<Bytes>> {
     ok(Full::default())
 }
 
@@ -547,7 +547,7 @@ async fn a_name_is_taken_over_from_a_trusted_peer_if_it_is_one() {
 }
 
 #[tokio::test]
-async fn the_trace_of_a_valid_traceparent_stands_in_the_record() {
+async fn record_contains_the_trace_of_a_valid_traceparent() {
     let (layer, log) = default_log();
     let mut request = get("/");
     request.headers_mut().insert(
@@ -567,7 +567,7 @@ async fn the_trace_of_a_valid_traceparent_stands_in_the_record() {
 }
 
 #[tokio::test]
-async fn the_clients_address_is_found_through_trusted_proxies_and_masked_by_choice() {
+async fn client_address_is_resolved_through_trusted_proxies_and_masked() {
     let forwarded = || {
         let mut request = named("x");
         let client = HeaderValue::from_static("203.0.113.9");
@@ -787,7 +787,7 @@ async fn a_request_passes_with_any_body_through_any_inner_service() {
 }
 
 #[tokio::test]
-async fn a_store_in_memory_shows_the_latest_of_each_trail_and_forgets_the_oldest() {
+async fn memory_store_returns_latest_records_and_evicts_the_oldest() {
     let store = MemoryStore::builder().max_log_records(3).build().unwrap();
     let entry = |second| LogEntry::new(Timestamp::from_secs(second), format!("{{\"n\":{second}}}"));
     let batch: Vec<_> = (1..=5).map(entry).collect();

@@ -45,7 +45,7 @@ async fn inside_of_the_router_the_route_is_known() {
 }
 
 #[tokio::test]
-async fn outside_of_the_router_a_layer_inside_tells_the_route() {
+async fn record_route_layer_reports_the_route_to_an_outer_log() {
     let (layer, log) = AccessLogLayer::test();
     let app = layer.layer(router().route_layer(RecordRouteLayer));
     let response = app.oneshot(request("/users/7")).await.unwrap();
@@ -64,7 +64,7 @@ async fn a_path_that_matches_no_route_is_none() {
 }
 
 #[tokio::test]
-async fn a_handler_writes_into_its_record_and_so_tells_the_route() {
+async fn request_log_records_fields_and_the_route_of_a_handler() {
     let handler = async |log: RequestLog| {
         log.set("order.id", 42_i64);
         log.request_id().unwrap().to_string()
@@ -80,7 +80,7 @@ async fn a_handler_writes_into_its_record_and_so_tells_the_route() {
 }
 
 #[tokio::test]
-async fn a_handler_works_the_same_where_no_record_is_kept() {
+async fn request_log_extractor_works_without_a_record() {
     let handler = async |log: RequestLog| {
         log.set("order.id", 42_i64);
         log.request_id()

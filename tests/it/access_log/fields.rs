@@ -97,7 +97,7 @@ async fn a_record_has_a_name_of_its_own_where_the_request_brings_one() {
 }
 
 #[tokio::test]
-async fn who_owns_the_key_is_written_by_choice_and_as_a_digest_if_that_is_the_choice() {
+async fn key_owner_is_recorded_only_if_enabled_or_as_a_digest() {
     let by_freya = |record: &RecordHandle| {
         let freya = Identity::builder("key_7").owner("freya").build();
         record.set_auth(AuthOutcome::Allowed(freya));
@@ -114,7 +114,7 @@ async fn who_owns_the_key_is_written_by_choice_and_as_a_digest_if_that_is_the_ch
 }
 
 #[tokio::test]
-async fn the_caches_key_is_written_as_a_digest_by_choice() {
+async fn cache_key_digest_is_recorded_only_if_enabled() {
     let (layer, recent) = log(AccessLogLayerBuilder::include_cache_key_hash);
     let (plain, silent) = log(|log| log);
     let cache = CacheLayer::new(MemoryStore::new());
@@ -146,7 +146,7 @@ async fn the_caches_key_is_written_as_a_digest_by_choice() {
 }
 
 #[tokio::test]
-async fn how_long_a_request_waited_for_its_turn_is_written() {
+async fn queue_delay_is_recorded() {
     let waited = |record: &RecordHandle| {
         let mut outcome = RateLimitOutcome::new(RateLimitDecision::Allowed, []);
         outcome.delayed = Duration::from_millis(1_500);
@@ -224,7 +224,7 @@ async fn the_status_of_grpc_is_read_from_the_head_of_a_response_without_a_body()
 }
 
 #[tokio::test]
-async fn a_gate_counts_what_is_read_of_a_request_if_it_is_told_to() {
+async fn gate_counts_request_bodies_if_enabled() {
     let (layer, recent) = log(|log| log);
     let gate = Gate::new().access_log(layer).build().unwrap();
     let app = gate
@@ -307,7 +307,7 @@ impl Sink for TakesInfo {
 }
 
 #[tokio::test]
-async fn where_no_sink_takes_what_is_emitted_requests_pass_as_if_there_were_no_log() {
+async fn log_is_bypassed_if_no_sink_accepts_the_level() {
     for (min_level, is_kept) in [(LogLevel::Info, true), (LogLevel::Warn, false)] {
         let layer = AccessLogLayer::builder()
             .sink(TakesInfo)

@@ -29,7 +29,7 @@ fn get(path: &str) -> Request<Full<Bytes>> {
 }
 
 /// Answers what a cache may keep, after a moment.
-async fn answer(_: Request<Full<Bytes>>) -> Result<Response<Full<Bytes>>, Infallible> {
+async fn respond(_: Request<Full<Bytes>>) -> Result<Response<Full<Bytes>>, Infallible> {
     tokio::task::yield_now().await;
     let mut response = Response::new(Full::from("hello"));
     let headers = response.headers_mut();
@@ -52,11 +52,11 @@ fn record(stack: &Stack) -> Value {
 }
 
 #[tokio::test]
-async fn each_layers_answer_is_one_record_with_its_outcome() {
+async fn each_layer_response_leaves_one_record_with_its_outcome() {
     let stack = stack().await;
     let scoped = RequireScopesLayer::all(["data.write"]).unwrap();
-    let app = stack.gate().layer(service_fn(answer));
-    let forbidden = stack.gate().layer(scoped.layer(service_fn(answer)));
+    let app = stack.gate().layer(service_fn(respond));
+    let forbidden = stack.gate().layer(scoped.layer(service_fn(respond)));
     let ask = async |request| text(app.clone().oneshot(request).await.unwrap()).await;
 
     ask(by("not a key", get("/"))).await;
@@ -124,10 +124,10 @@ async fn each_layers_answer_is_one_record_with_its_outcome() {
 }
 
 #[tokio::test]
-async fn a_request_given_up_at_any_poll_leaves_one_record_and_nothing_under_way() {
+async fn request_dropped_at_any_poll_leaves_one_record_and_none_active() {
     for polls in 0.. {
         let stack = stack().await;
-        let mut app = stack.gate().layer(service_fn(answer));
+        let mut app = stack.gate().layer(service_fn(respond));
         let call = app.ready().await.unwrap().call(by(&stack.key, get("/")));
         let ready = {
             let mut call = pin!(call);
@@ -171,8 +171,8 @@ async fn a_timeout_outside_drops_the_request_and_one_inside_answers_it() {
 
     let inside = service_fn(async |_: Request<Full<Bytes>>| {
         let patience = Duration::ZERO;
-        let answer = tokio::time::timeout(patience, std::future::pending::<()>()).await;
-        assert!(answer.is_err());
+        let result = tokio::time::timeout(patience, std::future::pending::<()>()).await;
+        assert!(result.is_err());
         let mut response = Response::new(Full::<Bytes>::default());
         *response.status_mut() = StatusCode::GATEWAY_TIMEOUT;
         Ok::<_, Infallible>(response)

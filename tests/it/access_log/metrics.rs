@@ -50,8 +50,8 @@ fn scraped(run: impl AsyncFnOnce(Metrics)) -> String {
 
 /// Returns the lines of series whose name begins so.
 fn series<'a>(scrape: &'a str, name: &str) -> Vec<&'a str> {
-    let of_name = |line: &&str| line.starts_with(name) && !line.starts_with('#');
-    scrape.lines().filter(of_name).collect()
+    let is_sample = |line: &&str| line.starts_with(name) && !line.starts_with('#');
+    scrape.lines().filter(is_sample).collect()
 }
 
 fn layer(metrics: Metrics) -> AccessLogLayer {
@@ -62,9 +62,9 @@ fn layer(metrics: Metrics) -> AccessLogLayer {
         .unwrap()
 }
 
-type Answer = Result<Response<Full<Bytes>>, Infallible>;
+type HandlerResult = Result<Response<Full<Bytes>>, Infallible>;
 
-async fn answer(_: Request<Full<Bytes>>) -> Answer {
+async fn respond(_: Request<Full<Bytes>>) -> HandlerResult {
     Ok(Response::new(Full::from("hello")))
 }
 
@@ -74,7 +74,7 @@ fn a_request_is_counted_by_method_route_and_status() {
         let app = layer(metrics).layer(service_fn(async |request: Request<Full<Bytes>>| {
             let record = RecordHandle::from_extensions(request.extensions()).unwrap();
             record.set_route("/users/{id}");
-            answer(request).await
+            respond(request).await
         }));
         let response = app.oneshot(get("/users/7")).await.unwrap();
         response.into_body().collect().await.unwrap();
@@ -94,7 +94,7 @@ fn a_request_is_counted_by_method_route_and_status() {
 fn a_flood_of_paths_and_methods_leaves_a_constant_number_of_series() {
     let lines = |requests: u32| {
         let scrape = scraped(async |metrics| {
-            let app = layer(metrics).layer(service_fn(answer));
+            let app = layer(metrics).layer(service_fn(respond));
             for number in 0..requests {
                 let method = Method::from_bytes(format!("M{number}").as_bytes()).unwrap();
                 drop(
@@ -114,7 +114,7 @@ fn requests_that_are_given_up_or_panic_are_counted_and_none_stays_active() {
     let scrape = scraped(async |metrics| {
         let mut app = layer(metrics).layer(service_fn(async |request: Request<Full<Bytes>>| {
             assert_ne!(request.uri().path(), "/panic");
-            answer(request).await
+            respond(request).await
         }));
         for _ in 0..100 {
             drop(app.ready().await.unwrap().call(get("/dropped")));
@@ -220,7 +220,7 @@ fn sampling_and_levels_leave_the_counts_whole() {
             .build()
             .unwrap();
         for _ in 0..50 {
-            drop(layer.layer(service_fn(answer)).oneshot(get("/")).await);
+            drop(layer.layer(service_fn(respond)).oneshot(get("/")).await);
         }
     });
     assert!(series(&scrape, "http_server_request_duration_count")[0].ends_with(" 50"));
@@ -255,7 +255,7 @@ async fn everything(metrics: Metrics) {
 }
 
 #[test]
-fn what_a_local_store_decided_is_counted_apart() {
+fn local_decisions_are_counted_separately() {
     let scrape = scraped(async |metrics| {
         let app = layer(metrics).layer(service_fn(async |request: Request<Full<Bytes>>| {
             let record = RecordHandle::from_extensions(request.extensions()).unwrap();
@@ -266,7 +266,7 @@ fn what_a_local_store_decided_is_counted_apart() {
             let policy = PolicyOutcome::allowed("hourly".into(), 1, 0, wait);
             let decision = RateLimitDecision::LocallyAllowed(kind);
             record.push_rate_limit(RateLimitOutcome::new(decision, [policy]));
-            answer(request).await
+            respond(request).await
         }));
         let response = app.oneshot(get("/")).await.unwrap();
         response.into_body().collect().await.unwrap();
@@ -278,7 +278,7 @@ fn what_a_local_store_decided_is_counted_apart() {
 }
 
 #[test]
-fn why_an_answer_was_not_stored_is_counted_also_where_only_its_end_has_shown_it() {
+fn reason_for_not_storing_is_counted_even_if_found_at_the_end() {
     let scrape = scraped(async |metrics| {
         let cache = CacheLayer::secure(MemoryStore::new()).max_body_bytes(8);
         let handler = service_fn(async |request: Request<Full<Bytes>>| {
@@ -305,7 +305,7 @@ fn why_an_answer_was_not_stored_is_counted_also_where_only_its_end_has_shown_it(
 }
 
 #[test]
-fn what_stores_took_and_how_they_failed_is_counted_by_layer() {
+fn store_durations_and_errors_are_counted_by_layer() {
     let scrape = scraped(async |metrics| {
         let store = SlowStore::default();
         let partition = Partition::client_addr(ClientAddrResolver::default());
@@ -314,7 +314,7 @@ fn what_stores_took_and_how_they_failed_is_counted_by_layer() {
             .on_store_error(OnStoreError::Allow)
             .build()
             .unwrap();
-        let app = layer(metrics).layer(limits.layer(service_fn(answer)));
+        let app = layer(metrics).layer(limits.layer(service_fn(respond)));
         for is_down in [false, false, true] {
             store.is_down(is_down);
             let mut request = get("/");
@@ -334,7 +334,7 @@ fn what_stores_took_and_how_they_failed_is_counted_by_layer() {
 }
 
 #[test]
-fn what_the_logs_own_store_takes_and_how_it_fails_is_counted() {
+fn log_store_durations_and_errors_are_counted() {
     #[derive(Debug)]
     struct Down;
 
@@ -354,7 +354,7 @@ fn what_the_logs_own_store_takes_and_how_it_fails_is_counted() {
             .build()
             .unwrap();
         let layer = AccessLogLayer::new(queue.clone());
-        drop(layer.layer(service_fn(answer)).oneshot(get("/")).await);
+        drop(layer.layer(service_fn(respond)).oneshot(get("/")).await);
         let event = AuditEvent::StoreUp {
             store: "cache".into(),
         };
@@ -372,7 +372,7 @@ fn what_the_logs_own_store_takes_and_how_it_fails_is_counted() {
 }
 
 #[test]
-fn all_losses_are_counted_whoever_lost_the_record() {
+fn losses_of_all_sinks_and_auditors_are_counted() {
     #[derive(Debug)]
     struct Loses;
 
@@ -412,7 +412,7 @@ fn all_losses_are_counted_whoever_lost_the_record() {
             .build()
             .unwrap();
         for path in ["/", "/panic"] {
-            drop(layer.layer(service_fn(answer)).oneshot(get(path)).await);
+            drop(layer.layer(service_fn(respond)).oneshot(get(path)).await);
         }
     });
     for (reason, lost) in [
@@ -434,7 +434,7 @@ fn all_losses_are_counted_whoever_lost_the_record() {
 fn no_label_has_anything_that_a_client_wrote() {
     const CANARY: &str = "C4n4ryC4n4ry";
     let scrape = scraped(async |metrics| {
-        let app = layer(metrics).layer(service_fn(answer));
+        let app = layer(metrics).layer(service_fn(respond));
         let method = Method::from_bytes(CANARY.as_bytes()).unwrap();
         let mut request = request(
             method,
@@ -523,7 +523,7 @@ fn every_metric_and_label_of_the_dashboards_exists() {
 }
 
 #[test]
-fn every_metric_of_ours_stands_on_the_dashboard() {
+fn dashboard_contains_every_metric() {
     let scrape = scraped(everything);
     let dashboard = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/dashboards/grafana.json");
     let dashboard = fs::read_to_string(dashboard).unwrap();

@@ -247,7 +247,7 @@ async fn a_store_that_is_down_is_left_alone_longer_each_time_and_then_gets_all_o
 }
 
 #[tokio::test]
-async fn a_batch_that_the_store_refuses_is_lost_and_the_loss_stands_in_the_log() {
+async fn rejected_batch_is_dropped_and_the_loss_is_logged() {
     let set = set(|queue| queue);
     set.store.is(Mood::Fails(StoreErrorKind::Corrupt));
     set.ask("/lost").await;
@@ -321,7 +321,7 @@ async fn a_full_queue_loses_what_went_well_first_and_counts_exactly() {
 }
 
 #[tokio::test]
-async fn a_flush_stores_all_that_waits_or_says_that_it_could_not() {
+async fn flush_stores_all_waiting_records_or_returns_false() {
     let set = set(|queue| queue);
     set.ask("/1").await;
     set.store.is(Mood::Fails(StoreErrorKind::Unavailable));
@@ -513,7 +513,7 @@ async fn audit_events_have_a_store_of_their_own_if_they_are_given_one() {
 }
 
 #[tokio::test]
-async fn the_trail_of_audit_events_tells_of_the_records_store_once_for_each_change() {
+async fn audit_store_receives_each_state_change_of_the_log_store_once() {
     let trail = Moody::default();
     let set = set(|queue| queue.audit_store(trail.clone()));
     for round in 1..=2 {
@@ -534,7 +534,7 @@ async fn the_trail_of_audit_events_tells_of_the_records_store_once_for_each_chan
 }
 
 #[tokio::test]
-async fn audit_events_that_are_lost_are_counted_apart_and_told_in_their_trail() {
+async fn lost_audit_events_are_counted_and_reported_in_the_audit_store() {
     let trail = Moody::default();
     let set = set(|queue| queue.max_records(16).audit_store(trail.clone()));
     trail.is(Mood::NeverAnswers);

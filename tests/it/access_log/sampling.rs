@@ -41,7 +41,7 @@ impl Set {
     /// Sends a request; its path selects the response.
     async fn ask(&self, path: &str) {
         let clock = self.clock.clone();
-        let answer = move |request: Request<Full<Bytes>>| {
+        let respond = move |request: Request<Full<Bytes>>| {
             let clock = clock.clone();
             async move {
                 let mut response = Response::new(Full::<Bytes>::default());
@@ -65,7 +65,7 @@ impl Set {
         let mut request = get(path);
         let peer = PeerAddr(([192, 0, 2, 7], 4711).into());
         request.extensions_mut().insert(peer);
-        let app = self.layer.layer(service_fn(answer));
+        let app = self.layer.layer(service_fn(respond));
         let _ = tokio::spawn(app.oneshot(request)).await;
     }
 
@@ -76,7 +76,7 @@ impl Set {
 }
 
 #[tokio::test]
-async fn one_in_so_many_of_what_went_well_is_kept_and_says_for_how_many_it_stands() {
+async fn sampled_records_carry_their_sample_rate() {
     let set = set(|builder| builder.sample_one_in(10));
     for _ in 0..1_000 {
         set.ask("/").await;
@@ -94,7 +94,7 @@ async fn one_in_so_many_of_what_went_well_is_kept_and_says_for_how_many_it_stand
 }
 
 #[tokio::test]
-async fn what_went_wrong_is_kept_however_few_are() {
+async fn failed_slow_and_denied_requests_are_always_recorded() {
     let set = set(|builder| {
         builder
             .sample_one_in(u32::MAX)
@@ -156,7 +156,7 @@ async fn repeated_denials_are_one_record_now_and_one_for_the_rest() {
 }
 
 #[tokio::test]
-async fn what_is_still_folded_is_recorded_when_the_layer_is_gone() {
+async fn folded_denials_are_recorded_when_the_layer_is_dropped() {
     let set = set(|builder| builder.aggregate_denials(Duration::from_secs(10)));
     for _ in 0..3 {
         set.ask("/denied").await;
@@ -169,7 +169,7 @@ async fn what_is_still_folded_is_recorded_when_the_layer_is_gone() {
 }
 
 #[tokio::test]
-async fn without_being_told_to_fold_each_denial_leaves_its_record() {
+async fn each_denial_is_recorded_by_default() {
     let set = set(|builder| builder);
     for _ in 0..3 {
         set.ask("/denied").await;

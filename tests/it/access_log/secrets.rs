@@ -151,9 +151,9 @@ impl Kept {
 
 #[tokio::test]
 async fn a_secret_in_any_part_of_a_request_or_a_response_is_never_written() {
-    type Answer = Result<Response<Full<Bytes>>, BoxError>;
+    type HandlerResult = Result<Response<Full<Bytes>>, BoxError>;
 
-    let answers: [fn() -> Answer; 4] = [
+    let handlers: [fn() -> HandlerResult; 4] = [
         || {
             let mut response = Response::new(Full::from(CANARY));
             for name in HEADERS {
@@ -170,7 +170,7 @@ async fn a_secret_in_any_part_of_a_request_or_a_response_is_never_written() {
         || Err(format!("upstream refused {CANARY}").into()),
         || panic!("{CANARY}"),
     ];
-    for answer in answers {
+    for handler in handlers {
         let (layer, kept, paper, stored) = infested_layer();
         let app = layer.layer(service_fn(
             move |request: Request<Full<Bytes>>| async move {
@@ -180,7 +180,7 @@ async fn a_secret_in_any_part_of_a_request_or_a_response_is_never_written() {
                     reason: AuthDenial::Malformed,
                     key_id: None,
                 });
-                answer()
+                handler()
             },
         ));
         let _ = tokio::spawn(app.oneshot(infested(HEADERS))).await;
@@ -206,7 +206,7 @@ async fn a_secret_in_any_part_of_a_request_or_a_response_is_never_written() {
 }
 
 #[tokio::test]
-async fn what_shows_a_layer_for_debugging_shows_no_secret() {
+async fn debug_output_of_layer_and_future_discloses_no_secret() {
     let (layer, ..) = infested_layer();
     let mut app = layer
         .clone()
@@ -293,7 +293,7 @@ async fn record_of(
 }
 
 #[tokio::test]
-async fn what_a_handler_writes_cannot_break_its_line() {
+async fn handler_fields_cannot_break_the_log_line() {
     for text in CORPUS {
         let line = record_of(get("/"), |record| {
             record.set_field(text.to_owned(), text.to_owned());
@@ -434,7 +434,7 @@ async fn every_secret_path_that_matches_hides_its_segments() {
 const KEY: &str = "acme_live_1AAAAAAAAAAAAAAA_00000000000000000000000000000000000000000000w2Xzo";
 
 #[tokio::test]
-async fn an_api_key_is_hidden_wherever_it_stands_in_a_path() {
+async fn api_key_is_redacted_anywhere_in_a_path() {
     let secret = &KEY[27..];
     for path in [
         format!("/admin/keys/{KEY}"),

@@ -18,13 +18,13 @@ use tower::{Layer, service_fn};
 
 use crate::support::endless::Endless;
 
-type Answer = Response<UnsyncBoxBody<Bytes, Infallible>>;
+type ServerResponse = Response<UnsyncBoxBody<Bytes, Infallible>>;
 
 /// A sink that forwards each record to a channel.
 #[derive(Debug)]
-struct Told(Mutex<UnboundedSender<Value>>);
+struct ChannelSink(Mutex<UnboundedSender<Value>>);
 
-impl Sink for Told {
+impl Sink for ChannelSink {
     fn write(&self, record: &Record<'_>) {
         let json = record.with_json_line(FieldNaming::Otel, |line| {
             serde_json::from_slice(line).unwrap()
@@ -43,8 +43,8 @@ struct Served {
 impl Served {
     async fn start() -> Self {
         let (send, records) = mpsc::unbounded_channel();
-        let layer = AccessLogLayer::new(Told(Mutex::new(send)));
-        let service = layer.layer(service_fn(answer));
+        let layer = AccessLogLayer::new(ChannelSink(Mutex::new(send)));
+        let service = layer.layer(service_fn(respond));
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let addr = listener.local_addr().unwrap();
         tokio::spawn(async move {
@@ -94,7 +94,7 @@ impl Served {
     }
 }
 
-async fn answer(request: Request<Incoming>) -> Result<Answer, Infallible> {
+async fn respond(request: Request<Incoming>) -> Result<ServerResponse, Infallible> {
     let full = |text: &'static str| Full::<Bytes>::from(text).boxed_unsync();
     let mut response = match request.uri().path() {
         "/never" => pending().await,
@@ -138,7 +138,7 @@ async fn each_request_of_a_connection_leaves_its_own_record() {
 }
 
 #[tokio::test]
-async fn an_answer_without_a_body_is_complete() {
+async fn response_without_body_is_completed() {
     let mut served = Served::start().await;
     for head in ["HEAD /", "GET /not-modified"] {
         served.send(head).await;

@@ -211,7 +211,7 @@ async fn created_ids_are_random_and_nothing_of_an_untrusted_trace_is_left() {
 }
 
 #[tokio::test]
-async fn sampled_flag_of_a_new_trace_tells_whether_its_record_is_kept() {
+async fn sampled_flag_of_a_new_trace_matches_whether_its_record_is_emitted() {
     let (mut sampled, mut kept) = (0, 0);
     let recent = RecentRecords::new(1_000, 1 << 20);
     let layer = AccessLogLayer::builder()

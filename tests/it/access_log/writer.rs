@@ -118,8 +118,8 @@ async fn a_writer_that_never_returns_holds_up_no_request_and_what_matters_least_
     assert_eq!(written.len() as u64 + lost.total(), 2_004);
     assert_eq!(written.last(), Some(&"/last"));
     let with = |name: &str| {
-        let of_name = |record: &&Value| record["event.name"] == name;
-        records.iter().filter(of_name).collect::<Vec<_>>()
+        let is_named = |record: &&Value| record["event.name"] == name;
+        records.iter().filter(is_named).collect::<Vec<_>>()
     };
     assert_eq!(
         with("portcullis.audit.store_up").len(),
@@ -152,7 +152,7 @@ async fn a_slow_writer_gets_all_lines_in_order_and_no_request_waits() {
 }
 
 #[tokio::test]
-async fn what_a_writer_refuses_is_counted_and_told_when_it_takes_again() {
+async fn records_that_a_writer_rejects_are_counted_and_reported_later() {
     for mood in [Mood::Fails, Mood::Panics, Mood::Tears(0)] {
         let paper = Paper::default();
         let lines = JsonLines::writer(paper.clone());
@@ -204,7 +204,7 @@ async fn a_writer_that_keeps_lines_back_is_flushed_and_its_failure_counts() {
 }
 
 #[tokio::test]
-async fn the_last_lines_are_written_when_nobody_is_left_to_write_any() {
+async fn queued_lines_are_written_after_the_layer_is_dropped() {
     let (writer, let_through, paper) = gated();
     let app =
         AccessLogLayer::json_lines(writer).layer(service_fn(async |_: Request<Full<Bytes>>| {
@@ -220,7 +220,7 @@ async fn the_last_lines_are_written_when_nobody_is_left_to_write_any() {
 }
 
 #[tokio::test]
-async fn lines_for_people_hold_up_no_request_either_and_tell_of_losses() {
+async fn pretty_lines_do_not_block_requests_and_report_losses() {
     let (writer, let_through, paper) = gated();
     let lines = PrettyLines::writer(writer);
     ask(lines.clone(), ["/1"]).await;
@@ -241,7 +241,7 @@ async fn lines_for_people_hold_up_no_request_either_and_tell_of_losses() {
 }
 
 #[tokio::test]
-async fn what_a_direct_writer_refuses_is_counted_and_told_when_it_takes_again() {
+async fn records_that_a_direct_writer_rejects_are_counted_and_reported() {
     let paper = Paper::default();
     let lines = JsonLines::direct(paper.clone());
     paper.is(Mood::Fails);

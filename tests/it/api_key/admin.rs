@@ -216,7 +216,7 @@ async fn a_key_is_made_shown_changed_switched_off_and_on_rotated_and_ended() {
 }
 
 #[tokio::test]
-async fn a_leaked_key_is_switched_off_by_whoever_holds_it_whole_and_purged_in_time() {
+async fn leaked_key_report_revokes_the_key_until_it_is_purged() {
     let office = Office::new();
     let (id, secret) = office.create(json!({"owner": "acme"})).await;
     let leaked = office.post("root", "/leaked", json!({"key": secret})).await;
@@ -280,8 +280,8 @@ async fn pages_hold_each_key_once_and_lists_can_be_of_an_owner_or_of_what_needs_
         .get("root", &format!("/keys?unused_since={}", now - 5))
         .await;
     assert_eq!(ids(&unused), made[..2]);
-    let former = office.get("root", "/keys?outdated_pepper=true").await;
-    assert_eq!(ids(&former), [""; 0]);
+    let outdated = office.get("root", "/keys?outdated_pepper=true").await;
+    assert_eq!(ids(&outdated), [""; 0]);
     for wrong in [
         "/keys?unused_since=1&expiring_within_secs=1",
         "/keys?previous_pepper=maybe",
@@ -317,7 +317,7 @@ async fn an_update_for_an_old_version_is_a_conflict_and_without_one_is_refused()
 
 /// Threat A12: who is not let in makes no key, whatever the path or the method.
 #[tokio::test]
-async fn who_is_not_authorized_gets_nowhere() {
+async fn unauthorized_requests_change_nothing() {
     let office = Office::new();
     let (id, secret) = office.create(json!({"owner": "acme"})).await;
     let before = office.keys.manager.get(id.parse().unwrap()).await.unwrap();
@@ -370,7 +370,7 @@ async fn who_is_not_authorized_gets_nowhere() {
 
 /// Threat A12: an owner's administrator cannot raise any key, its own included, above its grants.
 #[tokio::test]
-async fn nobody_lifts_themselves_above_what_they_may_grant() {
+async fn owner_administrator_cannot_exceed_its_grants() {
     let office = Office::new();
     let may = json!({"scopes": ["data.read"], "tier": "free", "name": "mine"});
     let made = office.post("acme", "/keys", may).await;
@@ -438,7 +438,7 @@ async fn a_key_with_more_rights_than_an_administrator_may_grant_can_only_be_swit
 }
 
 #[tokio::test]
-async fn what_the_service_switched_off_its_customer_does_not_switch_on() {
+async fn owner_cannot_enable_keys_that_the_service_disabled() {
     let office = Office::new();
     let (id, _) = office
         .create(json!({"owner": "acme", "scopes": ["data.read"]}))
@@ -545,7 +545,7 @@ async fn a_form_of_another_sites_page_changes_nothing() {
 
 /// Threats X1 and X4: an authorizer that panics or fails admits no caller.
 #[tokio::test]
-async fn an_authorizer_that_panics_or_fails_lets_nobody_in() {
+async fn panicking_or_failing_authorizer_rejects_requests() {
     let panics_later = |_: &Parts| {
         StoreFuture::pending(async {
             YieldOnce::new().await;

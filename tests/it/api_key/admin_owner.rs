@@ -88,7 +88,7 @@ async fn an_owner_cannot_revive_a_key_that_the_service_expired_after_it() {
 }
 
 #[tokio::test]
-async fn a_key_that_an_owner_rotates_ends_no_later_than_the_service_said() {
+async fn owner_rotation_does_not_extend_the_expiry() {
     let office = Office::new();
     let trial = json!({"owner": "acme", "tier": "enterprise", "credits": "1000000/day",
                        "scopes": ["data.read"], "expires_in_secs": 7 * DAY});
@@ -158,7 +158,7 @@ async fn an_owner_cannot_enable_a_key_that_the_service_disabled_after_it() {
 
 /// An administrator of the owner that has the name of one of the service's is not one of those.
 #[tokio::test]
-async fn a_name_makes_nobody_an_administrator_of_the_service() {
+async fn owner_administrator_with_a_service_name_gains_no_rights() {
     let office = Office::open(Keys::new(), |head: &Parts| {
         let is_root = head
             .headers
@@ -457,7 +457,7 @@ async fn the_services_decisions_hold_after_a_restart() {
 }
 
 #[tokio::test]
-async fn an_owner_has_a_hundred_keys_at_most_unless_it_is_said_otherwise() {
+async fn owner_has_at_most_100_keys_by_default() {
     let office = Office::new();
     let mut made = Vec::new();
     for number in 0..100 {

@@ -19,7 +19,7 @@ use tower::{Layer, Service, ServiceExt, service_fn};
 
 use crate::support::{get, header, request, text};
 
-pub(crate) type Answer = Response<ResponseBody<Full<Bytes>>>;
+pub(crate) type ApiKeyResponse = Response<ResponseBody<Full<Bytes>>>;
 
 pub(crate) struct Keys {
     pub(crate) clock: ManualClock,
@@ -70,16 +70,16 @@ impl Keys {
         ApiKeyLayer::builder(&self.ring)
     }
 
-    pub(crate) async fn send(&self, request: Request<Full<Bytes>>) -> Answer {
+    pub(crate) async fn send(&self, request: Request<Full<Bytes>>) -> ApiKeyResponse {
         send(self.layer().build().unwrap(), request).await
     }
 }
 
 /// Sends a request through a layer to a handler that reports what it receives.
-pub(crate) async fn send<L>(layer: L, request: Request<Full<Bytes>>) -> Answer
+pub(crate) async fn send<L>(layer: L, request: Request<Full<Bytes>>) -> ApiKeyResponse
 where
     L: Layer<Handler>,
-    L::Service: Service<Request<Full<Bytes>>, Response = Answer, Error = Infallible>,
+    L::Service: Service<Request<Full<Bytes>>, Response = ApiKeyResponse, Error = Infallible>,
 {
     layer
         .layer(service_fn(handler))
@@ -123,11 +123,11 @@ pub(crate) fn challenges(headers: &HeaderMap) -> Vec<&str> {
     lines.map(|line| line.to_str().unwrap()).collect()
 }
 
-pub(crate) fn outcome(response: &Answer) -> &AuthOutcome {
+pub(crate) fn outcome(response: &ApiKeyResponse) -> &AuthOutcome {
     response.extensions().get().unwrap()
 }
 
-pub(crate) fn denial(response: &Answer) -> AuthDenial {
+pub(crate) fn denial(response: &ApiKeyResponse) -> AuthDenial {
     match outcome(response) {
         AuthOutcome::Denied { reason, .. } => *reason,
         other => panic!("{other:?} is no denial"),
@@ -135,7 +135,7 @@ pub(crate) fn denial(response: &Answer) -> AuthDenial {
 }
 
 /// Returns everything in a response that a client can see.
-pub(crate) async fn bytes_of(response: Answer) -> String {
+pub(crate) async fn bytes_of(response: ApiKeyResponse) -> String {
     let head = format!("{} {:?}", response.status(), response.headers());
     head + &text(response).await
 }
@@ -156,7 +156,7 @@ async fn a_good_key_reaches_the_handler_as_an_identity_from_either_place() {
 }
 
 #[tokio::test]
-async fn a_missing_key_is_told_how_to_bring_one() {
+async fn missing_key_gets_401_with_challenges() {
     let response = Keys::new().send(get("/")).await;
     assert_eq!(response.status(), StatusCode::UNAUTHORIZED);
     assert_eq!(
@@ -203,7 +203,7 @@ async fn each_key_that_is_no_good_is_answered_with_the_same_bytes() {
         (expired.expose_secret().to_owned(), AuthDenial::Expired),
         (early.expose_secret().to_owned(), AuthDenial::NotYetValid),
     ];
-    let mut answers = Vec::new();
+    let mut bodies = Vec::new();
     for (key, reason) in cases {
         let response = keys.send(with_key(&key)).await;
         assert_eq!(denial(&response), reason);
@@ -216,10 +216,10 @@ async fn each_key_that_is_no_good_is_answered_with_the_same_bytes() {
             challenges(response.headers())[0],
             r#"Bearer realm="api", error="invalid_token""#
         );
-        answers.push(bytes_of(response).await);
+        bodies.push(bytes_of(response).await);
     }
-    answers.dedup();
-    assert_eq!(answers.len(), 1, "{answers:#?}");
+    bodies.dedup();
+    assert_eq!(bodies.len(), 1, "{bodies:#?}");
 }
 
 /// Puts the secret of one key behind the names and the id of another, checksum included.
@@ -296,7 +296,7 @@ async fn an_optional_layer_lets_nothing_through_and_turns_nonsense_away() {
 
 /// Threat A11: what the handler does not know it cannot leak.
 #[tokio::test]
-async fn the_handler_never_sees_the_key_unless_it_is_told_to() {
+async fn credential_is_hidden_from_the_handler_by_default() {
     let keys = Keys::new();
     let key = keys.reader().await;
     let bearer = format!("Bearer {}", key.expose_secret());
@@ -314,7 +314,7 @@ async fn the_handler_never_sees_the_key_unless_it_is_told_to() {
 
 /// Threat C3: no external shared cache stores the response to a key.
 #[tokio::test]
-async fn an_answer_to_a_key_is_private_and_varies_by_where_the_key_stands() {
+async fn authenticated_response_is_private_and_varies_by_key_sources() {
     let keys = Keys::new();
     let key = keys.reader().await;
     let response = keys.send(with_key(key.expose_secret())).await;
@@ -326,7 +326,7 @@ async fn an_answer_to_a_key_is_private_and_varies_by_where_the_key_stands() {
 }
 
 #[tokio::test]
-async fn a_revoked_key_is_turned_away_at_the_next_request() {
+async fn revoked_key_is_rejected_at_the_next_request() {
     let keys = Keys::new();
     let key = keys.reader().await;
     let send = || keys.send(with_key(key.expose_secret()));
@@ -395,7 +395,7 @@ async fn a_route_asks_for_scopes_of_its_own() {
 }
 
 #[tokio::test]
-async fn a_head_request_is_turned_away_without_a_body_and_grpc_by_its_status() {
+async fn denied_head_has_no_body_and_denied_grpc_has_a_status() {
     let keys = Keys::new();
     let response = keys.send(request(Method::HEAD, "/")).await;
     assert_eq!(response.status(), StatusCode::UNAUTHORIZED);
@@ -409,7 +409,7 @@ async fn a_head_request_is_turned_away_without_a_body_and_grpc_by_its_status() {
 }
 
 #[tokio::test]
-async fn the_record_and_the_answer_say_what_was_found() {
+async fn record_and_response_contain_the_auth_outcome() {
     let keys = Keys::new();
     let key = keys.reader().await;
     let record = RecordHandle::default();
@@ -460,7 +460,7 @@ impl ApiKeyStore for Failing {
 
 /// Threats X4 and L6: a failing store admits no caller and counts no failed attempt.
 #[tokio::test]
-async fn a_store_that_is_away_is_503_and_one_that_is_broken_500() {
+async fn unavailable_store_returns_503_and_corrupt_store_500() {
     let key = unknown_key().await;
     for kind in [StoreErrorKind::Unavailable, StoreErrorKind::Timeout] {
         let response = Keys::kept_in(Failing(kind)).send(with_key(&key)).await;
@@ -505,7 +505,7 @@ fn option<T>(built: Result<T, ConfigError>) -> &'static str {
 
 /// Threat A13: there is no default secret, and no way to forget one.
 #[test]
-fn what_cannot_work_is_refused_before_the_first_request() {
+fn rejects_invalid_ring_and_layer_options() {
     let keys = Keys::new();
     let builder = || KeyRing::builder("acmepay", MemoryStore::new());
     assert_eq!(option(builder().build()), "pepper");
@@ -534,7 +534,7 @@ fn what_cannot_work_is_refused_before_the_first_request() {
 }
 
 #[tokio::test]
-async fn a_full_store_makes_no_key_and_forgets_none() {
+async fn full_store_rejects_new_keys_and_preserves_existing_ones() {
     let store = MemoryStore::builder().max_api_keys(2).build().unwrap();
     let keys = Keys::kept_in(store);
     let first = keys.reader().await;

@@ -68,7 +68,7 @@ fn ring(auditor: impl Auditor, clock: &ManualClock) -> KeyRing {
 }
 
 #[tokio::test]
-async fn each_change_is_told_once_and_says_by_whom() {
+async fn each_change_is_audited_once_with_its_actor() {
     let (ears, clock) = (Ears::default(), ManualClock::default());
     let manager = KeyManager::new(&ring(ears.clone(), &clock)).acting_as("alice");
     let key = manager.create(NewKey::new("acme")).await.unwrap();
@@ -126,7 +126,7 @@ async fn a_panicking_auditor_undoes_no_change() {
 }
 
 #[tokio::test]
-async fn a_caller_that_is_turned_away_is_told_of_with_its_address_and_the_key_that_was_right() {
+async fn denied_caller_is_audited_with_address_and_verified_key_id() {
     let (ears, clock) = (Ears::default(), ManualClock::default());
     let ring = ring(Ears::default(), &clock);
     let manager = KeyManager::new(&ring);
@@ -159,7 +159,7 @@ async fn a_caller_that_is_turned_away_is_told_of_with_its_address_and_the_key_th
 }
 
 #[tokio::test]
-async fn a_route_that_turns_a_caller_away_tells_of_it_by_the_requests_name() {
+async fn scope_denial_is_audited_with_the_request_id() {
     let ears = Ears::default();
     let route = RequireScopesLayer::none().auditor(ears.clone());
     let log = AccessLogLayer::new(RecentRecords::default());
@@ -177,7 +177,7 @@ async fn a_route_that_turns_a_caller_away_tells_of_it_by_the_requests_name() {
 
 /// Threat A14: a record that another writer wrote is reported.
 #[tokio::test]
-async fn a_record_without_the_rings_seal_is_told_of() {
+async fn record_without_seal_is_audited_as_forged() {
     let (ears, store) = (Ears::default(), MemoryStore::new());
     let builder = || KeyRing::builder("acmepay", store.clone()).pepper(pepper());
     let unsealed = KeyManager::new(&builder().build().unwrap());
@@ -196,7 +196,7 @@ async fn a_record_without_the_rings_seal_is_told_of() {
 }
 
 #[tokio::test]
-async fn the_access_logs_queue_keeps_what_becomes_of_keys() {
+async fn access_log_queue_stores_key_events() {
     let log = MemoryStore::new();
     let queue = LogQueue::builder(log.clone(), TokioRuntime)
         .build()

@@ -39,8 +39,8 @@ impl Faulty {
     /// Does what the store in memory would, if only the version were right.
     fn force(&self, record: StoredKey) -> StoreFuture<()> {
         let versions = (0..9).map(|version| self.0.update(record.clone(), version));
-        for answer in versions.filter_map(|answer| answer.into_ready().ready()) {
-            match answer {
+        for result in versions.filter_map(|result| result.into_ready().ready()) {
+            match result {
                 Ok(()) => return StoreFuture::ready(()),
                 Err(error) if error.kind() == StoreErrorKind::Conflict => {}
                 Err(error) => return StoreFuture::failed(error),
@@ -58,7 +58,7 @@ impl ApiKeyStore for Faulty {
                 let is_on = |key: &StoredKey| key.ended_at().is_none();
                 StoreFuture::ready(found.filter(is_on))
             }
-            (_, ReadyOrPending::Ready(answer)) => answer.into(),
+            (_, ReadyOrPending::Ready(result)) => result.into(),
             (_, ReadyOrPending::Pending(pending)) => StoreFuture::Pending(pending),
         }
     }
@@ -68,7 +68,7 @@ impl ApiKeyStore for Faulty {
             ReadyOrPending::Ready(Err(_)) if matches!(self.1, Fault::CreatesOverWhatIsThere) => {
                 self.force(record)
             }
-            ReadyOrPending::Ready(answer) => answer.into(),
+            ReadyOrPending::Ready(result) => result.into(),
             ReadyOrPending::Pending(pending) => StoreFuture::Pending(pending),
         }
     }

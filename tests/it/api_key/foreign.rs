@@ -63,7 +63,7 @@ impl Keys {
 }
 
 #[tokio::test]
-async fn an_imported_key_is_good_at_once_and_digested_anew_when_it_is_used() {
+async fn imported_key_is_accepted_and_rehashed_on_first_use() {
     for (rule, hash, kind) in [
         (
             ImportedKeys::by_sha256(),
@@ -93,12 +93,12 @@ async fn an_imported_key_is_good_at_once_and_digested_anew_when_it_is_used() {
                 pepper_id: Some(1),
             };
             assert_eq!(kept().await.algorithm(), foreign);
-            let former = keys
+            let outdated = keys
                 .manager
                 .list_outdated_pepper(KeyQuery::all())
                 .await
                 .unwrap();
-            assert_eq!(former.keys.len(), 1);
+            assert_eq!(outdated.keys.len(), 1);
 
             for request in [
                 with_key(FORMER),
@@ -138,14 +138,14 @@ async fn a_wrong_foreign_key_is_answered_by_the_same_bytes_as_any() {
         "short",
         &"x".repeat(600),
     ] {
-        let answer = bytes_of(keys.send(with_key(wrong)).await).await;
-        assert_eq!(answer, expected, "{wrong}");
+        let body = bytes_of(keys.send(with_key(wrong)).await).await;
+        assert_eq!(body, expected, "{wrong}");
     }
 }
 
 /// Threat A14: a reader of the store finds no hash of the previous system in it.
 #[tokio::test]
-async fn the_former_hash_is_not_kept_as_it_was() {
+async fn imported_hash_is_not_stored_verbatim() {
     let keys = keys(MemoryStore::new(), ImportedKeys::by_sha256());
     let key = ImportedKey::new(sha256(FORMER));
     let record = keys.manager.import(acme(), key).await.unwrap();
@@ -171,8 +171,8 @@ async fn a_key_is_imported_once_and_where_it_would_be_found() {
     assert_eq!(field(other_hash.unwrap_err()), "imported key");
     let nowhere = Keys::new().manager.import(acme(), key()).await;
     assert_eq!(field(nowhere.unwrap_err()), "imported key");
-    let nobodys = manager.import(NewKey::new(""), key()).await;
-    assert_eq!(field(nobodys.unwrap_err()), "owner");
+    let without_owner = manager.import(NewKey::new(""), key()).await;
+    assert_eq!(field(without_owner.unwrap_err()), "owner");
 }
 
 #[tokio::test]
@@ -248,7 +248,7 @@ pub(crate) mod argon2 {
 
     use super::*;
     use crate::{
-        api_key::api_key::{Answer, send},
+        api_key::api_key::{ApiKeyResponse, send},
         support::header,
     };
 
@@ -299,7 +299,7 @@ pub(crate) mod argon2 {
     }
 
     #[tokio::test]
-    async fn a_key_hashed_by_argon2_is_proved_once_and_digested_anew() {
+    async fn argon2_key_is_verified_once_and_rehashed() {
         for slow in [false, true] {
             let store = MemoryStore::new();
             let keys = match slow {
@@ -333,7 +333,7 @@ pub(crate) mod argon2 {
     }
 
     #[tokio::test]
-    async fn wrong_keys_before_the_first_use_are_turned_away_by_the_same_bytes() {
+    async fn unused_imported_keys_reject_wrong_secrets_with_identical_bytes() {
         let keys = imported(MemoryStore::new()).await;
         let expected = bytes_of(keys.send(with_key(&unknown_key().await)).await).await;
         for wrong in [
@@ -341,8 +341,8 @@ pub(crate) mod argon2 {
             "pk7d3.the-secret-of-a-user",
             "no-part-at-all-here",
         ] {
-            let answer = bytes_of(keys.send(with_key(wrong)).await).await;
-            assert_eq!(answer, expected, "{wrong}");
+            let body = bytes_of(keys.send(with_key(wrong)).await).await;
+            assert_eq!(body, expected, "{wrong}");
         }
         let leaked = keys
             .manager
@@ -359,19 +359,19 @@ pub(crate) mod argon2 {
         let keys = imported(MemoryStore::new()).await;
         let window = Duration::from_secs(60);
         let layer = keys.layer().failure_limit(5, window).build().unwrap();
-        let ask = async |key: String| -> Answer {
+        let ask = async |key: String| -> ApiKeyResponse {
             let mut request = with_key(&key);
             let address: SocketAddr = "203.0.113.9:4711".parse().unwrap();
             request.extensions_mut().insert(PeerAddr(address));
             send(layer.clone(), request).await
         };
         for number in 0..5 {
-            let answer = ask(format!("pk7d2.made-up-{number:08}")).await;
-            assert_eq!(denial(&answer), AuthDenial::Unknown);
+            let response = ask(format!("pk7d2.made-up-{number:08}")).await;
+            assert_eq!(denial(&response), AuthDenial::Unknown);
         }
         for number in 5..50 {
-            let answer = ask(format!("pk7d2.made-up-{number:08}")).await;
-            assert_eq!(denial(&answer), AuthDenial::TooManyFailures);
+            let response = ask(format!("pk7d2.made-up-{number:08}")).await;
+            assert_eq!(denial(&response), AuthDenial::TooManyFailures);
         }
         // One that was wrong a moment ago is known to be, and costs nothing.
         let again = ask(format!("pk7d2.made-up-{:08}", 3)).await;

@@ -30,7 +30,8 @@ use serde_json::Value;
 use sha2::{Digest, Sha256};
 
 use super::api_key::{
-    Answer, Keys, challenges, denial, forged, pepper, send, unknown_key, with_header, with_key,
+    ApiKeyResponse, Keys, challenges, denial, forged, pepper, send, unknown_key, with_header,
+    with_key,
 };
 use crate::support::{header, slow_store::SlowStore, text};
 
@@ -185,8 +186,8 @@ async fn failures_of_a_verifier_are_not_counted() {
             let (keys, verifier) = (Keys::new(), Tokens::new(is_slow, others));
             let layer = limited(&keys, &verifier).build().unwrap();
             for pin in 0..20 {
-                let answer = send(layer.clone(), at(bearer(&format!("{pin:04}")), NAT)).await;
-                assert!(answer.status().is_server_error(), "{}", answer.status());
+                let response = send(layer.clone(), at(bearer(&format!("{pin:04}")), NAT)).await;
+                assert!(response.status().is_server_error(), "{}", response.status());
             }
             let good = send(layer, at(bearer("0042"), NAT)).await;
             assert_eq!(good.status(), StatusCode::OK);
@@ -375,7 +376,7 @@ impl Junk {
     }
 }
 
-async fn ask(layer: &ApiKeyLayer, key: &str) -> Answer {
+async fn ask(layer: &ApiKeyLayer, key: &str) -> ApiKeyResponse {
     send(layer.clone(), at(with_key(key), NAT)).await
 }
 
@@ -470,7 +471,7 @@ async fn the_exemption_of_a_good_key_cannot_be_exploited() {
 }
 
 /// The body of a rejection, and the schemes of its challenges.
-async fn told(response: Answer) -> (String, Vec<String>) {
+async fn told(response: ApiKeyResponse) -> (String, Vec<String>) {
     let schemes = challenges(response.headers())
         .iter()
         .map(|line| line.split(' ').next().unwrap().to_owned())

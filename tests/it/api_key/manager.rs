@@ -44,7 +44,7 @@ impl Keys {
 }
 
 #[tokio::test]
-async fn a_disabled_key_is_turned_away_until_it_is_enabled() {
+async fn disabled_key_is_rejected_until_it_is_enabled() {
     let keys = Keys::new();
     let key = keys.reader().await;
     let alice = keys.manager.acting_as("alice");
@@ -64,7 +64,7 @@ async fn a_disabled_key_is_turned_away_until_it_is_enabled() {
 }
 
 #[tokio::test]
-async fn a_revoked_key_stays_revoked_and_says_by_whom() {
+async fn revoked_key_stays_revoked_with_its_first_reason() {
     let keys = Keys::new();
     let key = keys.reader().await;
     let alice = keys.manager.acting_as("alice");
@@ -161,7 +161,7 @@ async fn of_many_updates_for_one_version_one_wins() {
 }
 
 #[tokio::test]
-async fn what_is_out_of_bounds_is_refused_by_name() {
+async fn rejects_invalid_key_attributes_by_name() {
     let keys = Keys::new();
     let new = || NewKey::new("acme");
     let long = "x".repeat(300);
@@ -221,7 +221,7 @@ async fn a_rotated_key_is_accepted_until_the_overlap_ends_and_its_heir_has_all_t
 }
 
 #[tokio::test]
-async fn who_still_uses_a_replaced_key_is_told_since_when_and_until_when() {
+async fn rotated_key_responses_carry_deprecation_and_sunset() {
     let keys = Keys::new();
     let key = keys.reader().await;
     let told = async |key: &GeneratedKey| {
@@ -242,7 +242,7 @@ async fn who_still_uses_a_replaced_key_is_told_since_when_and_until_when() {
 #[derive(Clone, Default)]
 struct Unheard {
     store: MemoryStore,
-    loses_answers: Arc<AtomicBool>,
+    loses_replies: Arc<AtomicBool>,
 }
 
 impl ApiKeyStore for Unheard {
@@ -256,7 +256,7 @@ impl ApiKeyStore for Unheard {
 
     fn update(&self, record: StoredKey, expected: u64) -> StoreFuture<()> {
         let done = self.store.update(record, expected);
-        match self.loses_answers.swap(false, Ordering::SeqCst) {
+        match self.loses_replies.swap(false, Ordering::SeqCst) {
             true => StoreFuture::failed(StoreErrorKind::Timeout),
             false => done,
         }
@@ -280,7 +280,7 @@ async fn a_rotation_that_was_done_unheard_is_a_rotation() {
     let store = Unheard::default();
     let keys = Keys::kept_in(store.clone());
     let old = keys.reader().await;
-    store.loses_answers.store(true, Ordering::SeqCst);
+    store.loses_replies.store(true, Ordering::SeqCst);
     let new = keys.manager.rotate(old.id(), HOUR).await.unwrap();
     assert_eq!(keys.status(&new).await, StatusCode::OK);
     assert_eq!(keys.status(&old).await, StatusCode::OK);
@@ -420,7 +420,7 @@ async fn keys_that_end_soon_are_found() {
 }
 
 #[tokio::test]
-async fn uses_are_told_to_the_store_when_they_are_flushed_and_not_before() {
+async fn uses_are_stored_only_when_flushed() {
     let clock = ManualClock::default();
     let ring = KeyRing::builder("acmepay", MemoryStore::new())
         .pepper(pepper())
@@ -479,7 +479,7 @@ impl Runtime for Alarm {
 }
 
 #[tokio::test]
-async fn uses_are_told_at_each_interval_as_long_as_the_ring_is_there() {
+async fn uses_are_flushed_at_each_interval_while_the_ring_exists() {
     let (store, alarm) = (MemoryStore::new(), Alarm::default());
     let build = |interval| {
         KeyRing::builder("acmepay", store.clone())
@@ -527,7 +527,7 @@ async fn status(ring: &KeyRing, key: &GeneratedKey) -> StatusCode {
 }
 
 #[tokio::test]
-async fn a_pepper_is_rotated_key_by_key_as_they_are_used_until_the_former_can_go() {
+async fn pepper_rotation_updates_each_key_on_use() {
     let store = MemoryStore::new();
     let builder = || KeyRing::builder("acmepay", store.clone());
     let before = builder().pepper(pepper_of(1)).build().unwrap();

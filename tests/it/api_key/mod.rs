@@ -6,7 +6,6 @@ pub(super) mod admin;
 pub(super) mod admin_owner;
 #[cfg(feature = "admin")]
 pub(super) mod admin_races;
-pub(super) mod answers;
 pub(super) mod api_key;
 pub(super) mod audit;
 #[cfg(all(feature = "admin", feature = "metrics", feature = "tracing"))]
@@ -18,4 +17,5 @@ pub(super) mod forgery;
 pub(super) mod guesses;
 pub(super) mod manager;
 pub(super) mod pipeline;
+pub(super) mod responses;
 pub(super) mod threats;

@@ -27,7 +27,9 @@ use portcullis::{
 use tokio::sync::Semaphore;
 use tower::{Layer, ServiceExt, service_fn};
 
-use super::api_key::{Answer, Keys, denial, forged, handler, pepper, send, unknown_key, with_key};
+use super::api_key::{
+    ApiKeyResponse, Keys, denial, forged, handler, pepper, send, unknown_key, with_key,
+};
 use crate::support::header;
 
 /// A store as if on a server: what it finds is read at once, and handed out when the gate opens.
@@ -180,7 +182,7 @@ async fn a_warm_key_costs_the_store_nothing_for_ten_seconds() {
 }
 
 #[tokio::test]
-async fn a_store_that_announces_nothing_is_asked_each_time_unless_the_ring_is_told_otherwise() {
+async fn store_without_notifications_is_queried_each_time_by_default() {
     let store = Remote::new(ChangeNotifications::None);
     let keys = Keys::kept_in(store.clone());
     let key = keys.reader().await;
@@ -211,7 +213,7 @@ fn remembering_for_more_than_ten_seconds_is_refused() {
 
 /// Threat A7: what this process changes, it knows.
 #[tokio::test]
-async fn a_key_revoked_here_is_turned_away_at_the_next_request() {
+async fn locally_revoked_key_is_rejected_at_the_next_request() {
     let (store, _changes) = Remote::announced();
     let keys = Keys::kept_in(store);
     let key = keys.reader().await;
@@ -224,7 +226,7 @@ async fn a_key_revoked_here_is_turned_away_at_the_next_request() {
 /// Threat A7: a change by another process takes effect with its announcement, and at the latest
 /// when the cached record expires.
 #[tokio::test]
-async fn a_key_revoked_elsewhere_is_turned_away_once_it_is_announced_or_after_ten_seconds() {
+async fn remotely_revoked_key_is_rejected_on_notice_or_after_ten_seconds() {
     let (store, changes) = Remote::announced();
     let keys = Keys::kept_in(store.clone());
     let elsewhere = elsewhere(&store, &keys.clock);
@@ -245,7 +247,7 @@ async fn a_key_revoked_elsewhere_is_turned_away_once_it_is_announced_or_after_te
 
 /// Threat A7: an instance that cannot receive revocations caches nothing.
 #[tokio::test]
-async fn a_lost_channel_forgets_all_and_asks_the_store_each_time() {
+async fn lost_channel_clears_and_disables_the_key_cache() {
     let (store, changes) = Remote::announced();
     let keys = Keys::kept_in(store.clone());
     let key = keys.reader().await;
@@ -264,7 +266,7 @@ async fn a_lost_channel_forgets_all_and_asks_the_store_each_time() {
 
 /// Threat A7: a read in flight while the key is revoked does not restore the key.
 #[tokio::test]
-async fn a_key_revoked_between_the_read_and_the_fill_is_turned_away_at_the_next_request() {
+async fn key_revoked_during_a_lookup_is_rejected_at_the_next_request() {
     for forget in ["changed", "lost and connected", "revoked here"] {
         let (store, changes) = Remote::announced();
         let keys = Keys::kept_in(store.clone());
@@ -328,7 +330,7 @@ fn tokio_test_block<T, E>(future: impl Future<Output = Result<T, E>>) -> Option<
     let mut future = std::pin::pin!(future);
     let mut cx = std::task::Context::from_waker(std::task::Waker::noop());
     match future.as_mut().poll(&mut cx) {
-        std::task::Poll::Ready(answer) => answer.ok(),
+        std::task::Poll::Ready(result) => result.ok(),
         std::task::Poll::Pending => None,
     }
 }
@@ -376,7 +378,7 @@ async fn the_others_go_on_when_the_one_who_asked_leaves() {
 
 /// Threat X2: a lookup that all waiters have left is repeated, and its old result is not used.
 #[tokio::test]
-async fn a_question_that_nobody_waits_for_is_forgotten() {
+async fn abandoned_lookup_is_discarded() {
     let (store, _changes) = Remote::announced();
     let keys = Keys::kept_in(store.clone());
     let key = keys.reader().await;
@@ -452,7 +454,7 @@ async fn a_flood_of_keys_with_a_forged_tag_never_reaches_the_store() {
     let tag = |first: u8| KeyedTag::new((first..first + 32).collect::<Vec<u8>>()).unwrap();
     let before = KeyManager::new(&builder().build().unwrap());
     let ring = builder().keyed_tag(tag(0)).build().unwrap();
-    let former = before.create(NewKey::new("acme")).await.unwrap();
+    let untagged = before.create(NewKey::new("acme")).await.unwrap();
     let key = KeyManager::new(&ring).create(NewKey::new("acme")).await;
     let key = key.unwrap();
     let ask = async |ring: &KeyRing, key: &str| {
@@ -474,12 +476,12 @@ async fn a_flood_of_keys_with_a_forged_tag_never_reaches_the_store() {
     // Untagged keys, and those of a previous tag, are accepted as long as the ring is configured
     // so.
     assert_eq!(
-        ask(&ring, former.expose_secret()).await,
+        ask(&ring, untagged.expose_secret()).await,
         StatusCode::UNAUTHORIZED
     );
     let later = builder().keyed_tag(tag(1)).previous_keyed_tag(tag(0));
     let later = later.accept_untagged().build().unwrap();
-    assert_eq!(ask(&later, former.expose_secret()).await, StatusCode::OK);
+    assert_eq!(ask(&later, untagged.expose_secret()).await, StatusCode::OK);
     assert_eq!(ask(&later, key.expose_secret()).await, StatusCode::OK);
     let later = builder().keyed_tag(tag(1)).build().unwrap();
     assert_eq!(
@@ -512,7 +514,7 @@ async fn a_flood_that_comes_at_once_costs_the_store_no_more() {
 }
 
 #[tokio::test]
-async fn who_has_failed_too_often_is_told_how_long_to_wait() {
+async fn too_many_failures_return_429_with_retry_after() {
     let keys = Keys::new();
     let layer = limited(&keys, 1);
     let strangers = strangers(3).await;
@@ -545,7 +547,7 @@ async fn repeating_one_dead_key_is_one_failure_and_asks_the_store_once() {
 
 /// Threats A6 and L9: knowing an id is good for nothing.
 #[tokio::test]
-async fn wrong_secrets_behind_a_known_id_lock_nobody_out() {
+async fn wrong_secrets_for_a_known_id_do_not_lock_out_its_owner() {
     for remote in [true, false] {
         let (store, _changes) = Remote::announced();
         let keys = if remote {
@@ -596,7 +598,7 @@ async fn good_keys_and_failing_stores_are_nobodys_failures() {
     }
     store.fail(None);
     let key = keys.reader().await;
-    let response: Answer = send(layer, from(ATTACKER, key.expose_secret())).await;
+    let response: ApiKeyResponse = send(layer, from(ATTACKER, key.expose_secret())).await;
     assert_eq!(response.status(), StatusCode::OK);
 }
 

@@ -26,8 +26,8 @@ use portcullis::{
 use tower::{Layer, ServiceExt, service_fn};
 
 use super::api_key::{
-    Answer, Keys, bytes_of, challenges, denial, handler, outcome, send, unknown_key, with_header,
-    with_key,
+    ApiKeyResponse, Keys, bytes_of, challenges, denial, handler, outcome, send, unknown_key,
+    with_header, with_key,
 };
 use crate::support::{self, header, strict::Strict, text};
 
@@ -191,7 +191,7 @@ async fn a_restricted_key_is_refused_without_a_word_about_why() {
 }
 
 #[tokio::test]
-async fn who_may_not_is_told_that_there_is_nothing_where_that_is_wished() {
+async fn hide_forbidden_returns_404_without_disclosing_scopes() {
     let keys = Keys::new();
     let key = keys.reader().await;
     let layer = keys.layer().require_all_scopes(["admin"]).hide_forbidden();
@@ -296,20 +296,20 @@ const TOKEN: &str = "a-token-that-is-no-key-of-the-ring";
 #[derive(Clone)]
 struct Says {
     asked: Arc<AtomicU64>,
-    answer: fn() -> StoreFuture<Verdict>,
+    verdict: fn() -> StoreFuture<Verdict>,
 }
 
 impl Says {
-    fn new(answer: fn() -> StoreFuture<Verdict>) -> Self {
+    fn new(verdict: fn() -> StoreFuture<Verdict>) -> Self {
         let asked = Arc::default();
-        Self { asked, answer }
+        Self { asked, verdict }
     }
 }
 
 impl Verifier for Says {
     fn verify(&self, _: &Credential<'_>) -> StoreFuture<Verdict> {
         self.asked.fetch_add(1, Ordering::SeqCst);
-        (self.answer)()
+        (self.verdict)()
     }
 }
 
@@ -322,10 +322,10 @@ fn known() -> Verdict {
     )
 }
 
-fn later(answer: Verdict) -> StoreFuture<Verdict> {
+fn later(verdict: Verdict) -> StoreFuture<Verdict> {
     StoreFuture::pending(async move {
         tokio::task::yield_now().await;
-        Ok(answer)
+        Ok(verdict)
     })
 }
 
@@ -363,12 +363,12 @@ async fn verifiers_are_asked_in_order_until_one_decides_at_once_or_later() {
 async fn a_credential_that_is_nobodys_or_rejected_is_answered_like_any_wrong_key() {
     let keys = Keys::new();
     let garbage = bytes_of(keys.send(with_key("garbage")).await).await;
-    for answer in [
+    for verdict in [
         (|| StoreFuture::ready(Verdict::NotRecognized)) as fn() -> StoreFuture<Verdict>,
         || StoreFuture::ready(Verdict::Rejected),
         || later(Verdict::Rejected),
     ] {
-        let layer = keys.layer().verifier(Says::new(answer)).build().unwrap();
+        let layer = keys.layer().verifier(Says::new(verdict)).build().unwrap();
         assert_eq!(bytes_of(send(layer, with_key(TOKEN)).await).await, garbage);
     }
 }
@@ -428,7 +428,7 @@ async fn a_verifier_that_panics_is_answered_for_by_500() {
 }
 
 #[tokio::test]
-async fn a_static_key_is_known_beside_the_ring_and_has_scopes_like_any() {
+async fn static_keys_work_with_a_ring_and_have_scopes() {
     let keys = Keys::new();
     let caller = Identity::builder("billing")
         .owner("billing")
@@ -523,7 +523,7 @@ async fn a_responder_that_panics_is_answered_for_by_500_by_each_layer() {
 
 /// Threat A5: a malformed key costs no more than a parse.
 #[test]
-fn any_bytes_up_to_a_megabyte_are_turned_away_without_a_panic() {
+fn malformed_keys_up_to_a_megabyte_are_rejected_without_panic() {
     let keys = Keys::new();
     let service = keys.layer().build().unwrap().layer(service_fn(handler));
     let mut cx = std::task::Context::from_waker(std::task::Waker::noop());
@@ -546,11 +546,11 @@ fn any_bytes_up_to_a_megabyte_are_turned_away_without_a_panic() {
             let mut request = support::get("/");
             let value = http::HeaderValue::from_bytes(&vec![byte; len]).unwrap();
             request.headers_mut().insert("x-api-key", value);
-            let mut answer = std::pin::pin!(service.clone().oneshot(request));
-            let std::task::Poll::Ready(response) = answer.as_mut().poll(&mut cx) else {
+            let mut call = std::pin::pin!(service.clone().oneshot(request));
+            let std::task::Poll::Ready(response) = call.as_mut().poll(&mut cx) else {
                 panic!("a malformed key never waits");
             };
-            let response: Answer = response.unwrap();
+            let response: ApiKeyResponse = response.unwrap();
             assert_eq!(response.status(), StatusCode::UNAUTHORIZED);
             assert!(matches!(
                 outcome(&response),

@@ -27,8 +27,8 @@ use portcullis::{
 use tower::{Layer, ServiceExt, service_fn};
 
 use super::{
-    cache::{App, Handler, answer, caller, get_as, get_with},
-    leaks::{Client, answering, body, handler, holds, with_fields},
+    cache::{App, Handler, caller, get_as, get_with, response_with},
+    leaks::{Client, body, handler, holds, responder, with_fields},
 };
 use crate::support::{get, request};
 
@@ -36,7 +36,7 @@ const FRESH: &[(&str, &str)] = &[("cache-control", "max-age=60")];
 
 /// Answers with all of its target.
 fn echo() -> Client {
-    answering(|request| with_fields(FRESH, request.uri().to_string()))
+    responder(|request| with_fields(FRESH, request.uri().to_string()))
 }
 
 #[tokio::test]
@@ -93,7 +93,7 @@ async fn paths_that_a_server_may_take_for_one_are_several() {
 }
 
 #[tokio::test]
-async fn a_field_that_a_framework_may_route_by_poisons_nobody() {
+async fn rerouting_fields_do_not_poison_the_cache() {
     for name in [
         "x-forwarded-host",
         "x-forwarded-path",
@@ -122,7 +122,7 @@ async fn a_field_that_a_framework_may_route_by_poisons_nobody() {
         "front_end_https",
     ] {
         holds(|cached| async move {
-            let client = cached(answering(move |request| {
+            let client = cached(responder(move |request| {
                 let value = request.headers().get(name);
                 with_fields(FRESH, format!("<script src=//{value:?}>"))
             }));
@@ -146,7 +146,7 @@ fn lenient_host(request: &Request<Full<Bytes>>) -> Option<String> {
 }
 
 #[tokio::test]
-async fn host_in_forwarded_poisons_nobody_however_it_is_written() {
+async fn host_in_forwarded_does_not_poison_the_cache() {
     for lines in [
         &["host=evil"][..],
         &["host =evil, for=203.0.113.66"],
@@ -159,7 +159,7 @@ async fn host_in_forwarded_poisons_nobody_however_it_is_written() {
         &["for=203.0.113.66", "host=evil"],
     ] {
         holds(|cached| async move {
-            let client = cached(answering(|request| {
+            let client = cached(responder(|request| {
                 let host = lenient_host(request).unwrap_or("good".to_owned());
                 with_fields(FRESH, format!("<script src=//{host}>"))
             }));
@@ -222,7 +222,7 @@ async fn purge_by_url_reaches_responses_to_rerouted_requests() {
 /// Removes what `Connection` lists, as a proxy does before it forwards, then answers for the site,
 /// the language and the tenant that are left.
 fn forwarding() -> Client {
-    answering(|request| {
+    responder(|request| {
         let listed = request.headers().get_all("connection").iter();
         let listed = listed.filter_map(|line| line.to_str().ok());
         let listed: Vec<_> = listed
@@ -250,7 +250,7 @@ const SHOP: [(&str, &str); 3] = [
 ];
 
 #[tokio::test]
-async fn field_that_connection_lists_poisons_nobody() {
+async fn fields_listed_in_connection_do_not_poison_the_cache() {
     for lines in [
         &["host"][..],
         &["close, host"],
@@ -302,7 +302,7 @@ async fn request_with_a_connection_option_is_neither_answered_from_the_store_nor
 }
 
 #[tokio::test]
-async fn post_that_bypasses_the_cache_is_not_kept_for_a_get() {
+async fn post_that_bypasses_the_cache_is_not_stored_for_get() {
     for field in [
         ("connection", "host"),
         ("x-http-method-override", "PUT"),
@@ -318,7 +318,7 @@ async fn post_that_bypasses_the_cache_is_not_kept_for_a_get() {
             let clock = ManualClock::default();
             let builder = CacheLayer::rfc(MemoryStore::with_clock(clock.clone())).cache_posts(true);
             let app = App::built(
-                Handler::new(move |_, _| answer(&posted, "")),
+                Handler::new(move |_, _| response_with(&posted, "")),
                 clock,
                 builder,
             );
@@ -349,7 +349,7 @@ async fn another_method_in_a_field_is_not_answered_for_get() {
         "x_http_method_override",
     ] {
         holds(|cached| async move {
-            let client = cached(answering(move |request| {
+            let client = cached(responder(move |request| {
                 let mut response = with_fields(FRESH, "page".to_owned());
                 if request.headers().contains_key(name) {
                     *response.status_mut() = StatusCode::NOT_FOUND;
@@ -376,7 +376,7 @@ async fn value_that_is_no_list_fills_no_other_values_variant() {
     ] {
         holds(|cached| async move {
             // As a CORS layer does: the whole value of the one line, or nothing.
-            let client = cached(answering(move |request| {
+            let client = cached(responder(move |request| {
                 let mut lines = request.headers().get_all(name).iter();
                 let only = lines.next().filter(|_| lines.next().is_none());
                 let is_known = only.is_some_and(|line| line == "https://app.example");
@@ -407,7 +407,7 @@ async fn lists_are_compared_by_their_members_and_other_fields_by_their_bytes() {
     ] {
         let app = App::configured(
             Handler::new(move |_, call| {
-                let mut response = answer(FRESH, format!("call {call}"));
+                let mut response = response_with(FRESH, format!("call {call}"));
                 response.headers_mut().insert("vary", name.parse().unwrap());
                 response
             }),
@@ -485,13 +485,13 @@ fn echo_body() -> Client {
 }
 
 #[tokio::test]
-async fn no_error_that_a_request_can_bring_about_is_kept() {
+async fn request_induced_errors_are_not_stored() {
     for status in [
         400, 401, 403, 405, 406, 407, 408, 409, 411, 412, 413, 414, 415, 416, 417, 421, 422, 425,
         426, 428, 429, 431, 451, 499, 500, 501, 502, 503, 504, 505, 511, 599,
     ] {
         let app = App::new(Handler::new(move |request, _| {
-            let mut response = answer(FRESH, "");
+            let mut response = response_with(FRESH, "");
             if request.headers().contains_key("x-oversized") {
                 *response.status_mut() = StatusCode::from_u16(status).unwrap();
             }
@@ -508,7 +508,7 @@ async fn no_error_that_a_request_can_bring_about_is_kept() {
 }
 
 #[tokio::test]
-async fn no_answer_to_a_condition_or_a_range_of_one_request_is_kept_for_others() {
+async fn failed_conditions_and_ranges_are_not_stored_for_others() {
     for (field, status, reason) in [
         (("range", "bytes=99-"), 416, "range"),
         (("if-match", "\"x\""), 412, "condition"),
@@ -518,7 +518,7 @@ async fn no_answer_to_a_condition_or_a_range_of_one_request_is_kept_for_others()
         let code = StatusCode::from_u16(status).unwrap();
         let policy = CachePolicy::new().cache_status_code(code, Duration::from_secs(60));
         let app = App::rfc(Handler::new(move |request, _| {
-            let mut response = answer(FRESH, "");
+            let mut response = response_with(FRESH, "");
             if request.headers().contains_key(field.0) {
                 *response.status_mut() = code;
             }
@@ -563,7 +563,7 @@ async fn a_range_that_is_refused_from_the_store_is_not_cacheable() {
 }
 
 #[tokio::test]
-async fn what_does_something_to_one_client_is_done_to_no_other() {
+async fn responses_with_per_client_fields_are_not_stored() {
     for name in [
         "set-cookie",
         "set-cookie2",
@@ -572,7 +572,7 @@ async fn what_does_something_to_one_client_is_done_to_no_other() {
         "authentication-info",
     ] {
         let app = App::new(Handler::new(move |_, call| {
-            let mut response = answer(FRESH, format!("call {call}"));
+            let mut response = response_with(FRESH, format!("call {call}"));
             response
                 .headers_mut()
                 .insert(name, http::HeaderValue::from_static("x"));
@@ -584,7 +584,7 @@ async fn what_does_something_to_one_client_is_done_to_no_other() {
 }
 
 #[tokio::test]
-async fn an_answer_by_a_credential_that_says_so_in_vary_is_not_shared() {
+async fn responses_that_vary_by_credentials_are_not_shared() {
     for by in [
         "authorization",
         "Cookie",
@@ -594,7 +594,7 @@ async fn an_answer_by_a_credential_that_says_so_in_vary_is_not_shared() {
     ] {
         let app = App::configured(
             Handler::new(move |_, call| {
-                let mut response = answer(
+                let mut response = response_with(
                     &[("cache-control", "public, max-age=60")],
                     format!("call {call}"),
                 );
@@ -609,7 +609,7 @@ async fn an_answer_by_a_credential_that_says_so_in_vary_is_not_shared() {
 }
 
 #[tokio::test]
-async fn nobody_learns_what_another_caller_has_looked_at() {
+async fn cache_does_not_reveal_requests_of_other_callers() {
     let app = App::new(Handler::with(FRESH));
     let (victim, spy) = (caller("victim"), caller("spy"));
     app.send(get_as("/a", &victim)).await;
@@ -658,7 +658,7 @@ impl CacheStore for Telling {
 }
 
 #[tokio::test]
-async fn a_key_tells_nothing_and_cannot_be_computed() {
+async fn cache_key_discloses_nothing_and_depends_on_the_secret() {
     let keys = async |path: &str| {
         let store = Telling(MemoryStore::new(), Arc::default());
         let layer = CacheLayer::new(store.clone());
@@ -676,7 +676,9 @@ async fn a_key_tells_nothing_and_cannot_be_computed() {
 
 #[tokio::test]
 async fn many_ranges_cost_no_more_than_the_whole() {
-    let app = App::new(Handler::new(|_, _| answer(FRESH, vec![b'x'; 10_000])));
+    let app = App::new(Handler::new(|_, _| {
+        response_with(FRESH, vec![b'x'; 10_000])
+    }));
     app.get("/a").await;
     let many = (0..1_300)
         .map(|from| format!("{from}-"))
@@ -710,7 +712,7 @@ async fn a_range_that_is_not_stored_is_no_reason_to_fetch_the_whole() {
             asked, "bytes=0-0",
             "the handler was asked for more than the client"
         );
-        let mut response = answer(FRESH, "x");
+        let mut response = response_with(FRESH, "x");
         *response.status_mut() = StatusCode::PARTIAL_CONTENT;
         response
             .headers_mut()
@@ -732,7 +734,7 @@ async fn a_flood_of_urls_does_not_drive_out_what_is_asked_for_often() {
         .build()
         .unwrap();
     let app = App::built(
-        Handler::new(|_, _| answer(FRESH, vec![b'x'; 1_000])),
+        Handler::new(|_, _| response_with(FRESH, vec![b'x'; 1_000])),
         portcullis::ManualClock::default(),
         CacheLayer::secure(store),
     );
@@ -757,7 +759,7 @@ async fn a_flood_of_urls_does_not_drive_out_what_is_asked_for_often() {
 }
 
 #[tokio::test]
-async fn who_asks_for_a_reload_or_brings_junk_does_not_get_past_the_cache_of_others() {
+async fn reloads_and_unknown_credentials_do_not_bypass_the_cache_of_others() {
     let app = App::new(Handler::with(FRESH));
     assert_eq!(app.get("/a").await.body, "call 1");
     for fields in [
@@ -781,7 +783,7 @@ async fn who_asks_for_a_reload_or_brings_junk_does_not_get_past_the_cache_of_oth
 }
 
 #[tokio::test]
-async fn what_is_for_caches_alone_reaches_no_client() {
+async fn cache_tags_and_hop_by_hop_fields_reach_no_client() {
     let app = App::new(Handler::with(&[
         ("cache-control", "max-age=60"),
         ("surrogate-key", "internal"),
@@ -807,15 +809,15 @@ async fn what_is_for_caches_alone_reaches_no_client() {
 }
 
 #[tokio::test]
-async fn what_names_an_answer_for_caches_reaches_no_client_past_the_store() {
+async fn cache_tags_are_removed_from_responses_that_are_not_stored() {
     let app = App::new(Handler::new(|request, _| {
         let tags = ("surrogate-key", "internal");
         if request.headers().contains_key("if-none-match") {
-            let mut response = answer(&[tags, ("cache-control", "no-store")], "");
+            let mut response = response_with(&[tags, ("cache-control", "no-store")], "");
             *response.status_mut() = StatusCode::NOT_MODIFIED;
             return response;
         }
-        answer(
+        response_with(
             &[tags, ("cache-control", "max-age=10"), ("etag", "\"1\"")],
             "x",
         )
@@ -863,7 +865,7 @@ impl Body for BreaksOff {
 }
 
 #[tokio::test]
-async fn a_body_that_breaks_off_is_not_kept() {
+async fn aborted_body_is_not_stored() {
     let handler = service_fn(async |_: Request<Full<Bytes>>| {
         let mut response = Response::new(BreaksOff { begun: false });
         let fresh = http::HeaderValue::from_static("max-age=60");

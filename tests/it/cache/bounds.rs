@@ -29,7 +29,7 @@ use tokio::sync::mpsc;
 use tower::{Layer, ServiceExt, service_fn};
 
 use super::{
-    cache::{Handler, answer, get_with},
+    cache::{Handler, get_with, response_with},
     leaks::Sent,
 };
 use crate::support::get;
@@ -134,7 +134,7 @@ fn slow(request: Request<Full<Bytes>>) -> std::future::Ready<Result<Response<Sen
 }
 
 #[tokio::test]
-async fn what_is_being_stored_at_one_moment_is_bounded() {
+async fn max_fill_bytes_bounds_concurrent_fills() {
     let clock = ManualClock::default();
     let layer = CacheLayer::secure(MemoryStore::builder().clock(clock.clone()).build().unwrap())
         .clock(clock.clone())
@@ -180,7 +180,7 @@ async fn what_is_being_stored_at_one_moment_is_bounded() {
 }
 
 #[tokio::test]
-async fn an_answer_that_gave_way_streams_on_and_is_not_kept() {
+async fn fill_that_loses_its_budget_streams_on_without_storage() {
     let clock = ManualClock::default();
     let layer = CacheLayer::secure(MemoryStore::builder().clock(clock.clone()).build().unwrap())
         .clock(clock.clone())
@@ -231,7 +231,7 @@ fn a_flood_of_urls_and_variants_stays_within_the_bytes() {
             .unwrap();
         let fields = &[("cache-control", "max-age=60"), ("vary", "accept, x-v")];
         let layer = CacheLayer::new(store);
-        let service = layer.layer(Handler::new(|_, _| answer(fields, vec![b'x'; 256])));
+        let service = layer.layer(Handler::new(|_, _| response_with(fields, vec![b'x'; 256])));
         // As many URLs, each with a value of its own; then as many values of one; then both.
         for number in 0..100_000_u32 {
             flood(service.clone(), &format!("/{number}"), number);

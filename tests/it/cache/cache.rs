@@ -36,30 +36,30 @@ pub(crate) struct Handler {
     state: Arc<State>,
 }
 
-type Answer = dyn Fn(&Request<Full<Bytes>>, usize) -> Response<Full<Bytes>> + Send + Sync;
+type Respond = dyn Fn(&Request<Full<Bytes>>, usize) -> Response<Full<Bytes>> + Send + Sync;
 
 struct State {
     calls: AtomicUsize,
-    answer: Box<Answer>,
+    respond: Box<Respond>,
 }
 
 type Reply = Response<Full<Bytes>>;
 
 impl Handler {
     pub(crate) fn new(
-        answer: impl Fn(&Request<Full<Bytes>>, usize) -> Reply + Send + Sync + 'static,
+        respond: impl Fn(&Request<Full<Bytes>>, usize) -> Reply + Send + Sync + 'static,
     ) -> Self {
         Self {
             state: Arc::new(State {
                 calls: AtomicUsize::new(0),
-                answer: Box::new(answer),
+                respond: Box::new(respond),
             }),
         }
     }
 
     /// Answers `call N` with these fields.
     pub(crate) fn with(fields: &'static [(&'static str, &'static str)]) -> Self {
-        Self::new(move |_, call| answer(fields, format!("call {call}")))
+        Self::new(move |_, call| response_with(fields, format!("call {call}")))
     }
 
     pub(crate) fn calls(&self) -> usize {
@@ -78,11 +78,11 @@ impl Service<Request<Full<Bytes>>> for Handler {
 
     fn call(&mut self, request: Request<Full<Bytes>>) -> Self::Future {
         let call = self.state.calls.fetch_add(1, Ordering::SeqCst) + 1;
-        std::future::ready(Ok((self.state.answer)(&request, call)))
+        std::future::ready(Ok((self.state.respond)(&request, call)))
     }
 }
 
-pub(crate) fn answer(
+pub(crate) fn response_with(
     fields: &[(&'static str, &'static str)],
     body: impl Into<Bytes>,
 ) -> Response<Full<Bytes>> {
@@ -199,7 +199,7 @@ pub(crate) fn get_with(uri: &str, fields: &[(&'static str, &'static str)]) -> Re
 const FRESH: &[(&str, &str)] = &[("cache-control", "max-age=60")];
 
 #[tokio::test]
-async fn a_fresh_answer_is_given_again_with_its_age_and_without_the_handler() {
+async fn fresh_response_is_served_with_its_age() {
     let app = App::new(Handler::with(FRESH));
     let first = app.get("/a").await;
     assert_eq!(first.body, "call 1");
@@ -217,7 +217,7 @@ async fn a_fresh_answer_is_given_again_with_its_age_and_without_the_handler() {
 }
 
 #[tokio::test]
-async fn what_caches_behind_this_one_said_of_an_answer_stays_with_it() {
+async fn cache_status_of_inner_caches_is_preserved() {
     let fields = &[
         ("cache-control", "max-age=60"),
         ("etag", "\"1\""),
@@ -236,7 +236,7 @@ async fn what_caches_behind_this_one_said_of_an_answer_stays_with_it() {
 }
 
 #[tokio::test]
-async fn an_answer_is_made_again_once_it_is_stale() {
+async fn stale_response_is_requested_again() {
     let app = App::new(Handler::with(FRESH));
     app.get("/a").await;
     app.advance_secs(59);
@@ -247,7 +247,7 @@ async fn an_answer_is_made_again_once_it_is_stale() {
 }
 
 #[tokio::test]
-async fn nothing_is_kept_that_does_not_say_for_how_long_it_is_fresh() {
+async fn response_without_freshness_is_not_stored() {
     let app = App::new(Handler::with(&[]));
     assert_eq!(
         app.get("/a").await.cache_status(),
@@ -257,10 +257,10 @@ async fn nothing_is_kept_that_does_not_say_for_how_long_it_is_fresh() {
 }
 
 #[tokio::test]
-async fn each_caller_gets_an_answer_of_its_own() {
+async fn each_caller_has_its_own_entry() {
     let app = App::new(Handler::new(|request, _| {
         let caller = request.extensions().get::<Identity>();
-        answer(FRESH, caller.map_or("nobody", Identity::key_id).to_owned())
+        response_with(FRESH, caller.map_or("nobody", Identity::key_id).to_owned())
     }));
     let (one, two) = (caller("one"), caller("two"));
     for _ in 0..2 {
@@ -272,7 +272,7 @@ async fn each_caller_gets_an_answer_of_its_own() {
 }
 
 #[tokio::test]
-async fn a_caller_whose_rights_change_sees_nothing_that_it_got_with_the_former_ones() {
+async fn changed_rights_select_a_different_entry() {
     let app = App::new(Handler::with(FRESH));
     let rights = [
         Identity::builder("k").scopes(["admin"]).build(),
@@ -289,7 +289,7 @@ async fn a_caller_whose_rights_change_sees_nothing_that_it_got_with_the_former_o
 }
 
 #[tokio::test]
-async fn fields_that_are_private_are_shown_to_their_caller_alone() {
+async fn private_fields_are_served_only_to_their_caller() {
     let app = App::new(Handler::with(&[
         (
             "cache-control",
@@ -316,7 +316,7 @@ async fn fields_that_are_private_are_shown_to_their_caller_alone() {
 }
 
 #[tokio::test]
-async fn a_credential_for_which_nobody_vouches_goes_past_the_cache() {
+async fn unverified_credential_bypasses_the_cache() {
     for name in [
         "authorization",
         "cookie",
@@ -338,7 +338,7 @@ async fn a_credential_for_which_nobody_vouches_goes_past_the_cache() {
 }
 
 #[tokio::test]
-async fn what_is_public_is_shared_among_callers_only_where_the_route_says_so() {
+async fn public_responses_are_shared_only_if_the_route_allows_it() {
     let handler = || Handler::with(&[("cache-control", "public, max-age=60")]);
     let (one, two) = (caller("one"), caller("two"));
 
@@ -360,7 +360,7 @@ async fn what_is_public_is_shared_among_callers_only_where_the_route_says_so() {
 }
 
 #[tokio::test]
-async fn what_is_not_public_is_not_shared_even_where_the_route_shares() {
+async fn responses_that_are_not_public_are_never_shared() {
     let app = App::configured(Handler::with(FRESH), |builder| {
         builder.share_public_responses(true)
     });
@@ -376,7 +376,7 @@ async fn what_is_not_public_is_not_shared_even_where_the_route_shares() {
 }
 
 #[tokio::test]
-async fn a_change_lets_go_of_the_answer_for_every_caller() {
+async fn unsafe_request_invalidates_the_url_for_every_caller() {
     let app = App::new(Handler::with(FRESH));
     let (one, two) = (caller("one"), caller("two"));
     for caller in [&one, &two] {
@@ -391,9 +391,9 @@ async fn a_change_lets_go_of_the_answer_for_every_caller() {
 }
 
 #[tokio::test]
-async fn a_change_that_failed_lets_go_of_nothing() {
+async fn failed_unsafe_request_invalidates_nothing() {
     let app = App::new(Handler::new(|request, _| {
-        let mut response = answer(FRESH, "x");
+        let mut response = response_with(FRESH, "x");
         if request.method() == Method::POST {
             *response.status_mut() = StatusCode::FORBIDDEN;
         }
@@ -405,7 +405,7 @@ async fn a_change_that_failed_lets_go_of_nothing() {
 }
 
 #[tokio::test]
-async fn a_change_lets_go_of_what_its_answer_names_on_the_same_origin() {
+async fn unsafe_request_invalidates_location_on_the_same_origin() {
     let app = App::new(Handler::with(&[
         ("cache-control", "max-age=60"),
         ("location", "/b"),
@@ -419,7 +419,7 @@ async fn a_change_lets_go_of_what_its_answer_names_on_the_same_origin() {
 }
 
 #[tokio::test]
-async fn an_answer_that_was_being_made_while_a_change_came_is_not_given_again() {
+async fn response_in_flight_during_an_unsafe_request_is_not_stored() {
     let app = App::new(Handler::with(FRESH));
     let making = app.service.clone().oneshot(get("/a")).await.unwrap();
     app.send(request(Method::DELETE, "/a")).await;
@@ -491,7 +491,7 @@ async fn the_oldest_variant_goes_when_there_are_too_many() {
 }
 
 #[tokio::test]
-async fn a_client_that_has_the_answer_is_told_that_it_has_not_changed() {
+async fn matching_condition_returns_304_from_the_cache() {
     let app = App::new(Handler::with(&[
         ("cache-control", "max-age=60"),
         ("etag", "\"v1\""),
@@ -530,8 +530,8 @@ async fn repeated_fields_are_given_again_as_they_were() {
 }
 
 #[tokio::test]
-async fn a_body_larger_than_the_bound_streams_through_and_is_not_kept() {
-    let handler = Handler::new(|_, _| answer(FRESH, vec![b'x'; 11]));
+async fn oversized_body_streams_through_without_storage() {
+    let handler = Handler::new(|_, _| response_with(FRESH, vec![b'x'; 11]));
     let app = App::configured(handler, |builder| builder.max_body_bytes(10));
     let seen = app.get("/a").await;
     assert_eq!(seen.body.len(), 11);
@@ -543,14 +543,14 @@ async fn a_body_larger_than_the_bound_streams_through_and_is_not_kept() {
 }
 
 #[tokio::test]
-async fn a_body_that_the_client_did_not_read_to_its_end_is_not_kept() {
+async fn unread_body_is_not_stored() {
     let app = App::configured(Handler::with(FRESH), |builder| builder.max_finish_bytes(0));
     drop(app.service.clone().oneshot(get("/a")).await.unwrap());
     assert_eq!(app.get("/a").await.body, "call 2");
 }
 
 #[tokio::test]
-async fn an_announced_length_that_is_not_the_bodys_is_not_kept() {
+async fn body_of_wrong_length_is_not_stored() {
     let app = App::new(Handler::with(&[
         ("cache-control", "max-age=60"),
         ("content-length", "3"),
@@ -563,8 +563,8 @@ async fn an_announced_length_that_is_not_the_bodys_is_not_kept() {
 }
 
 #[tokio::test]
-async fn an_empty_body_is_kept_though_nobody_polls_it() {
-    let app = App::new(Handler::new(|_, _| answer(FRESH, "")));
+async fn empty_body_is_stored_without_being_polled() {
+    let app = App::new(Handler::new(|_, _| response_with(FRESH, "")));
     drop(app.service.clone().oneshot(get("/a")).await.unwrap());
     assert!(app.get("/a").await.is_hit());
 }
@@ -572,7 +572,7 @@ async fn an_empty_body_is_kept_though_nobody_polls_it() {
 #[tokio::test]
 async fn extensions_of_the_request_reach_the_handler() {
     let app = App::new(Handler::new(|request, _| {
-        answer(
+        response_with(
             FRESH,
             request
                 .extensions()
@@ -683,13 +683,13 @@ impl Later {
         }
     }
 
-    fn later<T: Send + 'static>(&self, answer: StoreFuture<T>) -> StoreFuture<T> {
+    fn later<T: Send + 'static>(&self, future: StoreFuture<T>) -> StoreFuture<T> {
         if self.fails.load(Ordering::SeqCst) {
             return StoreFuture::failed(StoreErrorKind::Unavailable);
         }
         StoreFuture::pending(async {
             tokio::task::yield_now().await;
-            answer.await
+            future.await
         })
     }
 }
@@ -765,7 +765,7 @@ async fn a_store_that_fails_costs_a_call_of_the_handler_and_no_more() {
 }
 
 #[tokio::test]
-async fn an_answer_dropped_at_any_poll_leaves_nothing_half_done() {
+async fn response_dropped_at_any_poll_is_not_stored() {
     let clock = ManualClock::default();
     let store = Later::new(&clock);
     let app = App::built(Handler::with(FRESH), clock, CacheLayer::secure(store));
@@ -787,9 +787,9 @@ async fn purge(app: &App, what: Purge, mode: PurgeMode) {
 }
 
 #[tokio::test]
-async fn a_purge_by_tag_lets_go_of_all_that_bears_it() {
+async fn tag_purge_removes_all_tagged_entries() {
     let app = App::new(Handler::new(|request, call| {
-        let mut response = answer(FRESH, format!("call {call}"));
+        let mut response = response_with(FRESH, format!("call {call}"));
         let path = request.uri().path().trim_start_matches('/').to_owned();
         match &*path {
             "extension" => {
@@ -828,7 +828,7 @@ async fn a_purge_by_tag_lets_go_of_all_that_bears_it() {
 }
 
 #[tokio::test]
-async fn a_purge_by_url_lets_go_of_it_for_every_caller() {
+async fn url_purge_removes_entries_of_every_caller() {
     let app = App::new(Handler::with(FRESH));
     let (one, two) = (caller("one"), caller("two"));
     for caller in [&one, &two] {
@@ -848,7 +848,7 @@ async fn a_purge_by_url_lets_go_of_it_for_every_caller() {
 }
 
 #[tokio::test]
-async fn a_purge_by_caller_lets_go_of_nobody_elses() {
+async fn caller_purge_removes_only_entries_of_that_caller() {
     let app = App::new(Handler::with(FRESH));
     let (one, two) = (caller("one"), caller("two"));
     for caller in [&one, &two] {
@@ -862,9 +862,10 @@ async fn a_purge_by_caller_lets_go_of_nobody_elses() {
 }
 
 #[tokio::test]
-async fn what_is_purged_softly_is_validated_before_it_is_shown() {
+async fn softly_purged_entry_is_revalidated_before_use() {
     let app = App::new(Handler::new(|request, _| {
-        let mut response = answer(&[("cache-control", "max-age=60"), ("etag", "\"v\"")], "x");
+        let mut response =
+            response_with(&[("cache-control", "max-age=60"), ("etag", "\"v\"")], "x");
         if request.headers().contains_key("if-none-match") {
             *response.status_mut() = StatusCode::NOT_MODIFIED;
         }
@@ -879,7 +880,7 @@ async fn what_is_purged_softly_is_validated_before_it_is_shown() {
 }
 
 #[tokio::test]
-async fn a_purge_reaches_an_answer_that_is_being_made() {
+async fn purge_prevents_storage_of_a_response_in_flight() {
     let app = App::new(Handler::with(FRESH));
     let making = app.service.clone().oneshot(get("/a")).await.unwrap();
     purge(&app, Purge::All, PurgeMode::Hard).await;
@@ -888,7 +889,7 @@ async fn a_purge_reaches_an_answer_that_is_being_made() {
 }
 
 #[tokio::test]
-async fn a_routes_policy_keeps_it_out_or_apart() {
+async fn route_policy_disables_shares_or_varies_caching() {
     let app = App::new(Handler::with(&[("cache-control", "public, max-age=60")]));
     let with = |policy: CachePolicy, request: Request<Full<Bytes>>| {
         let mut request = request;
@@ -913,12 +914,12 @@ async fn a_routes_policy_keeps_it_out_or_apart() {
 }
 
 #[tokio::test]
-async fn an_answers_policy_goes_before_its_fields_but_not_before_what_they_forbid() {
+async fn response_policy_overrides_freshness_but_not_prohibitions() {
     let policy = CachePolicy::new().default_ttl(Duration::from_secs(5));
     let handler = Handler::new(move |request, _| {
         let mut response = match request.uri().path() {
-            "/forbidden" => answer(&[("cache-control", "no-store")], "x"),
-            _ => answer(&[], "x"),
+            "/forbidden" => response_with(&[("cache-control", "no-store")], "x"),
+            _ => response_with(&[], "x"),
         };
         let policy = match request.uri().path() {
             "/off" => policy.clone().off(),
@@ -944,7 +945,7 @@ async fn an_answers_policy_goes_before_its_fields_but_not_before_what_they_forbi
 }
 
 #[tokio::test]
-async fn a_cache_without_a_name_says_nothing_of_itself() {
+async fn cache_without_name_sends_no_cache_status() {
     let app = App::configured(
         Handler::with(FRESH),
         CacheLayerBuilder::without_cache_status,

@@ -26,7 +26,7 @@ use tokio::{
 use tower::{Layer, Service, ServiceExt, service_fn};
 
 use super::{
-    cache::{answer, caller, get_as},
+    cache::{caller, get_as, response_with},
     leaks::Sent,
 };
 use crate::support::{
@@ -62,7 +62,7 @@ impl Slow {
         &self,
         fields: &'static [(&'static str, &'static str)],
         configure: impl FnOnce(CacheLayerBuilder) -> CacheLayerBuilder,
-    ) -> Cache<impl Answering> {
+    ) -> Cache<impl CachedHandler> {
         let slow = self.clone();
         let layer = configure(CacheLayer::secure(MemoryStore::new()))
             .build()
@@ -72,13 +72,13 @@ impl Slow {
             async move {
                 let call = slow.calls.fetch_add(1, Ordering::SeqCst) + 1;
                 let _permit = slow.let_through.acquire().await.unwrap();
-                Ok(answer(fields, format!("call {call}")))
+                Ok(response_with(fields, format!("call {call}")))
             }
         }))
     }
 }
 
-trait Answering:
+trait CachedHandler:
     Service<
         Request<Full<Bytes>>,
         Response = Response<Full<Bytes>>,
@@ -90,7 +90,7 @@ trait Answering:
 {
 }
 
-impl<S> Answering for S where
+impl<S> CachedHandler for S where
     S: Service<
             Request<Full<Bytes>>,
             Response = Response<Full<Bytes>>,
@@ -102,7 +102,7 @@ impl<S> Answering for S where
 {
 }
 
-async fn body(service: Cache<impl Answering>, request: Request<Full<Bytes>>) -> String {
+async fn body(service: Cache<impl CachedHandler>, request: Request<Full<Bytes>>) -> String {
     text(service.oneshot(request).await.unwrap()).await
 }
 
@@ -120,14 +120,14 @@ async fn a_thousand_misses_at_once_are_one_call_of_the_handler() {
         tokio::task::yield_now().await;
     }
     slow.open();
-    for answer in asking.join_all().await {
-        assert_eq!(answer, "call 1");
+    for asked in asking.join_all().await {
+        assert_eq!(asked, "call 1");
     }
     assert_eq!(slow.calls(), 1);
 }
 
 #[tokio::test]
-async fn who_waited_is_told_so() {
+async fn collapsed_response_is_marked_in_cache_status() {
     let slow = Slow::new();
     let service = slow.cached(FRESH, |builder| builder);
     let first = tokio::spawn(body(service.clone(), get("/a")));
@@ -155,14 +155,14 @@ async fn callers_do_not_wait_for_each_other() {
     }
     slow.open();
     let mut bodies = Vec::new();
-    for answer in asking {
-        bodies.push(answer.await.unwrap());
+    for asked in asking {
+        bodies.push(asked.await.unwrap());
     }
     assert_eq!(bodies, ["call 1", "call 2", "call 1", "call 2"]);
 }
 
 #[tokio::test]
-async fn a_leader_that_goes_away_hands_over() {
+async fn waiter_takes_over_from_a_canceled_leader() {
     let slow = Slow::new();
     let service = slow.cached(FRESH, |builder| builder);
     let leader = tokio::spawn(body(service.clone(), get("/a")));
@@ -186,7 +186,7 @@ async fn a_leader_that_panics_hands_over_to_one() {
         async move {
             tokio::task::yield_now().await;
             assert!(call > 1, "the first call panics");
-            Ok::<_, Infallible>(answer(FRESH, format!("call {call}")))
+            Ok::<_, Infallible>(response_with(FRESH, format!("call {call}")))
         }
     });
     let service = CacheLayer::new(MemoryStore::new()).layer(handler);
@@ -212,7 +212,7 @@ async fn a_leader_that_fails_hands_over_to_one() {
             tokio::task::yield_now().await;
             match call {
                 1 => Err("gone"),
-                _ => Ok(answer(FRESH, format!("call {call}"))),
+                _ => Ok(response_with(FRESH, format!("call {call}"))),
             }
         }
     });
@@ -230,7 +230,7 @@ async fn a_leader_that_fails_hands_over_to_one() {
 }
 
 #[tokio::test]
-async fn a_leader_whose_client_does_not_read_delays_nobody() {
+async fn unread_leader_response_does_not_delay_waiters() {
     for max_finish_bytes in [0, 256 << 10] {
         let slow = Slow::new();
         slow.open();
@@ -244,7 +244,7 @@ async fn a_leader_whose_client_does_not_read_delays_nobody() {
 }
 
 #[tokio::test]
-async fn a_leader_that_goes_away_in_the_middle_of_its_body_leaves_nobody_half_of_it() {
+async fn waiter_receives_a_complete_body_if_the_leader_disconnects() {
     let unfinished: Arc<Mutex<Vec<mpsc::UnboundedSender<Bytes>>>> = Arc::default();
     let bodies = Arc::clone(&unfinished);
     let handler = service_fn(move |_: Request<Full<Bytes>>| {
@@ -274,7 +274,7 @@ async fn a_leader_that_goes_away_in_the_middle_of_its_body_leaves_nobody_half_of
 }
 
 #[tokio::test]
-async fn what_is_none_for_the_store_lets_all_go_at_once() {
+async fn unstorable_response_releases_all_waiters() {
     let slow = Slow::new();
     let service = slow.cached(&[("cache-control", "no-store")], |builder| builder);
     let asking = [(); 3].map(|()| tokio::spawn(body(service.clone(), get("/a"))));
@@ -282,8 +282,8 @@ async fn what_is_none_for_the_store_lets_all_go_at_once() {
         tokio::task::yield_now().await;
     }
     slow.open();
-    for answer in asking {
-        answer.await.unwrap();
+    for asked in asking {
+        asked.await.unwrap();
     }
     assert_eq!(slow.calls(), 3);
     // Nor does a request wait soon afterwards.
@@ -301,8 +301,8 @@ async fn more_than_the_bound_do_not_wait() {
         tokio::task::yield_now().await;
     }
     slow.open();
-    for answer in asking {
-        answer.await.unwrap();
+    for asked in asking {
+        asked.await.unwrap();
     }
     assert_eq!(slow.calls(), 2);
 }
@@ -322,7 +322,7 @@ impl Runtime for Hasty {
 }
 
 #[tokio::test]
-async fn who_has_waited_long_enough_asks_for_itself() {
+async fn waiter_calls_the_handler_after_max_wait() {
     let slow = Slow::new();
     let service = slow.cached(FRESH, |builder| builder.runtime(Hasty));
     let leader = tokio::spawn(body(service.clone(), get("/a")));
@@ -339,7 +339,7 @@ async fn who_has_waited_long_enough_asks_for_itself() {
 }
 
 #[tokio::test]
-async fn nobody_waits_longer_for_several_that_give_up_than_for_one() {
+async fn max_wait_is_not_extended_by_successive_leaders() {
     let (slow, hands) = (Slow::new(), Hands::default());
     let service = slow.cached(FRESH, |builder| {
         builder.runtime(hands.clone()).clock(hands.clock.clone())
@@ -355,13 +355,13 @@ async fn nobody_waits_longer_for_several_that_give_up_than_for_one() {
     hands.advance(Duration::from_secs(2)).await;
     assert_eq!(slow.calls(), 3);
     slow.open();
-    for answer in asking.into_iter().flatten() {
-        assert!(answer.await.unwrap().starts_with("call"));
+    for asked in asking.into_iter().flatten() {
+        assert!(asked.await.unwrap().starts_with("call"));
     }
 }
 
 #[tokio::test]
-async fn an_answer_dropped_at_any_poll_keeps_nobody_waiting() {
+async fn leader_dropped_at_any_poll_blocks_no_waiter() {
     for polls in 0..3 {
         let slow = Slow::new();
         let service = slow.cached(FRESH, |builder| builder);

@@ -9,7 +9,7 @@ use portcullis::{
 };
 use tower::{Layer, ServiceExt};
 
-use super::cache::{App, Handler, answer, caller, get_as, get_with};
+use super::cache::{App, Handler, caller, get_as, get_with, response_with};
 use crate::support::{get, hands::let_all_run};
 
 const TEXT: &[(&str, &str)] = &[
@@ -25,8 +25,8 @@ fn long() -> String {
 
 fn app_of(fields: &'static [(&'static str, &'static str)]) -> App {
     let handler = Handler::new(move |request, _| match request.method() {
-        &Method::POST => answer(&[], ""),
-        _ => answer(fields, long()),
+        &Method::POST => response_with(&[], ""),
+        _ => response_with(fields, long()),
     });
     App::configured(handler, |builder| builder.compression_threshold(1_000))
 }
@@ -51,7 +51,7 @@ fn is_gzip(body: &[u8]) -> bool {
 }
 
 #[tokio::test]
-async fn who_takes_gzip_gets_it_as_it_is_kept_and_all_others_what_was_answered() {
+async fn serves_gzip_to_clients_that_accept_it_and_identity_to_others() {
     let app = kept(TEXT).await;
     let (head, body) = raw(&app, get_with("/a", GZIP)).await;
     assert!(is_gzip(&body) && body.len() < long().len() / 10);
@@ -78,7 +78,7 @@ async fn who_takes_gzip_gets_it_as_it_is_kept_and_all_others_what_was_answered()
 }
 
 #[tokio::test]
-async fn the_first_one_hears_that_others_may_get_another_coding() {
+async fn first_response_varies_by_accept_encoding() {
     let app = app_of(TEXT);
     let first = app.send(get_with("/a", GZIP)).await;
     assert_eq!(first.header("vary"), Some("accept-encoding"));
@@ -131,16 +131,16 @@ async fn a_part_is_one_of_what_was_answered() {
 }
 
 #[tokio::test]
-async fn what_still_holds_stays_compressed_and_is_shown_in_either_form() {
+async fn revalidated_entry_stays_compressed_and_serves_both_codings() {
     let handler = Handler::new(|request, _| {
         if request.headers().contains_key("if-none-match") {
             // The tag is the one that the handler gave.
             assert_eq!(request.headers()["if-none-match"], "\"v1\"");
-            let mut response = answer(&[("cache-control", "public, max-age=60")], "");
+            let mut response = response_with(&[("cache-control", "public, max-age=60")], "");
             *response.status_mut() = StatusCode::NOT_MODIFIED;
             return response;
         }
-        answer(TEXT, long())
+        response_with(TEXT, long())
     });
     let app = App::configured(handler, |builder| builder.compression_threshold(1_000));
     app.get("/a").await;
@@ -173,7 +173,7 @@ async fn is_kept_compressed(fields: &'static [(&'static str, &'static str)]) -> 
 }
 
 #[tokio::test]
-async fn what_may_not_or_need_not_be_compressed_is_not() {
+async fn compresses_only_eligible_responses() {
     assert!(is_kept_compressed(TEXT).await);
     for fields in [
         &[("cache-control", "max-age=60")][..],
@@ -206,7 +206,7 @@ async fn what_may_not_or_need_not_be_compressed_is_not() {
 }
 
 #[tokio::test]
-async fn what_is_one_callers_own_is_never_compressed() {
+async fn private_responses_are_never_compressed() {
     let app = app_of(&[
         ("cache-control", "max-age=60"),
         ("content-type", "text/plain"),
@@ -226,7 +226,7 @@ async fn what_is_one_callers_own_is_never_compressed() {
 #[tokio::test]
 async fn a_cache_that_does_not_compress_shows_what_another_one_has_compressed_to_who_takes_it() {
     let store = MemoryStore::new();
-    let handler = Handler::new(|_, _| answer(TEXT, long()));
+    let handler = Handler::new(|_, _| response_with(TEXT, long()));
     let cached = |compresses: bool| -> Cache<Handler> {
         let builder = CacheLayer::secure(store.clone());
         let builder = match compresses {

@@ -132,8 +132,8 @@ impl Wrong {
         }
     }
 
-    fn now_or_never<T>(answer: StoreFuture<T>) -> T {
-        answer.into_ready().ready().unwrap().unwrap()
+    fn now_or_never<T>(future: StoreFuture<T>) -> T {
+        future.into_ready().ready().unwrap().unwrap()
     }
 }
 

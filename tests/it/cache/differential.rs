@@ -125,14 +125,14 @@ fn theirs(case: &Case) -> Verdict {
 }
 
 async fn ours(case: &Case) -> Verdict {
-    let answer = case.clone();
+    let origin = case.clone();
     let handler = Handler::new(move |_, _| {
         let mut response = Response::new(Full::new(Bytes::from_static(b"x")));
-        *response.status_mut() = StatusCode::from_u16(answer.status).unwrap();
-        if answer.status == 204 {
+        *response.status_mut() = StatusCode::from_u16(origin.status).unwrap();
+        if origin.status == 204 {
             *response.body_mut() = Full::default();
         }
-        response.headers_mut().extend(headers(&answer.fields));
+        response.headers_mut().extend(headers(&origin.fields));
         response
     });
     let clock = ManualClock::new(NOW);
@@ -224,14 +224,14 @@ impl Rule {
     }
 }
 
-fn differential(leave_out: impl Fn(Rule) -> bool, cases_max: u32) -> Result<u32, String> {
+fn differential(leave_out: impl Fn(Rule) -> bool, max_cases: u32) -> Result<u32, String> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .build()
         .unwrap();
     let compared = std::cell::Cell::new(0);
     let config = ProptestConfig {
         failure_persistence: None,
-        ..ProptestConfig::with_cases(cases_max)
+        ..ProptestConfig::with_cases(max_cases)
     };
     let result = TestRunner::new_with_rng(
         config,
@@ -256,7 +256,7 @@ fn differential(leave_out: impl Fn(Rule) -> bool, cases_max: u32) -> Result<u32,
 }
 
 #[test]
-fn what_is_kept_how_long_and_how_old_it_is_agree_with_another_implementation() {
+fn storage_and_age_agree_with_another_implementation() {
     match differential(|_| true, 4_000) {
         Ok(compared) => assert!(compared > 2_000, "only {compared} cases were compared"),
         Err(error) => panic!("{error}"),

@@ -21,7 +21,7 @@ use portcullis::{
     },
 };
 
-use super::cache::{App, Handler, answer, caller, get_as, get_with};
+use super::cache::{App, Handler, caller, get_as, get_with, response_with};
 use crate::support::request;
 #[cfg(feature = "test-util")]
 use crate::support::slow_store::SlowStore;
@@ -90,8 +90,8 @@ impl CacheStore for Spied {
     }
 
     fn get(&self, key: &CacheKey, selection: &Selection<'_>) -> StoreFuture<Lookup> {
-        let answer = self.memory.get(key, selection).into_ready();
-        let mut lookup = answer.ready().unwrap().unwrap();
+        let found = self.memory.get(key, selection).into_ready();
+        let mut lookup = found.ready().unwrap().unwrap();
         if let Found::Entry { entry, .. } = &mut lookup.found {
             *entry = (self.hand)(key, &self.kept.lock().unwrap(), entry);
         }
@@ -122,10 +122,10 @@ fn key(id: u16) -> EncryptionKey {
     EncryptionKey::new(id, secret).unwrap()
 }
 
-fn encrypted(store: Spied, now: u16, former: &[u16]) -> EncryptedStore<Spied> {
+fn encrypted(store: Spied, now: u16, previous: &[u16]) -> EncryptedStore<Spied> {
     let builder = EncryptedStore::builder(store, key(now));
-    let former = former.iter().map(|id| key(*id));
-    former
+    let previous = previous.iter().map(|id| key(*id));
+    previous
         .fold(builder, |builder, key| builder.previous_key(key))
         .build()
         .unwrap()
@@ -144,7 +144,7 @@ fn secretive() -> Handler {
             ("surrogate-key", "secret-tag"),
             ("vary", "accept"),
         ];
-        answer(
+        response_with(
             fields,
             format!("secret-body {} {call}", request.uri().path()),
         )
@@ -166,7 +166,7 @@ const SECRETS: [&str; 5] = [
 ];
 
 #[tokio::test]
-async fn nothing_of_an_answer_can_be_read_in_the_store() {
+async fn stored_entries_disclose_no_part_of_a_response() {
     let clock = ManualClock::default();
     let spied = Spied::new(&clock);
     let app_with = |store| app(store, &clock, secretive());
@@ -192,7 +192,7 @@ async fn nothing_of_an_answer_can_be_read_in_the_store() {
 }
 
 #[tokio::test]
-async fn an_answer_that_was_brought_from_another_place_is_a_miss() {
+async fn swapped_entry_is_a_miss() {
     // An attacker with write access to the store swaps the entries of two callers.
     let swap = |key: &CacheKey, kept: &Kept, entry: &Entry| {
         let other = kept.iter().find(|(other, _)| *other != key);
@@ -219,7 +219,7 @@ async fn an_answer_that_was_brought_from_another_place_is_a_miss() {
 }
 
 #[tokio::test]
-async fn an_answer_that_was_changed_is_a_miss() {
+async fn modified_entry_is_a_miss() {
     type Change = fn(&Kept, &CacheKey, &Entry) -> StoredResponse;
     let changes: [(&str, Change); 7] = [
         ("a body without its last byte", |_, _, entry| {
@@ -273,11 +273,11 @@ async fn an_answer_that_was_changed_is_a_miss() {
 }
 
 #[tokio::test]
-async fn what_a_former_key_encrypted_is_read_and_encrypted_anew_under_the_latest() {
+async fn previous_key_only_decrypts_and_new_entries_use_the_current_key() {
     let clock = ManualClock::default();
     let spied = Spied::new(&clock);
     let with =
-        |now, former: &[u16]| app(encrypted(spied.clone(), now, former), &clock, secretive());
+        |now, previous: &[u16]| app(encrypted(spied.clone(), now, previous), &clock, secretive());
     with(1, &[]).get("/a").await;
     // The new key is distributed to all instances before the first one encrypts under it.
     assert!(with(1, &[2]).get("/a").await.is_hit());
@@ -302,7 +302,7 @@ async fn what_a_former_key_encrypted_is_read_and_encrypted_anew_under_the_latest
 fn validating() -> Handler {
     Handler::new(|request, call| {
         let fields = &[("cache-control", "max-age=1"), ("etag", "\"1\"")];
-        let mut response = answer(fields, format!("call {call}"));
+        let mut response = response_with(fields, format!("call {call}"));
         if request.headers().contains_key("if-none-match") {
             *response.status_mut() = http::StatusCode::NOT_MODIFIED;
             *response.body_mut() = http_body_util::Full::default();
@@ -312,7 +312,7 @@ fn validating() -> Handler {
 }
 
 #[tokio::test]
-async fn a_validation_encrypts_the_head_anew_and_leaves_the_body() {
+async fn revalidation_reencrypts_the_head_and_preserves_the_body() {
     let clock = ManualClock::default();
     let spied = Spied::new(&clock);
     let app = app(encrypted(spied.clone(), 1, &[]), &clock, validating());
@@ -335,7 +335,7 @@ async fn a_validation_encrypts_the_head_anew_and_leaves_the_body() {
 }
 
 #[tokio::test]
-async fn a_validation_does_not_prolong_the_life_of_a_former_key() {
+async fn revalidation_does_not_extend_entries_of_a_previous_key() {
     let clock = ManualClock::default();
     let spied = Spied::new(&clock);
     let before = app(encrypted(spied.clone(), 1, &[]), &clock, validating());
@@ -353,7 +353,7 @@ async fn a_validation_does_not_prolong_the_life_of_a_former_key() {
 }
 
 #[tokio::test]
-async fn what_stands_in_the_store_from_before_or_after_is_a_miss() {
+async fn plain_and_encrypted_entries_are_misses_to_each_other() {
     let clock = ManualClock::default();
     let spied = Spied::new(&clock);
     let plain = app(spied.clone(), &clock, secretive());
@@ -368,7 +368,7 @@ async fn what_stands_in_the_store_from_before_or_after_is_a_miss() {
 }
 
 #[tokio::test]
-async fn what_is_encrypted_is_purged_and_chosen_as_ever() {
+async fn encrypted_entries_support_purges_and_variants() {
     let clock = ManualClock::default();
     let app = app(encrypted(Spied::new(&clock), 1, &[]), &clock, secretive());
     let get = |accept| get_with("/a", &[("accept", accept)]);

@@ -92,7 +92,7 @@ async fn recorded(
 const FOUR: Result<Piece, &str> = Ok(Piece::Data("four"));
 
 #[tokio::test]
-async fn a_record_says_why_an_answer_was_not_stored_that_ended_otherwise_than_it_began() {
+async fn record_contains_the_reason_if_the_body_prevents_storage() {
     let too_long = || pieces([FOUR, FOUR, FOUR]);
     let breaks_off = || pieces([FOUR, Err("gone")]);
     let in_trailers = || pieces([FOUR, Ok(Piece::Trailers)]);
@@ -137,7 +137,7 @@ async fn trailers_reach_every_client_also_after_a_body_of_known_length() {
 }
 
 #[tokio::test]
-async fn a_record_says_that_a_purge_came_while_an_answer_was_made() {
+async fn record_reports_a_purge_during_the_fill() {
     let purged = recorded(None, pieces([FOUR, FOUR]), 9, async |purger| {
         purger.purge([Purge::All], PurgeMode::Hard).await.unwrap();
     });

@@ -8,7 +8,7 @@ use std::{
 use http::StatusCode;
 use portcullis::{AuditEvent, Auditor};
 
-use super::cache::{answer, get_with};
+use super::cache::{get_with, response_with};
 use crate::support::{
     get,
     hands::let_all_run,
@@ -22,7 +22,7 @@ const WHILE_REVALIDATE: Fields = &[("cache-control", "max-age=1, stale-while-rev
 
 /// A site whose response is stored and stale.
 async fn stale(fields: Fields, events: &Events) -> Site {
-    let origin = Origin::new(move |_, call| Ok(answer(fields, format!("call {call}"))));
+    let origin = Origin::new(move |_, call| Ok(response_with(fields, format!("call {call}"))));
     let site = Site::secure(&origin, |builder| builder.auditor(events.clone()));
     origin.let_through(1);
     site.send(get("/a")).await.unwrap();
@@ -49,7 +49,7 @@ async fn a_failing_origin_gets_one_call_and_waiters_the_stale_response() {
         origin.responds(move |_, _| match status {
             None => Err("connection refused"),
             Some(status) => {
-                let mut response = answer(&[], "failed");
+                let mut response = response_with(&[], "failed");
                 *response.status_mut() = StatusCode::from_u16(status).unwrap();
                 Ok(response)
             }
@@ -83,7 +83,7 @@ async fn pauses_after_failures_double_and_end_with_a_success() {
         let tried = calls.last().unwrap() - 1;
         assert!((6..=9).contains(&tried), "{tried} calls in 100 s");
         assert!(calls[15] <= 7, "{calls:?}");
-        origin.responds(move |_, call| Ok(answer(fields, format!("call {call}"))));
+        origin.responds(move |_, call| Ok(response_with(fields, format!("call {call}"))));
         site.advance_secs(40).await;
         site.send(get("/a")).await.unwrap();
         let_all_run().await;
@@ -94,7 +94,7 @@ async fn pauses_after_failures_double_and_end_with_a_success() {
 }
 
 #[tokio::test]
-async fn a_stale_response_in_a_pause_says_so() {
+async fn stale_response_during_backoff_reports_backoff() {
     let site = stale(STALE_IF_ERROR, &Events::default()).await;
     site.origin.responds(|_, _| Err("connection refused"));
     site.origin.open();
@@ -155,7 +155,7 @@ async fn failed_refreshes_are_audited_with_their_cause() {
     let_all_run().await;
     site.advance_secs(2).await;
     site.origin.responds(|_, _| {
-        let mut response = answer(&[], "");
+        let mut response = response_with(&[], "");
         *response.status_mut() = StatusCode::BAD_GATEWAY;
         Ok(response)
     });
@@ -184,8 +184,8 @@ async fn a_hanging_origin_holds_up_each_request_at_most_once() {
 }
 
 #[tokio::test]
-async fn beside_a_hung_leader_requests_for_an_unstorable_url_do_not_wait() {
-    let origin = Origin::new(|_, call| Ok(answer(&[], format!("call {call}"))));
+async fn requests_for_an_unstorable_url_do_not_wait_for_a_hung_leader() {
+    let origin = Origin::new(|_, call| Ok(response_with(&[], format!("call {call}"))));
     let site = Site::secure(&origin, |builder| builder.max_wait(Duration::from_secs(5)));
     let burst = site.start_all([get("/a"), get("/a")]).await;
     assert_eq!(origin.calls(), 1);
@@ -217,7 +217,7 @@ async fn a_cold_failure_is_tried_by_one_waiter_and_then_by_all() {
 #[tokio::test]
 async fn a_request_that_accepts_errors_is_sent_the_stale_response_in_a_pause_too() {
     let origin = Origin::new(|_, _| {
-        Ok(answer(
+        Ok(response_with(
             &[("cache-control", "max-age=1"), ("etag", "\"a\"")],
             "old",
         ))

@@ -5,7 +5,7 @@ use http::{Method, Request, Response, StatusCode};
 use http_body_util::Full;
 use portcullis::cache::{CacheLayer, Purge, PurgeMode};
 
-use super::cache::{answer, caller, get_as, get_with};
+use super::cache::{caller, get_as, get_with, response_with};
 use crate::support::{
     get,
     origin::{Origin, Site, all},
@@ -68,7 +68,7 @@ const FINAL: &[(u16, Fields)] = &[
 
 fn response(status: u16, fields: Fields, body: &'static str) -> Response<Full<Bytes>> {
     let body = if status == 304 { "" } else { body };
-    let mut response = answer(fields, body);
+    let mut response = response_with(fields, body);
     *response.status_mut() = StatusCode::from_u16(status).unwrap();
     response
 }
@@ -194,7 +194,7 @@ async fn other_variants_and_other_callers_stay() {
 }
 
 #[tokio::test]
-async fn a_stale_response_that_was_purged_meanwhile_does_not_stand_in() {
+async fn purged_stale_response_does_not_replace_an_error() {
     let stale: Fields = &[("cache-control", "max-age=1, stale-if-error=600")];
     let origin = Origin::new(move |_, _| Ok(response(200, stale, "old")));
     origin.let_through(1);
@@ -262,11 +262,11 @@ async fn head_does_not_revive_a_purged_response() {
     for validator in [&[][..], &[("etag", "\"a\"")]] {
         let fresh = [&[("cache-control", "max-age=60")], validator].concat();
         let fields = fresh.clone();
-        let origin = Origin::new(move |_, _| Ok(answer(&fields, "old")));
+        let origin = Origin::new(move |_, _| Ok(response_with(&fields, "old")));
         origin.open();
         let site = Site::secure(&origin, |builder| builder);
         site.send(get("/a")).await.unwrap();
-        origin.responds(move |_, _| Ok(answer(&fresh, "new")));
+        origin.responds(move |_, _| Ok(response_with(&fresh, "new")));
         let purge = [Purge::uri("/a".parse().unwrap())];
         site.purger.purge(purge, PurgeMode::Soft).await.unwrap();
         site.send(request(Method::HEAD, "/a")).await.unwrap();

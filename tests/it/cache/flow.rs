@@ -27,7 +27,7 @@ use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
 use tower::{Layer, ServiceExt, service_fn};
 
 use super::{
-    cache::{answer, get_with},
+    cache::{get_with, response_with},
     leaks::Sent,
 };
 use crate::support::{
@@ -42,7 +42,7 @@ type Fields = &'static [(&'static str, &'static str)];
 const FRESH: Fields = &[("cache-control", "max-age=60")];
 
 fn response(status: u16, fields: Fields, body: &'static str) -> Response<Full<Bytes>> {
-    let mut response = answer(fields, body);
+    let mut response = response_with(fields, body);
     *response.status_mut() = StatusCode::from_u16(status).unwrap();
     response
 }
@@ -350,8 +350,8 @@ async fn a_range_of_a_stale_response_needs_no_second_request() {
         .unwrap()
         .layer(service_fn(move |_: Request<Own>| {
             let response = match calls.fetch_add(1, Ordering::SeqCst) {
-                0 => answer(&[("cache-control", "max-age=1"), ("etag", "\"a\"")], "old"),
-                _ => answer(&[("cache-control", "no-store")], "new"),
+                0 => response_with(&[("cache-control", "max-age=1"), ("etag", "\"a\"")], "old"),
+                _ => response_with(&[("cache-control", "no-store")], "new"),
             };
             std::future::ready(Ok::<_, Infallible>(response))
         }));
@@ -398,7 +398,7 @@ async fn a_failure_is_no_reply_to_a_precondition() {
 }
 
 #[tokio::test]
-async fn a_client_that_wants_nothing_stored_does_not_switch_collapsing_off() {
+async fn no_store_request_does_not_disable_collapsing() {
     let origin = open(|_| response(200, FRESH, "body"));
     let site = Site::rfc(&origin);
     let no_store = get_with("/a", &[("cache-control", "no-store")]);

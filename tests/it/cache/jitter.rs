@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use super::cache::{App, Handler, answer};
+use super::cache::{App, Handler, response_with};
 
 async fn lifetimes(app: &App) -> Vec<u64> {
     let mut ttls = Vec::new();
@@ -19,7 +19,7 @@ fn fresh_for_1000() -> Handler {
 }
 
 #[tokio::test]
-async fn answers_of_one_moment_go_at_many_where_that_is_asked_for() {
+async fn jitter_spreads_expiry_of_simultaneous_entries() {
     let app = App::configured(fresh_for_1000(), |builder| builder.jitter_percent(20));
     let ttls = lifetimes(&app).await;
     assert!(
@@ -35,16 +35,16 @@ async fn answers_of_one_moment_go_at_many_where_that_is_asked_for() {
 }
 
 #[tokio::test]
-async fn without_a_word_each_lasts_as_long_as_it_says() {
+async fn entries_have_no_jitter_by_default() {
     let app = App::new(fresh_for_1000());
     assert!(lifetimes(&app).await.iter().all(|ttl| *ttl == 1_000));
 }
 
 #[tokio::test]
-async fn what_was_validated_is_spread_as_well() {
+async fn revalidated_entries_are_jittered() {
     let handler = Handler::new(|request, call| {
         let fields = &[("cache-control", "max-age=1000"), ("etag", "\"1\"")];
-        let mut response = answer(fields, format!("call {call}"));
+        let mut response = response_with(fields, format!("call {call}"));
         if request.headers().contains_key("if-none-match") {
             *response.status_mut() = http::StatusCode::NOT_MODIFIED;
         }

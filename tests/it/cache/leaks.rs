@@ -35,8 +35,8 @@ use tower::{ServiceBuilder, ServiceExt, service_fn, util::BoxCloneService};
 use super::cache::get_with;
 use crate::support::{get, request};
 
-pub(crate) type Answer = Response<UnsyncBoxBody<Bytes, Infallible>>;
-pub(crate) type Client = BoxCloneService<Request<Full<Bytes>>, Answer, Infallible>;
+pub(crate) type ClientResponse = Response<UnsyncBoxBody<Bytes, Infallible>>;
+pub(crate) type Client = BoxCloneService<Request<Full<Bytes>>, ClientResponse, Infallible>;
 
 /// Puts a cache around a handler.
 pub(crate) type Cached = fn(Client) -> Client;
@@ -89,19 +89,19 @@ fn bad(handler: Client) -> Client {
                     for (name, value) in &parts.headers {
                         headers.insert(name.clone(), value.clone());
                     }
-                    let answer = (parts.status, headers, body);
-                    kept.lock().unwrap().insert(path, answer.clone());
-                    answer
+                    let response = (parts.status, headers, body);
+                    kept.lock().unwrap().insert(path, response.clone());
+                    response
                 }
             };
             if let Some(age) = headers.get(AGE) {
                 let secs = age.to_str().unwrap().parse().unwrap();
                 let _ = Instant::now() + Duration::from_secs(secs);
             }
-            let mut answer = Response::new(Full::new(body).boxed_unsync());
-            *answer.status_mut() = status;
-            *answer.headers_mut() = headers;
-            Ok(answer)
+            let mut response = Response::new(Full::new(body).boxed_unsync());
+            *response.status_mut() = status;
+            *response.headers_mut() = headers;
+            Ok(response)
         }
     }))
 }
@@ -110,7 +110,7 @@ fn bad(handler: Client) -> Client {
 /// counts the calls.
 pub(crate) fn handler(fields: &'static [(&'static str, &'static str)]) -> Client {
     let calls = Arc::new(AtomicUsize::new(0));
-    answering(move |request| {
+    responder(move |request| {
         let call = calls.fetch_add(1, Ordering::SeqCst);
         let named = ["authorization", "x-api-key", "cookie", "accept", "host"].map(|name| {
             let value = request.headers().get(name);
@@ -126,12 +126,12 @@ pub(crate) fn handler(fields: &'static [(&'static str, &'static str)]) -> Client
     })
 }
 
-pub(crate) fn answering(
-    answer: impl Fn(&Request<Full<Bytes>>) -> Response<String> + Send + Sync + 'static,
+pub(crate) fn responder(
+    respond: impl Fn(&Request<Full<Bytes>>) -> Response<String> + Send + Sync + 'static,
 ) -> Client {
-    let answer = Arc::new(answer);
+    let respond = Arc::new(respond);
     BoxCloneService::new(service_fn(move |request: Request<Full<Bytes>>| {
-        let response = answer(&request).map(|body| Full::from(body).boxed_unsync());
+        let response = respond(&request).map(|body| Full::from(body).boxed_unsync());
         std::future::ready(Ok(response))
     }))
 }
@@ -152,8 +152,8 @@ pub(crate) async fn body(client: &Client, request: Request<Full<Bytes>>) -> Stri
     text(client.clone().oneshot(request).await.unwrap()).await
 }
 
-async fn text(answer: Answer) -> String {
-    let bytes = answer.into_body().collect().await.unwrap().to_bytes();
+async fn text(response: ClientResponse) -> String {
+    let bytes = response.into_body().collect().await.unwrap().to_bytes();
     String::from_utf8(bytes.to_vec()).unwrap()
 }
 
@@ -172,7 +172,7 @@ async fn kept_apart(
 const FRESH: &[(&str, &str)] = &[("cache-control", "max-age=60")];
 
 #[tokio::test]
-async fn what_authorization_brought_is_not_for_the_anonymous() {
+async fn response_to_authorization_is_not_served_to_anonymous_clients() {
     for fields in [&[][..], FRESH] {
         let secret = &[("authorization", "Bearer secret")];
         holds(|cached| kept_apart(cached(handler(fields)), secret, &[])).await;
@@ -180,7 +180,7 @@ async fn what_authorization_brought_is_not_for_the_anonymous() {
 }
 
 #[tokio::test]
-async fn what_an_api_key_brought_is_not_for_the_anonymous() {
+async fn response_to_an_api_key_is_not_served_to_anonymous_clients() {
     for fields in [&[][..], FRESH] {
         let secret = &[("x-api-key", "secret")];
         holds(|cached| kept_apart(cached(handler(fields)), secret, &[])).await;
@@ -188,7 +188,7 @@ async fn what_an_api_key_brought_is_not_for_the_anonymous() {
 }
 
 #[tokio::test]
-async fn what_one_session_brought_is_not_for_another() {
+async fn response_to_one_session_is_not_served_to_another() {
     for fields in [&[][..], FRESH] {
         let (one, two) = (&[("cookie", "s=1")], &[("cookie", "s=2")]);
         holds(|cached| kept_apart(cached(handler(fields)), one, two)).await;
@@ -196,7 +196,7 @@ async fn what_one_session_brought_is_not_for_another() {
 }
 
 #[tokio::test]
-async fn what_one_user_of_an_application_brought_is_not_for_another() {
+async fn response_to_one_user_of_an_application_is_not_served_to_another() {
     // The application's key is known; another credential identifies its user.
     for name in ["authorization", "cookie", "x-api-key"] {
         let client = ours(handler(FRESH));
@@ -234,7 +234,7 @@ async fn callers_that_differ_in_one_part_alone_share_nothing() {
     holds(|cached| {
         let callers = callers.clone();
         async move {
-            let client = cached(answering(|request| {
+            let client = cached(responder(|request| {
                 let caller = request.extensions().get::<Identity>().unwrap();
                 let metadata = caller.metadata();
                 let allowed = (caller.credits(), caller.limit());
@@ -260,7 +260,7 @@ async fn change_of_a_key_in_any_part_is_seen_by_the_next_request() {
         .unwrap();
     let manager = KeyManager::new(&ring);
     let key = manager.create(NewKey::new("acme")).await.unwrap();
-    let cached = ours(answering(|request| {
+    let cached = ours(responder(|request| {
         let caller = request.extensions().get::<Identity>().unwrap();
         let tier = caller.tier();
         with_fields(
@@ -270,7 +270,7 @@ async fn change_of_a_key_in_any_part_is_seen_by_the_next_request() {
     }));
     let keys = ApiKeyLayer::builder(&ring).build().unwrap();
     let app = ServiceBuilder::new()
-        .map_response(|answer: Response<_>| answer.map(BodyExt::boxed_unsync))
+        .map_response(|response: Response<_>| response.map(BodyExt::boxed_unsync))
         .layer(keys)
         .service(cached);
     let mut seen = BTreeSet::new();
@@ -298,7 +298,7 @@ async fn a_cookie_that_was_set_for_one_client_is_not_set_for_another() {
     for fields in [SETS, FRESH_SETS] {
         holds(|cached| async move {
             let sets = AtomicUsize::new(0);
-            let client = cached(answering(move |_| {
+            let client = cached(responder(move |_| {
                 match sets.fetch_add(1, Ordering::SeqCst) {
                     0 => with_fields(fields, "x".to_owned()),
                     _ => with_fields(FRESH, "x".to_owned()),
@@ -333,7 +333,7 @@ async fn head_leaves_no_empty_body_for_get() {
 }
 
 #[tokio::test]
-async fn what_changes_something_is_done_each_time() {
+async fn unsafe_requests_always_reach_the_handler() {
     for method in [Method::POST, Method::DELETE] {
         holds(|cached| {
             let method = method.clone();
@@ -350,7 +350,7 @@ async fn what_changes_something_is_done_each_time() {
 #[tokio::test]
 async fn a_refusal_of_one_is_not_for_another() {
     holds(|cached| async move {
-        let client = cached(answering(|request| {
+        let client = cached(responder(|request| {
             let mut response = with_fields(FRESH, String::new());
             if !request.headers().contains_key("authorization") {
                 *response.status_mut() = StatusCode::UNAUTHORIZED;
@@ -367,7 +367,7 @@ async fn a_refusal_of_one_is_not_for_another() {
 #[tokio::test]
 async fn an_error_that_a_field_provoked_is_not_for_all() {
     holds(|cached| async move {
-        let client = cached(answering(|request| {
+        let client = cached(responder(|request| {
             let mut response = with_fields(FRESH, String::new());
             if request.headers().contains_key("x-meta") {
                 *response.status_mut() = StatusCode::BAD_REQUEST;
@@ -385,13 +385,13 @@ async fn an_error_that_a_field_provoked_is_not_for_all() {
 }
 
 #[tokio::test]
-async fn one_hosts_answer_is_not_anothers() {
+async fn responses_are_separate_per_host() {
     let (one, two) = (&[(HOST.as_str(), "one")], &[(HOST.as_str(), "two")]);
     holds(|cached| kept_apart(cached(handler(FRESH)), one, two)).await;
 }
 
 #[tokio::test]
-async fn what_is_not_to_be_stored_is_not_in_any_case_or_place() {
+async fn no_store_and_private_hold_in_any_case_and_position() {
     const NO_STORE: &[(&str, &str)] = &[("cache-control", "No-Store, max-age=60")];
     const PRIVATE: &[(&str, &str)] = &[("cache-control", "Private, max-age=60")];
     const SECOND: &[(&str, &str)] = &[
@@ -445,8 +445,8 @@ async fn forty_misses_at_once_are_one_call_of_the_handler() {
             counted.fetch_add(1, Ordering::SeqCst);
             async {
                 tokio::task::yield_now().await;
-                let answer = with_fields(FRESH, "x".to_owned());
-                Ok(answer.map(|body| Full::from(body).boxed_unsync()))
+                let response = with_fields(FRESH, "x".to_owned());
+                Ok(response.map(|body| Full::from(body).boxed_unsync()))
             }
         })));
         let mut asking = JoinSet::new();
@@ -467,16 +467,16 @@ async fn the_first_byte_does_not_wait_for_the_last() {
         let receive = Arc::new(Mutex::new(Some(receive)));
         let client = cached(BoxCloneService::new(service_fn(move |_| {
             let sent = Sent(receive.lock().unwrap().take().unwrap());
-            let mut answer = Response::new(sent.boxed_unsync());
+            let mut response = Response::new(sent.boxed_unsync());
             let fresh = HeaderValue::from_static("max-age=60");
-            answer.headers_mut().insert("cache-control", fresh);
-            std::future::ready(Ok(answer))
+            response.headers_mut().insert("cache-control", fresh);
+            std::future::ready(Ok(response))
         })));
         send.send(Bytes::from_static(b"first")).unwrap();
         // The handler never ends its body: a waiter for its end would wait forever.
         let first = async {
-            let answer = client.oneshot(get("/a")).await.unwrap();
-            answer.into_body().frame().await.unwrap().unwrap()
+            let response = client.oneshot(get("/a")).await.unwrap();
+            response.into_body().frame().await.unwrap().unwrap()
         };
         let mut first = Box::pin(first);
         let is_there = poll_fn(|cx| Poll::Ready(first.as_mut().poll(cx).is_ready())).await;

@@ -117,8 +117,8 @@ async fn two_nests_on_one_store_never_serve_each_other() {
                 .await
                 .unwrap();
             assert_eq!(body(&app, "/v1/items").await, "v1 /items");
-            let of_second = body(&app, "/v2/items").await;
-            assert_eq!(of_second == "v2 /items", !blind, "{of_second}");
+            let second_body = body(&app, "/v2/items").await;
+            assert_eq!(second_body == "v2 /items", !blind, "{second_body}");
             let head = send(&app, Method::HEAD, "/v1/items").await;
             assert!(head.is_hit() && head.body.is_empty());
         }

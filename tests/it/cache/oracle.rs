@@ -67,7 +67,7 @@ fn try_all(world: impl Fn(u64) -> World) {
 }
 
 #[test]
-fn the_oracle_sees_an_answer_that_reaches_another() {
+fn oracle_detects_responses_served_to_other_callers() {
     for flaw in [Flaw::AllAreOne, Flaw::NestsAreOne] {
         let caught = (0..100).any(|seed| {
             let world = std::panic::catch_unwind(|| World::new(seed, false, flaw).run());
@@ -103,7 +103,7 @@ impl Dice {
 struct Origin {
     doors: Arc<Mutex<Vec<Door>>>,
     /// Counts the responses, including failures.
-    answers: Arc<AtomicU64>,
+    responses: Arc<AtomicU64>,
     /// Counts the changes: a response names the version of the state that it was made from.
     versions: Arc<Mutex<HashMap<String, u64>>>,
 }
@@ -111,25 +111,25 @@ struct Origin {
 impl Service<Request<Full<Bytes>>> for Origin {
     type Response = Response<Pieces>;
     type Error = Infallible;
-    type Future = Answering;
+    type Future = PendingResponse;
 
     fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
         Poll::Ready(Ok(()))
     }
 
-    fn call(&mut self, request: Request<Full<Bytes>>) -> Answering {
+    fn call(&mut self, request: Request<Full<Bytes>>) -> PendingResponse {
         let (head, body) = (Door::default(), Door::default());
         self.doors
             .lock()
             .unwrap()
             .extend([head.clone(), body.clone()]);
-        let response = self.answer(&request, body);
-        Answering(head, Some(response))
+        let response = self.respond(&request, body);
+        PendingResponse(head, Some(response))
     }
 }
 
 impl Origin {
-    fn answer(&self, request: &Request<Full<Bytes>>, door: Door) -> Response<Pieces> {
+    fn respond(&self, request: &Request<Full<Bytes>>, door: Door) -> Response<Pieces> {
         let path = request.extensions().get::<Sent>().unwrap().0;
         let mut versions = self.versions.lock().unwrap();
         let version = versions.entry(path.to_owned()).or_default();
@@ -163,8 +163,8 @@ impl Origin {
         };
         headers.insert("surrogate-key", HeaderValue::from_static(tags));
         let tag = HeaderValue::try_from(format!("\"{}\"", body.replace(' ', "_"))).unwrap();
-        let answers = self.answers.fetch_add(1, Ordering::Relaxed);
-        if path == "/stale" && request.method() != Method::POST && answers % 5 == 4 {
+        let responses = self.responses.fetch_add(1, Ordering::Relaxed);
+        if path == "/stale" && request.method() != Method::POST && responses % 5 == 4 {
             *response.status_mut() = StatusCode::SERVICE_UNAVAILABLE;
         } else if request.headers().get("if-none-match") == Some(&tag) {
             *response.status_mut() = StatusCode::NOT_MODIFIED;
@@ -182,9 +182,9 @@ struct Caller(String);
 #[derive(Clone)]
 struct Sent(&'static str);
 
-struct Answering(Door, Option<Response<Pieces>>);
+struct PendingResponse(Door, Option<Response<Pieces>>);
 
-impl Future for Answering {
+impl Future for PendingResponse {
     type Output = Result<Response<Pieces>, Infallible>;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
@@ -233,7 +233,7 @@ type Reading = Pin<Box<CacheBody<Pieces>>>;
 struct Asking {
     expected: Expected,
     call: Option<Call>,
-    answer: Option<(Response<()>, Reading)>,
+    response: Option<(Response<()>, Reading)>,
     read: Vec<u8>,
 }
 
@@ -344,7 +344,7 @@ impl World {
                 // Without purges there are more hits.
                 23 if self.seed.is_multiple_of(2) => self.purge(),
                 23 => {}
-                _ => self.go_away_or_change_rights(),
+                _ => self.disconnect_or_change_rights(),
             }
         }
         for _ in 0..100 {
@@ -409,7 +409,7 @@ impl World {
                 has,
             },
             call: Some(Box::pin(self.cache.call(request))),
-            answer: None,
+            response: None,
             read: Vec::new(),
         });
     }
@@ -457,14 +457,14 @@ impl World {
             4 => (Purge::All, PATHS.to_vec()),
             _ => (Purge::Caller(self.identity(who).unwrap()), PATHS.to_vec()),
         };
-        let of_caller = matches!(what, Purge::Caller(_));
+        let is_by_caller = matches!(what, Purge::Caller(_));
         let mode = match self.dice.one_in(3) {
             true => PurgeMode::Soft,
             false => PurgeMode::Hard,
         };
         // A response that a caller shares with others is not purged with the caller's own. After a
         // soft purge, a response can be served stale during revalidation.
-        paths.retain(|path| !(of_caller && self.shares && *path == "/public"));
+        paths.retain(|path| !(is_by_caller && self.shares && *path == "/public"));
         paths.retain(|path| !(mode == PurgeMode::Soft && *path == "/stale"));
         let mut versions = self.origin.versions.lock().unwrap();
         let name = self.name(who);
@@ -472,7 +472,7 @@ impl World {
         for path in paths {
             let version = versions.entry(path.to_owned()).or_default();
             *version += 1;
-            let changed = match of_caller {
+            let changed = match is_by_caller {
                 true => self.changed_for.entry((name.clone(), path)).or_default(),
                 false => self.changed.entry(path).or_default(),
             };
@@ -498,7 +498,7 @@ impl World {
         }
     }
 
-    fn go_away_or_change_rights(&mut self) {
+    fn disconnect_or_change_rights(&mut self) {
         if self.dice.one_in(3) {
             let who = self.dice.roll(2) as usize;
             self.rights[who] += 1;
@@ -524,9 +524,9 @@ impl World {
             };
             let (parts, body) = response.into_parts();
             asking.call = None;
-            asking.answer = Some((Response::from_parts(parts, ()), Box::pin(body)));
+            asking.response = Some((Response::from_parts(parts, ()), Box::pin(body)));
         }
-        let (response, body) = asking.answer.as_mut().unwrap();
+        let (response, body) = asking.response.as_mut().unwrap();
         while let Poll::Ready(frame) = body.as_mut().poll_frame(&mut cx) {
             match frame {
                 Some(Ok(frame)) => asking.read.extend_from_slice(frame.data_ref().unwrap()),

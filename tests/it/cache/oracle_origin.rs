@@ -291,13 +291,13 @@ struct Handler(Shared);
 impl Service<Request<Full<Bytes>>> for Handler {
     type Response = Response<Pieces>;
     type Error = &'static str;
-    type Future = Answering;
+    type Future = PendingResponse;
 
     fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), &'static str>> {
         Poll::Ready(Ok(()))
     }
 
-    fn call(&mut self, request: Request<Full<Bytes>>) -> Answering {
+    fn call(&mut self, request: Request<Full<Bytes>>) -> PendingResponse {
         let place = *request.extensions().get::<Place>().unwrap();
         let mut origin = self.0.lock().unwrap();
         let kind = origin.kind();
@@ -319,7 +319,7 @@ impl Service<Request<Full<Bytes>>> for Handler {
             origin.check_calls();
         }
         drop(origin);
-        Answering {
+        PendingResponse {
             origin: Arc::clone(&self.0),
             request,
             kind,
@@ -330,7 +330,7 @@ impl Service<Request<Full<Bytes>>> for Handler {
     }
 }
 
-struct Answering {
+struct PendingResponse {
     origin: Shared,
     request: Request<Full<Bytes>>,
     kind: Kind,
@@ -339,7 +339,7 @@ struct Answering {
     alive: Arc<()>,
 }
 
-impl Future for Answering {
+impl Future for PendingResponse {
     type Output = Result<Response<Pieces>, &'static str>;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
@@ -631,14 +631,14 @@ struct Asking {
     id: u64,
     asked: Asked,
     call: Option<Pin<Box<dyn Future<Output = Called>>>>,
-    answer: Option<(Response<()>, Reading)>,
+    response: Option<(Response<()>, Reading)>,
     read: Vec<u8>,
 }
 
 impl Asking {
     /// Returns whether it streams the response of another request.
     fn streams(&self) -> bool {
-        let response = self.answer.as_ref().map(|(response, _)| response);
+        let response = self.response.as_ref().map(|(response, _)| response);
         let status = response.and_then(|response| header(response.headers(), "cache-status"));
         status.is_some_and(|status| status.contains("; collapsed"))
     }
@@ -857,7 +857,7 @@ impl World {
             id,
             asked,
             call: Some(Box::pin(call)),
-            answer: None,
+            response: None,
             read: Vec::new(),
         });
     }
@@ -952,7 +952,7 @@ impl World {
             if !seen.is_overtakable() {
                 self.raise(at, &seen);
             }
-            self.asking[at].answer = Some((response, Box::pin(body)));
+            self.asking[at].response = Some((response, Box::pin(body)));
         }
         self.read(at);
     }
@@ -991,7 +991,7 @@ impl World {
     fn read(&mut self, at: usize) {
         let mut cx = Context::from_waker(Waker::noop());
         let asking = &mut self.asking[at];
-        let (_, body) = asking.answer.as_mut().unwrap();
+        let (_, body) = asking.response.as_mut().unwrap();
         let ended = loop {
             match body.as_mut().poll_frame(&mut cx) {
                 Poll::Pending => return,
@@ -1002,7 +1002,7 @@ impl World {
                 Poll::Ready(None) => break true,
             }
         };
-        let (response, _) = self.asking[at].answer.take().unwrap();
+        let (response, _) = self.asking[at].response.take().unwrap();
         let seen = Seen::of(&response);
         let asking = &self.asking[at];
         let checked = seen.check_body(&asking.asked, &asking.read, ended);

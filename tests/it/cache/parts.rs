@@ -5,7 +5,7 @@ use http::{HeaderValue, Request, Response, StatusCode};
 use http_body_util::Full;
 use portcullis::Identity;
 
-use super::cache::{App, Handler, answer, caller, get_as, get_with};
+use super::cache::{App, Handler, caller, get_as, get_with, response_with};
 
 const WHOLE: &str = "0123456789";
 
@@ -23,11 +23,11 @@ fn part_of(
     let asked =
         asked.and_then(|range| range.to_str().ok()?.strip_prefix("bytes=")?.split_once('-'));
     let mut response = match asked {
-        None => answer(&[], WHOLE),
+        None => response_with(&[], WHOLE),
         Some((first, last)) => {
             let first: usize = first.parse().unwrap();
             let last: usize = last.parse().unwrap_or(9);
-            let mut response = answer(&[], &WHOLE[first..=last]);
+            let mut response = response_with(&[], &WHOLE[first..=last]);
             *response.status_mut() = StatusCode::PARTIAL_CONTENT;
             let said = HeaderValue::try_from(format!("bytes {first}-{last}/10")).unwrap();
             response.headers_mut().insert("content-range", said);
@@ -78,7 +78,7 @@ async fn a_part_answers_those_who_ask_for_some_of_its_bytes() {
 }
 
 #[tokio::test]
-async fn a_part_answers_nobody_who_wants_more() {
+async fn stored_part_does_not_serve_wider_ranges() {
     let app = App::rfc(parted(None));
     app.send(range("bytes=4-9")).await;
     let wider = app.send(range("bytes=3-5")).await;
@@ -107,7 +107,7 @@ async fn a_head_is_not_answered_from_a_part() {
 }
 
 #[tokio::test]
-async fn a_stale_part_answers_nobody() {
+async fn stale_part_is_not_served() {
     let app = App::rfc(parted(None));
     app.send(range("bytes=4-9")).await;
     app.advance_secs(60);
@@ -157,7 +157,7 @@ async fn parts_of_two_versions_are_not_joined() {
 }
 
 #[tokio::test]
-async fn one_callers_part_is_not_joined_with_anothers_and_not_shown_to_it() {
+async fn parts_of_callers_are_neither_joined_nor_shared() {
     let app = App::rfc(Handler::new(|request, _| {
         let known = request.extensions().get::<Identity>().is_some();
         let control = if known {
@@ -200,7 +200,7 @@ async fn a_part_takes_no_complete_answers_place() {
 }
 
 #[tokio::test]
-async fn no_part_is_kept_by_default() {
+async fn partial_responses_are_not_stored_by_default() {
     let app = App::new(parted(Some("\"v1\"")));
     let seen = app.send(range("bytes=0-4")).await;
     assert_eq!(
@@ -215,13 +215,13 @@ async fn no_part_is_kept_by_default() {
 }
 
 #[tokio::test]
-async fn a_part_that_is_shorter_than_it_says_is_not_kept() {
+async fn part_shorter_than_its_content_range_is_not_stored() {
     let app = App::rfc(Handler::new(|_, _| {
         let fields = [
             ("cache-control", "max-age=60"),
             ("content-range", "bytes 2-6/10"),
         ];
-        let mut response = answer(&fields, "2345");
+        let mut response = response_with(&fields, "2345");
         *response.status_mut() = StatusCode::PARTIAL_CONTENT;
         response
     }));
@@ -233,7 +233,7 @@ async fn a_part_that_is_shorter_than_it_says_is_not_kept() {
 }
 
 #[tokio::test]
-async fn a_part_that_holds_what_is_wanted_answers_a_condition_too() {
+async fn stored_part_serves_conditional_range_requests() {
     let app = App::rfc(parted(Some("\"v1\"")));
     app.send(range("bytes=0-4")).await;
     let has_it = [("range", "bytes=0-1"), ("if-none-match", "\"v1\"")];

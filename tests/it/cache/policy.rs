@@ -10,7 +10,7 @@ use portcullis::{
     cache::{CacheLayerBuilder, CachePolicy, Purge, PurgeMode},
 };
 
-use super::cache::{App, Handler, answer, caller, get_as, get_with};
+use super::cache::{App, Handler, caller, get_as, get_with, response_with};
 use crate::support::{get, request};
 
 const FRESH: &[(&str, &str)] = &[("cache-control", "max-age=60")];
@@ -23,7 +23,7 @@ fn under(policy: CachePolicy, mut request: Request<Full<Bytes>>) -> Request<Full
 /// Answers with a status, and with these fields.
 fn failing(status: StatusCode, fields: &'static [(&'static str, &'static str)]) -> Handler {
     Handler::new(move |_, call| {
-        let mut response = answer(fields, format!("call {call}"));
+        let mut response = response_with(fields, format!("call {call}"));
         *response.status_mut() = status;
         response
     })
@@ -34,7 +34,7 @@ fn secs(secs: u64) -> Duration {
 }
 
 #[tokio::test]
-async fn a_status_that_a_route_keeps_is_kept_for_so_long_at_most() {
+async fn route_stores_listed_statuses_up_to_their_ttl() {
     let policy = CachePolicy::new()
         .cache_status_code(StatusCode::INTERNAL_SERVER_ERROR, secs(3))
         .cache_status_code(StatusCode::NOT_FOUND, secs(5));
@@ -72,7 +72,7 @@ async fn a_status_that_a_route_keeps_is_kept_for_so_long_at_most() {
 }
 
 #[tokio::test]
-async fn a_status_is_kept_on_no_other_route_and_against_no_word_of_its_own() {
+async fn status_rule_applies_only_to_its_route_and_respects_prohibitions() {
     let policy = CachePolicy::new().cache_status_code(StatusCode::BAD_GATEWAY, secs(3));
     for fields in [
         &[("cache-control", "no-store")][..],
@@ -98,9 +98,9 @@ async fn a_status_is_kept_on_no_other_route_and_against_no_word_of_its_own() {
 }
 
 #[tokio::test]
-async fn a_handler_keeps_one_answer_of_a_status_itself() {
+async fn handler_policy_stores_the_status_of_one_response() {
     let app = App::new(Handler::new(|request, call| {
-        let mut response = answer(&[], format!("call {call}"));
+        let mut response = response_with(&[], format!("call {call}"));
         *response.status_mut() = StatusCode::NOT_FOUND;
         if request.uri() == "/gone" {
             let policy = CachePolicy::new().cache_status_code(StatusCode::NOT_FOUND, secs(2));
@@ -115,7 +115,7 @@ async fn a_handler_keeps_one_answer_of_a_status_itself() {
 }
 
 #[tokio::test]
-async fn an_error_that_is_kept_for_one_caller_is_not_anothers() {
+async fn stored_error_is_not_shared_between_callers() {
     let policy = CachePolicy::new().cache_status_code(StatusCode::FORBIDDEN, secs(3));
     let app = App::new(failing(StatusCode::FORBIDDEN, &[]));
     let asks = |who| app.send(under(policy.clone(), get_as("/a", &caller(who))));
@@ -130,7 +130,7 @@ async fn parameters_that_do_not_count_reach_neither_the_key_nor_the_handler() {
     let queries = Arc::clone(&seen);
     let app = App::new(Handler::new(move |request, call| {
         queries.lock().unwrap().push(request.uri().to_string());
-        answer(FRESH, format!("call {call}"))
+        response_with(FRESH, format!("call {call}"))
     }));
     let policy = CachePolicy::new().query(["page"]);
     let asks = |uri| app.send(under(policy.clone(), get(uri)));
@@ -152,7 +152,7 @@ async fn parameters_that_do_not_count_reach_neither_the_key_nor_the_handler() {
 }
 
 #[tokio::test]
-async fn a_change_drops_what_is_kept_without_the_parameters_that_do_not_count() {
+async fn unsafe_request_invalidates_regardless_of_ignored_parameters() {
     let app = App::new(Handler::with(FRESH));
     let policy = CachePolicy::new().query(["page"]);
     app.send(under(policy.clone(), get("/a?page=2&utm=x")))
@@ -181,7 +181,7 @@ async fn all_parameters_count_by_default() {
 }
 
 #[tokio::test]
-async fn a_route_says_itself_what_a_credential_is() {
+async fn route_defines_its_credential_fields() {
     let app = App::new(Handler::with(FRESH));
     let cookie = [("cookie", "theme=dark")];
     assert!(
@@ -224,7 +224,7 @@ async fn no_lines_of_one_field_are_taken_for_those_of_another() {
 }
 
 #[tokio::test]
-async fn what_varies_by_a_routes_credential_is_not_shared() {
+async fn response_that_varies_by_a_route_credential_is_not_stored() {
     let fields = &[("cache-control", "max-age=60"), ("vary", "x-token")];
     let app = App::new(Handler::with(fields));
     let token = header::HeaderName::from_static("x-token");
@@ -255,7 +255,7 @@ async fn a_private_route_keeps_for_known_callers_alone() {
 }
 
 #[tokio::test]
-async fn a_shared_route_shares_what_says_that_it_is_public() {
+async fn shared_route_shares_public_responses() {
     let public = &[("cache-control", "public, max-age=60")];
     let app = App::new(Handler::with(public));
     let route = CachePolicy::new().share_public_responses(true);
@@ -270,12 +270,12 @@ async fn a_shared_route_shares_what_says_that_it_is_public() {
 }
 
 #[tokio::test]
-async fn a_route_that_is_off_keeps_nothing_and_drops_no_parameter() {
+async fn disabled_route_stores_nothing_and_preserves_the_query() {
     let seen: Arc<Mutex<String>> = Arc::default();
     let query = Arc::clone(&seen);
     let app = App::new(Handler::new(move |request, call| {
         *query.lock().unwrap() = request.uri().to_string();
-        answer(FRESH, format!("call {call}"))
+        response_with(FRESH, format!("call {call}"))
     }));
     let off = CachePolicy::new().query(["page"]).off();
     for _ in 0..2 {
@@ -290,7 +290,7 @@ async fn a_route_that_is_off_keeps_nothing_and_drops_no_parameter() {
 }
 
 #[tokio::test]
-async fn the_layers_own_policy_is_for_requests_that_bear_none() {
+async fn layer_policy_applies_to_requests_without_a_policy() {
     let policy = CachePolicy::new().query(["page"]);
     let app = App::configured(Handler::with(FRESH), |builder| builder.policy(policy));
     app.get("/a?utm=x").await;

@@ -11,7 +11,7 @@ use portcullis::{
     store::MemoryStore,
 };
 
-use super::cache::{App, Handler, answer, caller, get_as};
+use super::cache::{App, Handler, caller, get_as, response_with};
 use crate::support::request;
 
 const AS_GOT: &[(&str, &str)] = &[
@@ -39,7 +39,7 @@ fn post(uri: &str) -> Request<Full<Bytes>> {
 }
 
 #[tokio::test]
-async fn an_answer_to_a_post_that_names_its_target_is_one_to_a_get() {
+async fn post_with_matching_content_location_is_stored_for_get() {
     let app = app(Handler::with(AS_GOT));
     let posted = app.send(post("/a?b")).await;
     assert_eq!(
@@ -54,7 +54,7 @@ async fn an_answer_to_a_post_that_names_its_target_is_one_to_a_get() {
 }
 
 #[tokio::test]
-async fn no_other_answer_to_a_post_is_kept() {
+async fn other_post_responses_are_not_stored() {
     let fresh = ("cache-control", "max-age=60");
     let old = ("last-modified", "Thu, 01 Jan 1970 00:00:00 GMT");
     let named = ("content-location", "/a?b");
@@ -76,7 +76,7 @@ async fn no_other_answer_to_a_post_is_kept() {
     ] {
         let said = format!("{fields:?} {status}");
         let app = app(Handler::new(move |_, _| {
-            let mut response = answer(&fields, "posted");
+            let mut response = response_with(&fields, "posted");
             *response.status_mut() = status;
             response
         }));
@@ -86,7 +86,7 @@ async fn no_other_answer_to_a_post_is_kept() {
 }
 
 #[tokio::test]
-async fn a_put_is_not_kept_and_a_post_neither_by_default() {
+async fn put_is_never_stored_and_post_only_if_enabled() {
     let app = app(Handler::with(AS_GOT));
     app.send(request(Method::PUT, "/a?b")).await;
     assert!(!app.get("/a?b").await.is_hit());
@@ -96,7 +96,7 @@ async fn a_put_is_not_kept_and_a_post_neither_by_default() {
 }
 
 #[tokio::test]
-async fn what_one_caller_posted_is_not_what_another_gets() {
+async fn post_response_is_not_shared_between_callers() {
     let app = app(Handler::with(AS_GOT));
     let (one, two) = (caller("one"), caller("two"));
     let mut request = post("/a?b");
@@ -107,7 +107,7 @@ async fn what_one_caller_posted_is_not_what_another_gets() {
 }
 
 #[tokio::test]
-async fn a_purge_while_the_post_was_answered_keeps_its_answer_out() {
+async fn purge_during_a_post_prevents_its_storage() {
     let purger: Arc<Mutex<Option<CachePurger>>> = Arc::default();
     let within = Arc::clone(&purger);
     let app = app(Handler::new(move |_, call| {
@@ -115,7 +115,7 @@ async fn a_purge_while_the_post_was_answered_keeps_its_answer_out() {
             let here = Purge::uri("/a?b".parse().unwrap());
             drop(purger.purge([here], PurgeMode::Soft));
         }
-        answer(AS_GOT, format!("call {call}"))
+        response_with(AS_GOT, format!("call {call}"))
     }));
     *purger.lock().unwrap() = Some(app.purger.clone());
     let posted = app.send(post("/a?b")).await;

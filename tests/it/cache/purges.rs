@@ -36,7 +36,7 @@ impl Filled {
                 "/varying" => VARYING,
                 _ => TAGGED,
             };
-            super::cache::answer(fields, format!("call {call}"))
+            super::cache::response_with(fields, format!("call {call}"))
         });
         let store = MemoryStore::new();
         let layer = CacheLayer::secure(store.clone()).build().unwrap();
@@ -184,7 +184,7 @@ async fn fill_during(purge: impl Fn(&CachePurger) + Send + Sync + 'static) -> bo
         if call == 1 {
             purge(&purger);
         }
-        super::cache::answer(TAGGED, format!("call {call}"))
+        super::cache::response_with(TAGGED, format!("call {call}"))
     });
     let app = App {
         clock: portcullis::ManualClock::default(),

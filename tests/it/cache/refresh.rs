@@ -17,7 +17,7 @@ use tower::{Layer, ServiceExt};
 const WHILE_STALE: &[(&str, &str)] = &[("cache-control", "max-age=10, stale-while-revalidate=60")];
 
 /// Two processes over one store, which has a stale response.
-async fn two_with_a_stale_answer() -> (Hands, Shared, Process, Process) {
+async fn two_with_stale_entry() -> (Hands, Shared, Process, Process) {
     let hands = Hands::default();
     let store = Shared::over(&hands);
     let process = || Process::configured(&hands, &store, WHILE_STALE, |builder| builder);
@@ -29,8 +29,8 @@ async fn two_with_a_stale_answer() -> (Hands, Shared, Process, Process) {
 }
 
 #[tokio::test]
-async fn several_processes_make_what_is_stale_anew_once() {
-    let (hands, store, one, two) = two_with_a_stale_answer().await;
+async fn several_processes_refresh_a_stale_entry_once() {
+    let (hands, store, one, two) = two_with_stale_entry().await;
     for process in [&one, &two, &one, &two] {
         let (status, body) = process.asks().await.unwrap();
         assert_eq!(
@@ -50,20 +50,20 @@ async fn several_processes_make_what_is_stale_anew_once() {
 }
 
 #[tokio::test]
-async fn a_process_that_gets_its_lease_late_sees_that_another_one_has_made_the_answer() {
-    let (_hands, store, one, two) = two_with_a_stale_answer().await;
+async fn late_lease_finds_the_entry_already_refreshed() {
+    let (_hands, store, one, two) = two_with_stale_entry().await;
     // The store answers the look-up of one of them, and not yet its question for the lease.
     store.is_late.store(true, Ordering::SeqCst);
     let late = two.asks();
     let_all_run().await;
-    store.let_answer.add_permits(1);
+    store.may_reply.add_permits(1);
     assert_eq!(late.await.unwrap().1, "call 1");
     store.is_late.store(false, Ordering::SeqCst);
     one.open();
     assert_eq!(one.asks().await.unwrap().1, "call 1");
     let_all_run().await;
     assert_eq!(one.asks().await.unwrap().1, "call 2");
-    store.let_answer.add_permits(1);
+    store.may_reply.add_permits(1);
     let_all_run().await;
     assert_eq!((one.calls(), two.calls()), (2, 0));
     let leases = store.leases.lock().unwrap();
@@ -71,12 +71,12 @@ async fn a_process_that_gets_its_lease_late_sees_that_another_one_has_made_the_a
 }
 
 #[tokio::test]
-async fn what_is_stale_is_made_anew_also_if_the_store_does_not_answer_for_the_lease() {
-    let (hands, store, one, _) = two_with_a_stale_answer().await;
+async fn stale_entry_is_refreshed_without_a_lease_reply() {
+    let (hands, store, one, _) = two_with_stale_entry().await;
     store.is_late.store(true, Ordering::SeqCst);
     let asked = one.asks();
     let_all_run().await;
-    store.let_answer.add_permits(1);
+    store.may_reply.add_permits(1);
     assert_eq!(asked.await.unwrap().1, "call 1");
     store.is_late.store(false, Ordering::SeqCst);
     one.open();
@@ -93,7 +93,7 @@ fn without_a_timer(test: impl Future<Output = ()>) {
 }
 
 #[test]
-fn where_nothing_tells_the_time_a_request_waits_for_another_one_and_for_no_other_process() {
+fn without_timer_requests_collapse_only_within_a_process() {
     without_a_timer(async {
         let hands = Hands::default();
         let store = Shared::over(&hands);
@@ -117,13 +117,13 @@ fn where_nothing_tells_the_time_a_request_waits_for_another_one_and_for_no_other
         store.is_late.store(true, Ordering::SeqCst);
         let asked = one.asks();
         let_all_run().await;
-        store.let_answer.add_permits(9);
+        store.may_reply.add_permits(9);
         asked.await.unwrap();
     });
 }
 
 #[test]
-fn outside_of_any_runtime_what_is_stale_is_not_shown_while_nobody_makes_it_anew() {
+fn stale_entry_is_not_served_without_a_runtime_to_refresh_it() {
     use std::{
         pin::pin,
         task::{Context, Poll, Waker},
@@ -137,15 +137,15 @@ fn outside_of_any_runtime_what_is_stale_is_not_shown_while_nobody_makes_it_anew(
         .unwrap()
         .layer(handler);
     let ask = || {
-        let answer = async {
+        let asked = async {
             let response = service.clone().oneshot(get("/a")).await.unwrap();
             let status = header(response.headers(), "cache-status")
                 .unwrap()
                 .to_owned();
             (status, text(response).await)
         };
-        match pin!(answer).poll(&mut Context::from_waker(Waker::noop())) {
-            Poll::Ready(answer) => answer,
+        match pin!(asked).poll(&mut Context::from_waker(Waker::noop())) {
+            Poll::Ready(seen) => seen,
             Poll::Pending => panic!("all is in memory"),
         }
     };

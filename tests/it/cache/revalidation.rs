@@ -5,7 +5,7 @@ use http::{Method, Request, Response, StatusCode};
 use http_body_util::Full;
 use portcullis::cache::CacheLayer;
 
-use super::cache::{answer, get_with};
+use super::cache::{get_with, response_with};
 use crate::support::{
     get,
     origin::{Origin, Site, all},
@@ -33,14 +33,14 @@ fn changed(
     let headers = request.headers();
     let asks = ["if-none-match", "if-modified-since"];
     if call == 1 {
-        return answer(stored, "old");
+        return response_with(stored, "old");
     }
     if asks.iter().any(|name| headers.contains_key(*name)) {
-        let mut response = answer(confirmed, "");
+        let mut response = response_with(confirmed, "");
         *response.status_mut() = StatusCode::NOT_MODIFIED;
         return response;
     }
-    answer(
+    response_with(
         &[("cache-control", "max-age=60"), ("etag", "\"new\"")],
         "new",
     )
@@ -148,7 +148,8 @@ async fn concurrent_requests_of_every_kind_are_one_call() {
         for is_stale in [false, true] {
             for leader in kinds {
                 let stored: Fields = &[("cache-control", "max-age=1"), ("etag", "\"a\"")];
-                let origin = Origin::new(move |_, call| Ok(answer(stored, format!("call {call}"))));
+                let origin =
+                    Origin::new(move |_, call| Ok(response_with(stored, format!("call {call}"))));
                 let site = Site::built(&origin, profile, |builder| {
                     builder.cache_partial_content(false)
                 });
@@ -190,7 +191,7 @@ async fn concurrent_requests_of_every_kind_are_one_call() {
 async fn a_conditional_request_on_a_cold_cache_fills_it() {
     let fields: Fields = &[("cache-control", "max-age=60"), ("etag", "\"a\"")];
     for (condition, status) in [("\"a\"", 304), ("\"b\"", 200)] {
-        let origin = Origin::new(move |_, _| Ok(answer(fields, "whole")));
+        let origin = Origin::new(move |_, _| Ok(response_with(fields, "whole")));
         origin.open();
         let site = Site::secure(&origin, |builder| builder);
         let asked = get_with("/a", &[("if-none-match", condition)]);
@@ -208,7 +209,7 @@ async fn a_conditional_request_on_a_cold_cache_fills_it() {
 #[tokio::test]
 async fn a_lone_head_or_range_on_a_cold_cache_is_forwarded_as_it_is() {
     let fields: Fields = &[("cache-control", "max-age=60")];
-    let origin = Origin::new(move |_, _| Ok(answer(fields, "whole")));
+    let origin = Origin::new(move |_, _| Ok(response_with(fields, "whole")));
     origin.open();
     let site = Site::secure(&origin, |builder| builder);
     site.send(request(Method::HEAD, "/a")).await.unwrap();
@@ -224,7 +225,7 @@ async fn a_lone_head_or_range_on_a_cold_cache_is_forwarded_as_it_is() {
 async fn a_range_is_asked_for_as_it_is_where_the_whole_cannot_be_stored() {
     let origin = Origin::new(|request, _| {
         let is_part = request.headers().contains_key("range");
-        let mut response = answer(&[], if is_part { "pa" } else { "part" });
+        let mut response = response_with(&[], if is_part { "pa" } else { "part" });
         if is_part {
             *response.status_mut() = StatusCode::PARTIAL_CONTENT;
         }

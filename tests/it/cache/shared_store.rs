@@ -29,7 +29,7 @@ use crate::support::{
 const PAUSE: Duration = Duration::from_millis(160);
 
 #[tokio::test]
-async fn one_process_makes_the_answer_that_all_wait_for() {
+async fn one_process_fills_the_entry_and_others_wait() {
     let hands = Hands::default();
     let store = Shared::over(&hands);
     let (one, two) = (Process::new(&hands, &store), Process::new(&hands, &store));
@@ -53,7 +53,7 @@ async fn one_process_makes_the_answer_that_all_wait_for() {
 }
 
 #[tokio::test]
-async fn a_process_waits_no_longer_than_it_is_told() {
+async fn process_waits_at_most_max_wait() {
     let hands = Hands::default();
     let store = Shared::over(&hands);
     let (one, two) = (Process::new(&hands, &store), Process::new(&hands, &store));
@@ -78,7 +78,7 @@ async fn a_process_waits_no_longer_than_it_is_told() {
 }
 
 #[tokio::test]
-async fn a_process_that_gives_up_lets_another_one_make_the_answer() {
+async fn canceled_leader_releases_its_lease_to_another_process() {
     let hands = Hands::default();
     let store = Shared::over(&hands);
     let (one, two) = (Process::new(&hands, &store), Process::new(&hands, &store));
@@ -97,7 +97,7 @@ async fn a_process_that_gives_up_lets_another_one_make_the_answer() {
 }
 
 #[tokio::test]
-async fn a_lease_that_comes_when_nobody_waits_for_it_any_more_is_given_back() {
+async fn lease_that_arrives_after_cancellation_is_released() {
     let hands = Hands::default();
     let store = Shared::over(&hands);
     let one = Process::new(&hands, &store);
@@ -105,19 +105,19 @@ async fn a_lease_that_comes_when_nobody_waits_for_it_any_more_is_given_back() {
     store.is_late.store(true, Ordering::SeqCst);
     let asked = one.asks();
     let_all_run().await;
-    store.let_answer.add_permits(1);
+    store.may_reply.add_permits(1);
     let_all_run().await;
     asked.abort();
     let_all_run().await;
     store.is_late.store(false, Ordering::SeqCst);
-    store.let_answer.add_permits(1);
+    store.may_reply.add_permits(1);
     let_all_run().await;
     let leases = store.leases.lock().unwrap();
     assert_eq!((leases.given, leases.holder), (1, None));
 }
 
 #[tokio::test]
-async fn what_was_changed_is_purged_also_if_its_client_does_not_wait_for_that() {
+async fn unsafe_request_invalidates_even_if_its_client_disconnects() {
     let hands = Hands::default();
     let store = Shared::over(&hands);
     let one = Process::new(&hands, &store);
@@ -137,14 +137,14 @@ async fn what_was_changed_is_purged_also_if_its_client_does_not_wait_for_that() 
         }
         let_all_run().await;
         store.is_late.store(false, Ordering::SeqCst);
-        store.let_answer.add_permits(1);
+        store.may_reply.add_permits(1);
         let_all_run().await;
         assert_ne!(one.asks().await.unwrap().1, kept);
     }
 }
 
 #[tokio::test]
-async fn an_answer_that_is_not_kept_gives_its_lease_back_at_once() {
+async fn unstorable_response_releases_its_lease_immediately() {
     let hands = Hands::default();
     let store = Shared::over(&hands);
     let fields = &[("cache-control", "no-store")];
@@ -188,7 +188,7 @@ async fn a_store_that_does_not_answer_holds_up_no_change() {
 }
 
 #[tokio::test]
-async fn a_put_that_hangs_holds_up_nobody_who_waits_for_longer_than_that() {
+async fn hanging_put_delays_waiters_at_most_max_wait() {
     let hands = Hands::default();
     let store = Shared::over(&hands);
     let one = Process::new(&hands, &store);
@@ -250,7 +250,7 @@ async fn left_by_its_client(
 }
 
 #[tokio::test]
-async fn an_answer_whose_client_goes_away_is_finished_for_the_next_one() {
+async fn abandoned_response_is_completed_for_later_requests() {
     let hands = Hands::default();
     let store = Shared::over(&hands);
     let pieces = left_by_its_client(&hands, &store, |builder| builder).await;
@@ -263,7 +263,7 @@ async fn an_answer_whose_client_goes_away_is_finished_for_the_next_one() {
 }
 
 #[tokio::test]
-async fn an_answer_whose_client_goes_away_is_dropped_if_too_much_is_left() {
+async fn abandoned_response_is_dropped_beyond_max_finish_bytes() {
     for most in [0, 4] {
         let hands = Hands::default();
         let store = Shared::over(&hands);
@@ -307,7 +307,7 @@ async fn no_more_answers_than_a_few_are_finished_without_their_clients_at_once()
 }
 
 #[tokio::test]
-async fn an_answer_is_finished_no_longer_than_others_would_wait() {
+async fn abandoned_response_is_completed_within_max_wait() {
     let hands = Hands::default();
     let store = Shared::over(&hands);
     let pieces = left_by_its_client(&hands, &store, |builder| {
@@ -322,7 +322,7 @@ async fn an_answer_is_finished_no_longer_than_others_would_wait() {
 }
 
 #[tokio::test]
-async fn an_answer_that_breaks_off_is_not_kept() {
+async fn aborted_response_is_not_stored() {
     let hands = Hands::default();
     let store = Shared::over(&hands);
     drop(left_by_its_client(&hands, &store, |builder| builder).await);

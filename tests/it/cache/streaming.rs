@@ -171,7 +171,7 @@ async fn requests_stream_a_body_whose_only_client_has_left() {
 }
 
 #[tokio::test]
-async fn waiter_that_leaves_disturbs_nobody() {
+async fn waiter_that_disconnects_does_not_affect_others() {
     let site = Streaming::secure(&Trickle::with(FRESH));
     let leader = site.client(get("/a")).await;
     let leaving = site.client(get("/a")).await;
@@ -184,7 +184,7 @@ async fn waiter_that_leaves_disturbs_nobody() {
 }
 
 #[tokio::test]
-async fn body_that_nobody_reads_any_more_is_dropped() {
+async fn body_without_readers_is_dropped() {
     let site = Streaming::secure(&Trickle::with(FRESH));
     let leader = site.client(get("/a")).await;
     let waiter = site.client(get("/a")).await;
@@ -731,7 +731,7 @@ async fn requests_beyond_the_maximum_call_the_handler() {
 }
 
 #[tokio::test]
-async fn stale_response_does_not_stand_in_after_the_head_of_a_streamed_refresh() {
+async fn stale_response_is_not_served_after_a_streamed_refresh_began() {
     let origin = Trickle::new(|_, call| {
         let stale = "max-age=1, stale-while-revalidate=20, stale-if-error=600";
         let mut head = head(match call {

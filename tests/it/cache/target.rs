@@ -11,8 +11,8 @@ use portcullis::{
 use tower::{ServiceBuilder, util::BoxCloneService};
 
 use super::{
-    cache::{App, Handler, answer},
-    leaks::{Client, answering, body, holds, with_fields},
+    cache::{App, Handler, response_with},
+    leaks::{Client, body, holds, responder, with_fields},
 };
 use crate::support::{get, request};
 
@@ -170,7 +170,7 @@ async fn purge_reaches_every_spelling_of_a_url() {
 async fn soft_purge_reaches_every_spelling_of_a_url() {
     let app = App::new(Handler::new(|request, call| {
         let tag = [("cache-control", "max-age=60"), ("etag", "\"1\"")];
-        let mut response = answer(&tag, format!("call {call}"));
+        let mut response = response_with(&tag, format!("call {call}"));
         if request.headers().contains_key("if-none-match") {
             *response.status_mut() = StatusCode::NOT_MODIFIED;
         }
@@ -210,7 +210,7 @@ async fn location_is_normalized_before_it_invalidates() {
             ("h", "http://i/a", false),
         ] {
             let app = App::new(Handler::new(move |request, call| {
-                let mut response = answer(FRESH, format!("call {call}"));
+                let mut response = response_with(FRESH, format!("call {call}"));
                 if request.method() == Method::POST {
                     let value = reference.parse().unwrap();
                     response.headers_mut().insert(field, value);
@@ -230,7 +230,7 @@ async fn location_is_normalized_before_it_invalidates() {
 }
 
 #[tokio::test]
-async fn post_is_kept_if_its_content_location_is_another_spelling_of_its_target() {
+async fn post_is_stored_if_content_location_is_equivalent_to_its_target() {
     for (target, reference, is_kept) in [
         ("/%61?b", "/a?b", true),
         ("/a?b", "/%61?%62", true),
@@ -241,7 +241,7 @@ async fn post_is_kept_if_its_content_location_is_another_spelling_of_its_target(
         let clock = ManualClock::default();
         let builder = CacheLayer::rfc(MemoryStore::with_clock(clock.clone())).cache_posts(true);
         let handler = Handler::new(move |_, call| {
-            let mut response = answer(FRESH, format!("call {call}"));
+            let mut response = response_with(FRESH, format!("call {call}"));
             let value = reference.parse().unwrap();
             response.headers_mut().insert("content-location", value);
             response
@@ -273,7 +273,7 @@ fn stripped(client: Client, says_so: bool) -> Client {
 
 /// Answers with the path that the client sent.
 fn echo_sent() -> Client {
-    answering(|request| {
+    responder(|request| {
         let sent = request.extensions().get::<ClientUri>();
         let sent = sent.map_or_else(|| request.uri().clone(), |sent| sent.0.clone());
         with_fields(FRESH, sent.to_string())
@@ -319,7 +319,7 @@ async fn purge_and_unsafe_requests_go_by_the_clients_uri() {
 #[tokio::test]
 async fn query_policy_narrows_the_clients_uri_too() {
     let app = App::configured(
-        Handler::new(|request, _| answer(FRESH, request.uri().to_string())),
+        Handler::new(|request, _| response_with(FRESH, request.uri().to_string())),
         |builder| builder.policy(CachePolicy::new().query(["page"])),
     );
     let ask = |seen: &'static str, sent: &'static str| {

@@ -7,7 +7,7 @@ use portcullis::{
     store::MemoryStore,
 };
 
-use super::cache::{App, Handler, answer, caller, get_as, get_with};
+use super::cache::{App, Handler, caller, get_as, get_with, response_with};
 use crate::support::{get, request};
 
 const CDN: &str = "CDN-Cache-Control";
@@ -29,7 +29,7 @@ fn with(fields: Vec<(&'static str, &'static str)>) -> Handler {
     Handler::new(move |_, call| {
         let sent = fields.iter().filter(|(_, value)| !value.is_empty());
         let sent: Vec<_> = sent.copied().collect();
-        answer(&sent, format!("call {call}"))
+        response_with(&sent, format!("call {call}"))
     })
 }
 
@@ -200,7 +200,7 @@ async fn targeted_field_decides_about_sharing_only_where_it_is_listed() {
 fn revalidating(confirmed: &'static [(&'static str, &'static str)]) -> Handler {
     Handler::new(move |request, call| {
         if request.headers().contains_key("if-none-match") {
-            let mut response = answer(confirmed, "");
+            let mut response = response_with(confirmed, "");
             *response.status_mut() = StatusCode::NOT_MODIFIED;
             return response;
         }
@@ -209,7 +209,7 @@ fn revalidating(confirmed: &'static [(&'static str, &'static str)]) -> Handler {
             ("cdn-cache-control", "max-age=10"),
             ("etag", "\"1\""),
         ];
-        answer(fields, format!("call {call}"))
+        response_with(fields, format!("call {call}"))
     })
 }
 
@@ -257,7 +257,7 @@ async fn unlisted_stale_windows_do_not_apply() {
             ("cache-control", "max-age=10"),
             ("cdn-cache-control", windows),
         ];
-        let mut response = answer(fields, format!("call {call}"));
+        let mut response = response_with(fields, format!("call {call}"));
         if call > 1 {
             *response.status_mut() = StatusCode::SERVICE_UNAVAILABLE;
         }

@@ -11,7 +11,7 @@ use portcullis::{
     store::MemoryStore,
 };
 
-use super::cache::{App, Handler, answer, caller, get_as, get_with};
+use super::cache::{App, Handler, caller, get_as, get_with, response_with};
 use crate::support::{get, request};
 
 type Fields = &'static [(&'static str, &'static str)];
@@ -40,7 +40,7 @@ fn app(profile: Profile, policy: CachePolicy, handler: Handler) -> App {
 /// Returns a handler that responds with this status and these fields.
 fn responding(status: u16, fields: Fields) -> Handler {
     Handler::new(move |_, call| {
-        let mut response = answer(fields, format!("call {call}"));
+        let mut response = response_with(fields, format!("call {call}"));
         *response.status_mut() = StatusCode::from_u16(status).unwrap();
         response
     })
@@ -181,7 +181,7 @@ async fn listed_targeted_field_states_a_lifetime() {
             .targeted_field("CDN-Cache-Control")
             .policy(default_ttl(60));
         let handler = Handler::new(move |_, _| {
-            answer(
+            response_with(
                 &[
                     ("cdn-cache-control", targeted),
                     ("cache-control", "max-age=5"),
@@ -338,7 +338,7 @@ async fn listed_status_limits_every_lifetime() {
 async fn response_ttl_of_either_kind_replaces_the_route_ttl() {
     let with = |policy: Option<CachePolicy>, fields: Fields| {
         Handler::new(move |_, _| {
-            let mut response = answer(fields, "x");
+            let mut response = response_with(fields, "x");
             if let Some(policy) = policy.clone() {
                 response.extensions_mut().insert(policy);
             }
@@ -370,7 +370,7 @@ async fn response_ttl_of_either_kind_replaces_the_route_ttl() {
 fn validated(fields: Fields) -> Handler {
     Handler::new(move |request, call| {
         let fields = [fields, &[("etag", "\"1\"")]].concat();
-        let mut response = answer(&fields, format!("call {call}"));
+        let mut response = response_with(&fields, format!("call {call}"));
         if request.headers().contains_key(header::IF_NONE_MATCH) {
             *response.status_mut() = StatusCode::NOT_MODIFIED;
             *response.body_mut() = Full::default();
@@ -403,7 +403,7 @@ async fn revalidation_starts_the_ttl_again() {
 #[tokio::test]
 async fn revalidation_of_a_listed_status_stays_within_its_limit() {
     let handler = Handler::new(|request, call| {
-        let mut response = answer(&[("etag", "\"1\"")], format!("call {call}"));
+        let mut response = response_with(&[("etag", "\"1\"")], format!("call {call}"));
         *response.status_mut() = match request.headers().contains_key(header::IF_NONE_MATCH) {
             true => StatusCode::NOT_MODIFIED,
             false => StatusCode::NOT_FOUND,
@@ -439,7 +439,7 @@ async fn head_is_answered_from_an_entry_within_its_ttl_and_stores_none() {
 #[tokio::test]
 async fn stale_windows_follow_the_ttl() {
     let handler = Handler::new(|_, call| {
-        let mut response = answer(&[("cache-control", "stale-if-error=30")], "x");
+        let mut response = response_with(&[("cache-control", "stale-if-error=30")], "x");
         if call > 1 {
             *response.status_mut() = StatusCode::SERVICE_UNAVAILABLE;
         }
@@ -458,7 +458,7 @@ async fn must_revalidate_forbids_stale_use_after_the_ttl() {
     for control in ["must-revalidate, stale-if-error=600", "proxy-revalidate"] {
         for profile in PROFILES {
             let handler = Handler::new(move |_, call| {
-                let mut response = answer(&[("cache-control", control)], "x");
+                let mut response = response_with(&[("cache-control", control)], "x");
                 if call > 1 {
                     *response.status_mut() = StatusCode::SERVICE_UNAVAILABLE;
                 }
@@ -505,7 +505,7 @@ async fn ttl_of_any_length_is_within_bounds() {
 async fn part_of_a_response_gets_the_default_ttl() {
     let handler = Handler::new(|_, call| {
         let fields = &[("content-range", "bytes 0-1/10"), ("etag", "\"1\"")];
-        let mut response = answer(fields, format!("{call:02}"));
+        let mut response = response_with(fields, format!("{call:02}"));
         *response.status_mut() = StatusCode::PARTIAL_CONTENT;
         response
     });

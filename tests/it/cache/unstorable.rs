@@ -14,7 +14,7 @@ use portcullis::{
 use serde_json::Value;
 use tower::{Layer, ServiceExt};
 
-use super::cache::{answer, caller, get_as, get_with};
+use super::cache::{caller, get_as, get_with, response_with};
 use crate::support::{
     get,
     hands::{Hands, let_all_run},
@@ -68,7 +68,7 @@ const REASONS: &[(u16, &[(&str, &str)])] = &[
 
 fn origin_of(status: u16, fields: &'static [(&'static str, &'static str)]) -> Origin {
     Origin::new(move |_, call| {
-        let mut response = answer(fields, format!("call {call}"));
+        let mut response = response_with(fields, format!("call {call}"));
         *response.status_mut() = StatusCode::from_u16(status).unwrap();
         Ok(response)
     })
@@ -119,7 +119,7 @@ async fn a_storable_response_lets_requests_wait_again() {
     origin.open();
     site.send(get("/a")).await.unwrap();
     origin.responds(|_, call| {
-        Ok(answer(
+        Ok(response_with(
             &[("cache-control", "max-age=10")],
             format!("call {call}"),
         ))
@@ -237,7 +237,7 @@ async fn a_route_template_costs_one_wait() {
         }
     }
     // A storable response of one id clears the route, and other ids are known by their own.
-    origin.responds(|_, _| Ok(answer(&[("cache-control", "max-age=10")], "stored")));
+    origin.responds(|_, _| Ok(response_with(&[("cache-control", "max-age=10")], "stored")));
     origin.let_through(1);
     for response in burst("/items/4", 1).await {
         response.await.unwrap().unwrap();

@@ -11,7 +11,7 @@ use portcullis::{
 };
 use tower::{Layer, ServiceExt, service_fn};
 
-use super::cache::{App, Handler, answer, caller, get_as, get_with};
+use super::cache::{App, Handler, caller, get_as, get_with, response_with};
 use crate::support::{get, hands::let_all_run, header, request, text};
 
 const TAGGED: &[(&str, &str)] = &[
@@ -25,16 +25,17 @@ fn validating() -> Handler {
     Handler::new(|request, call| {
         let has_it = request.headers().get("if-none-match");
         if has_it.is_some_and(|tag| tag == "\"v1\"") {
-            let mut response = answer(&[("cache-control", "max-age=10"), ("x-made", "again")], "");
+            let mut response =
+                response_with(&[("cache-control", "max-age=10"), ("x-made", "again")], "");
             *response.status_mut() = StatusCode::NOT_MODIFIED;
             return response;
         }
-        answer(TAGGED, format!("call {call}"))
+        response_with(TAGGED, format!("call {call}"))
     })
 }
 
 #[tokio::test]
-async fn what_still_holds_is_fresh_again_without_its_body() {
+async fn not_modified_refreshes_the_entry_without_a_new_body() {
     let app = App::new(validating());
     app.get("/a").await;
     app.advance_secs(10);
@@ -58,12 +59,12 @@ async fn what_still_holds_is_fresh_again_without_its_body() {
 }
 
 #[tokio::test]
-async fn what_still_holds_bears_the_tags_that_the_last_answer_named() {
+async fn revalidated_entry_has_the_tags_of_the_latest_response() {
     let app = App::new(Handler::new(|request, _| {
         let is_asked = request.headers().contains_key("if-none-match");
         let tag = if is_asked { "new" } else { "old" };
         let fields = [TAGGED, &[("surrogate-key", tag)]].concat();
-        let mut response = answer(&fields, "x");
+        let mut response = response_with(&fields, "x");
         if is_asked {
             *response.status_mut() = StatusCode::NOT_MODIFIED;
         }
@@ -80,7 +81,7 @@ async fn what_still_holds_bears_the_tags_that_the_last_answer_named() {
 }
 
 #[tokio::test]
-async fn what_no_longer_holds_is_replaced() {
+async fn changed_response_replaces_the_entry() {
     let app = App::new(Handler::with(TAGGED));
     app.get("/a").await;
     app.advance_secs(10);
@@ -113,9 +114,9 @@ async fn a_clients_own_condition_is_answered_after_the_caches() {
 }
 
 #[tokio::test]
-async fn what_is_never_shown_unasked_is_asked_about_each_time() {
+async fn no_cache_entry_is_revalidated_on_each_request() {
     let app = App::new(Handler::new(|request, call| {
-        let mut response = answer(&[("cache-control", "no-cache"), ("etag", "\"v1\"")], "x");
+        let mut response = response_with(&[("cache-control", "no-cache"), ("etag", "\"v1\"")], "x");
         if request.headers().contains_key("if-none-match") {
             *response.status_mut() = StatusCode::NOT_MODIFIED;
         }
@@ -129,7 +130,7 @@ async fn what_is_never_shown_unasked_is_asked_about_each_time() {
 }
 
 #[tokio::test]
-async fn one_caller_validates_its_own_answer_and_no_others() {
+async fn each_caller_revalidates_its_own_entry() {
     let app = App::new(validating());
     let (one, two) = (caller("one"), caller("two"));
     app.send(get_as("/a", &one)).await;
@@ -145,16 +146,16 @@ fn turning(
 ) -> Handler {
     Handler::new(move |request, call| {
         if !request.headers().contains_key("if-none-match") {
-            return answer(first, format!("call {call}"));
+            return response_with(first, format!("call {call}"));
         }
-        let mut response = answer(then, "");
+        let mut response = response_with(then, "");
         *response.status_mut() = StatusCode::NOT_MODIFIED;
         response
     })
 }
 
 #[tokio::test]
-async fn what_is_found_to_be_for_one_caller_when_it_is_validated_is_shared_no_more() {
+async fn entry_that_becomes_private_is_no_longer_shared() {
     for then in [
         &[("cache-control", "private, max-age=60")][..],
         &[("cache-control", "max-age=60")],
@@ -174,7 +175,7 @@ async fn what_is_found_to_be_for_one_caller_when_it_is_validated_is_shared_no_mo
 }
 
 #[tokio::test]
-async fn what_is_found_to_vary_when_it_is_validated_is_not_shown_to_those_who_ask_otherwise() {
+async fn entry_that_begins_to_vary_serves_only_matching_requests() {
     let then = &[("cache-control", "max-age=60"), ("vary", "accept")];
     let app = App::new(turning(TAGGED, then));
     app.send(get_with("/a", &[("accept", "a")])).await;
@@ -186,7 +187,7 @@ async fn what_is_found_to_vary_when_it_is_validated_is_not_shown_to_those_who_as
 
 fn failing_after_one(fields: &'static [(&'static str, &'static str)]) -> Handler {
     Handler::new(move |_, call| {
-        let mut response = answer(fields, format!("call {call}"));
+        let mut response = response_with(fields, format!("call {call}"));
         if call > 1 {
             *response.status_mut() = StatusCode::SERVICE_UNAVAILABLE;
         }
@@ -195,7 +196,7 @@ fn failing_after_one(fields: &'static [(&'static str, &'static str)]) -> Handler
 }
 
 #[tokio::test]
-async fn a_stale_answer_stands_in_for_an_error_as_long_as_it_says() {
+async fn stale_if_error_serves_the_stale_response_for_its_duration() {
     let app = App::new(failing_after_one(&[(
         "cache-control",
         "max-age=10, stale-if-error=20",
@@ -214,7 +215,7 @@ async fn a_stale_answer_stands_in_for_an_error_as_long_as_it_says() {
 }
 
 #[tokio::test]
-async fn what_does_not_say_that_it_may_stand_in_does_not() {
+async fn errors_are_not_replaced_without_stale_if_error() {
     for purge in [false, true] {
         let app = App::new(failing_after_one(TAGGED));
         app.get("/a").await;
@@ -235,7 +236,7 @@ async fn what_does_not_say_that_it_may_stand_in_does_not() {
 }
 
 #[tokio::test]
-async fn what_must_be_validated_never_stands_in() {
+async fn must_revalidate_disables_stale_if_error() {
     for directive in [
         "must-revalidate",
         "proxy-revalidate",
@@ -253,7 +254,7 @@ async fn what_must_be_validated_never_stands_in() {
 }
 
 #[tokio::test]
-async fn what_must_be_validated_is_not_shown_while_that_is_done() {
+async fn must_revalidate_disables_stale_while_revalidate() {
     for directive in [
         "must-revalidate",
         "proxy-revalidate",
@@ -270,7 +271,7 @@ async fn what_must_be_validated_is_not_shown_while_that_is_done() {
 }
 
 #[tokio::test]
-async fn a_stale_answer_stands_in_for_a_handler_that_is_gone() {
+async fn stale_if_error_replaces_a_handler_error() {
     let clock = ManualClock::default();
     let store = MemoryStore::with_clock(clock.clone());
     let layer = CacheLayer::secure(store)
@@ -281,7 +282,7 @@ async fn a_stale_answer_stands_in_for_a_handler_that_is_gone() {
         |request: Request<Full<bytes::Bytes>>| async move {
             match request.headers().contains_key("x-fails") {
                 true => Err("gone"),
-                false => Ok(answer(
+                false => Ok(response_with(
                     &[("cache-control", "max-age=10, stale-if-error=20")],
                     "x",
                 )),
@@ -302,7 +303,7 @@ async fn a_stale_answer_stands_in_for_a_handler_that_is_gone() {
 }
 
 #[tokio::test]
-async fn a_stale_answer_is_shown_while_the_next_one_is_made() {
+async fn stale_while_revalidate_refreshes_in_the_background() {
     let fields = &[("cache-control", "max-age=10, stale-while-revalidate=20")];
     let app = App::new(Handler::with(fields));
     app.get("/a").await;
@@ -319,7 +320,7 @@ async fn a_stale_answer_is_shown_while_the_next_one_is_made() {
 }
 
 #[tokio::test]
-async fn a_head_that_finds_a_stale_answer_brings_about_a_whole_one() {
+async fn head_request_refreshes_a_stale_entry_with_get() {
     let fields = &[("cache-control", "max-age=10, stale-while-revalidate=20")];
     let app = App::new(Handler::with(fields));
     app.get("/a").await;
@@ -331,14 +332,14 @@ async fn a_head_that_finds_a_stale_answer_brings_about_a_whole_one() {
 }
 
 #[tokio::test]
-async fn who_asks_for_a_part_of_a_stale_answer_brings_about_a_whole_one() {
+async fn range_and_condition_requests_refresh_the_whole_entry() {
     for field in [
         ("range", "bytes=0-1"),
         ("if-modified-since", "Sun, 06 Nov 1994 08:49:37 GMT"),
     ] {
         let app = App::new(Handler::new(move |request, call| {
             let fields = &[("cache-control", "max-age=10, stale-while-revalidate=20")];
-            let mut response = answer(fields, format!("call {call}"));
+            let mut response = response_with(fields, format!("call {call}"));
             if request.headers().contains_key(field.0) {
                 *response.status_mut() = StatusCode::NOT_MODIFIED;
             }
@@ -354,7 +355,7 @@ async fn who_asks_for_a_part_of_a_stale_answer_brings_about_a_whole_one() {
 
 #[tokio::test]
 async fn a_part_is_cut_from_what_is_stored() {
-    let app = App::new(Handler::new(|_, _| answer(TAGGED, "0123456789")));
+    let app = App::new(Handler::new(|_, _| response_with(TAGGED, "0123456789")));
     app.get("/a").await;
     let seen = app.send(get_with("/a", &[("range", "bytes=2-4")])).await;
     assert_eq!(
@@ -379,11 +380,11 @@ async fn a_part_is_cut_from_what_is_stored() {
 }
 
 #[tokio::test]
-async fn a_part_that_the_handler_gave_is_not_kept() {
+async fn partial_response_is_not_stored() {
     let app = App::new(Handler::new(|request, _| {
-        let mut response: Response<_> = answer(TAGGED, "0123456789");
+        let mut response: Response<_> = response_with(TAGGED, "0123456789");
         if request.headers().contains_key("range") {
-            response = answer(TAGGED, "23");
+            response = response_with(TAGGED, "23");
             *response.status_mut() = StatusCode::PARTIAL_CONTENT;
         }
         response
@@ -411,11 +412,11 @@ async fn preconditions_are_evaluated_by_the_origin() {
             let app = App::new(Handler::new(move |request, call| {
                 let (name, value) = condition;
                 if request.headers().get(name).is_some_and(|own| own == value) {
-                    let mut response = answer(&[], "judged");
+                    let mut response = response_with(&[], "judged");
                     *response.status_mut() = StatusCode::PRECONDITION_FAILED;
                     return response;
                 }
-                answer(TAGGED, format!("call {call}"))
+                response_with(TAGGED, format!("call {call}"))
             }));
             app.get("/a").await;
             app.advance_secs(age_secs);
@@ -453,8 +454,8 @@ async fn a_request_may_take_what_is_stale_where_requests_are_heeded() {
 /// Answers a HEAD with these fields, and all else with [`TAGGED`].
 fn with_head(fields: &'static [(&'static str, &'static str)]) -> Handler {
     Handler::new(move |request, call| match *request.method() {
-        Method::HEAD => answer(fields, ""),
-        _ => answer(TAGGED, format!("call {call}")),
+        Method::HEAD => response_with(fields, ""),
+        _ => response_with(TAGGED, format!("call {call}")),
     })
 }
 
@@ -524,7 +525,7 @@ async fn head_invalidates_the_stored_response_unless_the_origin_fails() {
         (503, "fwd=stale"),
     ] {
         let app = App::new(Handler::new(move |request, call| {
-            let mut response = answer(TAGGED, format!("call {call}"));
+            let mut response = response_with(TAGGED, format!("call {call}"));
             if *request.method() == Method::HEAD {
                 *response.status_mut() = StatusCode::from_u16(status).unwrap();
             }
@@ -550,7 +551,7 @@ fn reloading(configure: impl FnOnce(CacheLayerBuilder) -> CacheLayerBuilder) -> 
 }
 
 #[tokio::test]
-async fn a_client_may_have_what_is_fresh_made_anew_so_often_and_no_more() {
+async fn max_reloads_limits_forced_revalidations() {
     let app = reloading(|builder| builder.max_reloads(2, Duration::from_secs(5)));
     for wish in ["no-cache", "min-fresh=60"] {
         app.get(&format!("/{wish}")).await;
@@ -576,7 +577,7 @@ async fn a_client_may_have_what_is_fresh_made_anew_so_often_and_no_more() {
 }
 
 #[tokio::test]
-async fn what_a_request_asks_of_the_cache_is_heeded_by_choice() {
+async fn honors_request_directives_only_if_enabled() {
     let no_cache = [("cache-control", "no-cache")];
     let app = App::new(Handler::with(TAGGED));
     app.get("/a").await;
@@ -589,7 +590,7 @@ async fn what_a_request_asks_of_the_cache_is_heeded_by_choice() {
 }
 
 #[tokio::test]
-async fn the_key_is_shown_by_choice_and_says_nothing_but_that_two_are_the_same() {
+async fn expose_key_sends_a_digest_that_identifies_the_entry() {
     let app = reloading(CacheLayerBuilder::expose_key);
     let key = |seen: &str| {
         let (_, key) = seen.split_once("; key=\"").unwrap();
@@ -614,7 +615,7 @@ async fn the_key_is_shown_by_choice_and_says_nothing_but_that_two_are_the_same()
 }
 
 #[tokio::test]
-async fn what_was_purged_softly_is_shown_while_it_is_validated_where_it_allows_that() {
+async fn soft_purge_allows_stale_while_revalidate() {
     const SWR: &[(&str, &str)] = &[("cache-control", "max-age=10, stale-while-revalidate=5")];
     for (after_secs, is_shown) in [(0, true), (14, true), (16, false)] {
         let app = App::new(Handler::with(SWR));
@@ -632,7 +633,7 @@ async fn what_was_purged_softly_is_shown_while_it_is_validated_where_it_allows_t
 }
 
 #[tokio::test]
-async fn what_was_purged_for_good_stands_in_for_no_error() {
+async fn hard_purge_disables_stale_if_error() {
     for (mode, stands_in) in [(PurgeMode::Soft, true), (PurgeMode::Hard, false)] {
         let app = App::new(failing_after_one(&[(
             "cache-control",

@@ -49,7 +49,7 @@ struct House {
     keys: SlowStore,
     ring: KeyRing,
     limits: SlowStore,
-    answers: SlowStore,
+    entries: SlowStore,
 }
 
 fn house() -> House {
@@ -73,7 +73,7 @@ fn house() -> House {
             .unwrap(),
         keys,
         limits: slow(),
-        answers: slow(),
+        entries: slow(),
     }
 }
 
@@ -92,7 +92,7 @@ impl House {
             .access_log(self.log.clone())
             .rate_limit_by_address(self.limiter())
             .api_keys(ApiKeyLayer::builder(&self.ring).build().unwrap())
-            .cache(CacheLayer::new(self.answers.clone()))
+            .cache(CacheLayer::new(self.entries.clone()))
     }
 
     fn last(&self) -> Value {
@@ -100,7 +100,7 @@ impl House {
     }
 }
 
-async fn answer(_: Request<Full<Bytes>>) -> Result<Response<Full<Bytes>>, Infallible> {
+async fn respond(_: Request<Full<Bytes>>) -> Result<Response<Full<Bytes>>, Infallible> {
     let response = Response::builder().header(CACHE_CONTROL, "no-store");
     Ok(response.body(Full::default()).unwrap())
 }
@@ -136,10 +136,10 @@ fn up(store: &str) -> AuditEvent {
 }
 
 #[tokio::test]
-async fn the_gates_auditor_hears_of_keys_and_once_of_each_caller_that_is_turned_away() {
+async fn gate_auditor_receives_key_events_and_each_denied_caller_once() {
     let (house, ears) = (house(), Ears::default());
     let gate = house.gate().auditor(ears.clone()).build().unwrap();
-    let app = gate.layer(service_fn(answer));
+    let app = gate.layer(service_fn(respond));
     let key = KeyManager::new(&house.ring)
         .create(NewKey::new("freya"))
         .await
@@ -167,22 +167,21 @@ async fn the_gates_auditor_hears_of_keys_and_once_of_each_caller_that_is_turned_
 }
 
 #[tokio::test]
-async fn without_a_log_the_keys_tell_of_callers_that_are_turned_away() {
+async fn key_layer_audits_denied_callers_without_an_access_log() {
     let (house, ears) = (house(), Ears::default());
     let gate = Gate::new()
         .auditor(ears.clone())
         .api_keys(ApiKeyLayer::builder(&house.ring).build().unwrap());
-    let app = gate.build().unwrap().layer(service_fn(answer));
+    let app = gate.build().unwrap().layer(service_fn(respond));
     assert_eq!(send(&app, with_key("garbage")).await, 401);
     assert_eq!(ears.heard().len(), 1);
 }
 
 #[tokio::test]
-async fn each_layers_store_is_told_of_once_when_it_stops_answering_and_once_when_it_answers_again()
-{
+async fn each_store_outage_and_recovery_is_audited_once_per_layer() {
     let (house, ears) = (house(), Ears::default());
     let gate = house.gate().auditor(ears.clone()).build().unwrap();
-    let app = gate.layer(service_fn(answer));
+    let app = gate.layer(service_fn(respond));
     let key = KeyManager::new(&house.ring)
         .create(NewKey::new("freya"))
         .await
@@ -193,7 +192,7 @@ async fn each_layers_store_is_told_of_once_when_it_stops_answering_and_once_when
     let stores = [
         (&house.limits, "rate_limit", StatusCode::OK),
         (&house.keys, "api_key", StatusCode::SERVICE_UNAVAILABLE),
-        (&house.answers, "cache", StatusCode::OK),
+        (&house.entries, "cache", StatusCode::OK),
     ];
     for (store, layer, status) in stores {
         assert_eq!(send(&app, with_key(key)).await, 200);
@@ -217,16 +216,16 @@ async fn each_layers_store_is_told_of_once_when_it_stops_answering_and_once_when
 }
 
 #[tokio::test]
-async fn a_layer_that_was_given_an_auditor_keeps_it() {
+async fn layer_auditor_takes_precedence_over_the_gate_auditor() {
     let (house, own, gates) = (house(), Ears::default(), Ears::default());
-    let cache = CacheLayer::secure(house.answers.clone()).auditor(own.clone());
+    let cache = CacheLayer::secure(house.entries.clone()).auditor(own.clone());
     let gate = Gate::new()
         .auditor(gates.clone())
         .without_api_keys()
         .cache(cache.build().unwrap())
         .rate_limit_by_address(house.limiter());
-    let app = gate.build().unwrap().layer(service_fn(answer));
-    house.answers.is_down(true);
+    let app = gate.build().unwrap().layer(service_fn(respond));
+    house.entries.is_down(true);
     house.limits.is_down(true);
     let mut request = get("/");
     let peer = PeerAddr(([203, 0, 113, 9], 4711).into());
@@ -237,14 +236,14 @@ async fn a_layer_that_was_given_an_auditor_keeps_it() {
 }
 
 #[tokio::test]
-async fn a_wrong_order_is_told_to_the_auditor() {
+async fn wrong_layer_order_is_audited() {
     let (house, ears) = (house(), Ears::default());
     let gate = Gate::new()
         .access_log(house.log.clone())
-        .cache(CacheLayer::new(house.answers.clone()))
+        .cache(CacheLayer::new(house.entries.clone()))
         .without_api_keys()
         .auditor(ears.clone());
-    let app = gate.build().unwrap().layer(service_fn(answer));
+    let app = gate.build().unwrap().layer(service_fn(respond));
     for _ in 0..3 {
         send(&app, with_key("a-credential-for-which-nobody-vouches")).await;
     }
@@ -270,14 +269,14 @@ async fn an_auditor_that_panics_stops_no_request() {
 
     let house = house();
     let gate = house.gate().auditor(Panics).build().unwrap();
-    let app = gate.layer(service_fn(answer));
+    let app = gate.layer(service_fn(respond));
     house.limits.is_down(true);
     assert_eq!(send(&app, with_key("garbage")).await, 401);
     assert_eq!(house.last()["http.response.status_code"], 401);
 }
 
 #[tokio::test]
-async fn a_limits_store_that_fails_beside_the_requests_is_heard_of_once_and_when_it_is_back() {
+async fn handle_store_outage_and_recovery_are_audited_once() {
     let (store, ears) = (SlowStore::default(), Ears::default());
     let layer = RateLimitLayer::builder(store.clone(), Partition::identity())
         .policy(Policy::fixed_window("few", Quota::per_minute(9)).unwrap())

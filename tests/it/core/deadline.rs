@@ -34,7 +34,7 @@ async fn settle<T>(asked: &JoinHandle<T>) {
 }
 
 #[tokio::test]
-async fn a_key_that_the_store_says_nothing_of_is_answered_503_in_time() {
+async fn key_lookup_times_out_with_503() {
     let (store, bell) = (SlowStore::default(), Bell::default());
     let ring = KeyRing::builder("acmepay", store.clone())
         .pepper(pepper())
@@ -91,7 +91,7 @@ impl Auditor for Ears {
 }
 
 #[tokio::test]
-async fn who_manages_keys_waits_in_bounds_and_the_auditor_hears_of_the_store() {
+async fn key_management_times_out_and_the_outage_is_audited() {
     let (store, bell, ears) = (SlowStore::default(), Bell::default(), Ears::default());
     let ring = KeyRing::builder("acmepay", store.clone())
         .pepper(pepper())
@@ -139,9 +139,9 @@ async fn who_manages_keys_waits_in_bounds_and_the_auditor_hears_of_the_store() {
     bell.still();
     assert!(manager.get(id).await.is_ok());
     let heard = ears.0.lock().unwrap();
-    let of_store = heard.iter().filter(|name| name.contains("store_"));
+    let store_events = heard.iter().filter(|name| name.contains("store_"));
     let told = ["portcullis.audit.store_down", "portcullis.audit.store_up"];
-    assert_eq!(of_store.copied().collect::<Vec<_>>(), told);
+    assert_eq!(store_events.copied().collect::<Vec<_>>(), told);
 }
 
 /// Manages keys in the background, and returns the kind of the store's error.
@@ -162,7 +162,7 @@ where
 }
 
 #[tokio::test]
-async fn a_limiter_whose_store_says_nothing_decides_as_for_one_that_fails() {
+async fn limiter_treats_a_timed_out_store_as_failed() {
     let (store, bell) = (SlowStore::default(), Bell::default());
     let policy = || Policy::fixed_window("few", Quota::per_minute(1)).unwrap();
     let builder = || {
@@ -201,7 +201,7 @@ async fn a_limiter_whose_store_says_nothing_decides_as_for_one_that_fails() {
 }
 
 #[tokio::test]
-async fn a_cache_whose_store_says_nothing_goes_to_the_handler() {
+async fn cache_with_a_timed_out_store_forwards_to_the_handler() {
     let (store, bell) = (SlowStore::default(), Bell::default());
     let layer = CacheLayer::secure(store.clone())
         .runtime(bell.clone())

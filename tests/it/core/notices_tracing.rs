@@ -118,9 +118,9 @@ fn span_without_a_subscriber_is_one_notice_with_its_fix() {
 }
 
 #[test]
-fn tracing_sink_under_a_subscriber_that_wants_no_record_is_no_notice() {
+fn tracing_sink_whose_subscriber_disables_records_emits_no_notice() {
     let name =
-        "core::notices_tracing::tracing_sink_under_a_subscriber_that_wants_no_record_is_no_notice";
+        "core::notices_tracing::tracing_sink_whose_subscriber_disables_records_emits_no_notice";
     if !alone::is_child() {
         let output = alone::run(name);
         return assert!(alone::notices(&output).is_empty(), "{output:?}");

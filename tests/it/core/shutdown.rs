@@ -50,7 +50,7 @@ async fn drain_gives_up_a_server_only_once_the_shutdown_is_requested() {
 }
 
 #[tokio::test]
-async fn everyone_who_waits_is_told_also_who_comes_late() {
+async fn current_and_later_waiters_observe_the_shutdown() {
     let shutdown = Shutdown::new();
     let waiting: Vec<_> = (0..3).map(|_| tokio::spawn(shutdown.requested())).collect();
     shutdown.request();

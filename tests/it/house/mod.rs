@@ -28,7 +28,7 @@ const LARGE_FILES: [&str; 11] = [
     "store::memory::rate_limit::table",
     "store::redis::connection::client",
     "store::redis::connection::node",
-    "store::redis::rate_limit::debts",
+    "store::redis::rate_limit::deferred",
     "store::redis::rate_limit::leases",
     "store::redis::topology::cluster",
 ];

@@ -44,7 +44,7 @@ async fn statuses<const N: usize>(app: &Router, requests: [(Method, &'static str
 }
 
 #[tokio::test]
-async fn a_route_is_one_partition_whatever_stands_in_its_path() {
+async fn route_partition_ignores_path_parameters() {
     let app = router().layer(layer(Partition::route(), 2));
     let get = |path| (Method::GET, path);
     let users = [get("/users/1"), get("/users/2"), get("/users/3")];
@@ -53,7 +53,7 @@ async fn a_route_is_one_partition_whatever_stands_in_its_path() {
 }
 
 #[tokio::test]
-async fn where_no_route_is_known_a_path_that_is_made_up_gets_around_nothing() {
+async fn unknown_routes_share_one_partition() {
     let around = layer(Partition::route(), 2).layer(router());
     let app = Router::new().fallback_service(around);
     let get = |path| (Method::GET, path);

@@ -322,7 +322,7 @@ async fn replaced_tier_keeps_the_counts_of_its_callers() {
 }
 
 #[tokio::test]
-async fn reset_also_forgets_what_would_carry_over() {
+async fn reset_discards_usage_that_would_carry_over() {
     let store = MemoryStore::with_clock(ManualClock::default());
     let window = |quota| Policy::fixed_window("calls", quota).unwrap();
     let limits = layer(&store, window(Quota::per_minute(10))).handle();

@@ -103,7 +103,7 @@ async fn a_request_whose_policies_are_chosen_and_whose_address_is_not_known_is_a
 }
 
 #[tokio::test]
-async fn a_handler_can_read_what_is_left_where_it_is_told() {
+async fn expose_outcome_passes_the_remaining_quota_to_the_handler() {
     for tells in [false, true] {
         let builder = RateLimitLayer::builder(MemoryStore::new(), Partition::identity())
             .policy(window("few", 3));
@@ -127,7 +127,7 @@ async fn a_handler_can_read_what_is_left_where_it_is_told() {
 }
 
 #[tokio::test]
-async fn limits_can_be_looked_at_charged_and_reset_beside_the_requests() {
+async fn handle_peeks_charges_and_resets_limits() {
     let layer = RateLimitLayer::builder(MemoryStore::new(), Partition::identity())
         .policy(window("few", 5))
         .build()
@@ -143,13 +143,13 @@ async fn limits_can_be_looked_at_charged_and_reset_beside_the_requests() {
     assert_eq!(send(&layer, "/").await.status(), 429);
     limits.reset(&head).await.unwrap();
     assert_eq!(left().await, 5);
-    let nobody = get("/");
-    let nothing = limits.peek(&RequestHead::from(&nobody)).await.unwrap();
+    let anonymous = get("/");
+    let nothing = limits.peek(&RequestHead::from(&anonymous)).await.unwrap();
     assert_eq!(nothing, None);
 }
 
 #[tokio::test]
-async fn what_was_taken_beside_the_requests_can_be_given_back_and_no_more_than_that() {
+async fn handle_refunds_at_most_the_taken_cost() {
     let clock = ManualClock::default();
     let store = MemoryStore::with_clock(clock.clone());
     let ten = Duration::from_secs(10);
@@ -197,7 +197,7 @@ async fn what_was_taken_beside_the_requests_can_be_given_back_and_no_more_than_t
 }
 
 #[tokio::test]
-async fn who_takes_a_turn_in_a_queue_beside_the_requests_is_told_how_long_to_wait() {
+async fn handle_take_returns_the_queue_delay() {
     let clock = ManualClock::default();
     let store = MemoryStore::with_clock(clock);
     let second = Duration::from_secs(1);

@@ -19,7 +19,7 @@ async fn the_store_in_memory_keeps_every_promise() {
 }
 
 #[tokio::test]
-async fn the_store_in_memory_keeps_every_promise_by_the_machines_clock() {
+async fn memory_store_conforms_with_the_system_clock() {
     let store = MemoryStore::new();
     conformance::rate_limit(&store, async |time| tokio::time::sleep(time).await).await;
 }
@@ -53,10 +53,10 @@ impl RateLimitStore for Wrong {
             let each: Vec<_> = charges
                 .iter()
                 .map(|charge| self.memory.take(partition, &[*charge]).into_ready())
-                .map(|answer| answer.ready().unwrap().unwrap())
+                .map(|decisions| decisions.ready().unwrap().unwrap())
                 .collect();
             let admitted = each.iter().all(Decisions::is_admitted);
-            let decisions = each.iter().map(|answer| answer.each()[0]);
+            let decisions = each.iter().map(|decisions| decisions.each()[0]);
             return StoreFuture::ready(Decisions::new(admitted, each[0].at(), decisions));
         }
         self.memory.take(partition, charges)
@@ -115,8 +115,8 @@ async fn the_store_in_memory_counts_sliding_logs_exactly() {
     let mut admitted = Vec::new();
     for step in 0_u64..2_000 {
         let charges = [Charge::new(&window, 1), Charge::new(&log, 1 + step % 3)];
-        let answer = store.take(&key, &charges).await.unwrap();
-        let now = answer.at();
+        let decisions = store.take(&key, &charges).await.unwrap();
+        let now = decisions.at();
         let in_window =
             |(at, _): &&(portcullis::Timestamp, u64)| now - *at < Duration::from_secs(1);
         let used: u64 = admitted
@@ -125,7 +125,7 @@ async fn the_store_in_memory_counts_sliding_logs_exactly() {
             .map(|(_, cost)| cost)
             .sum();
         let fits = used + 1 + step % 3 <= 5 && admitted.len() < 300;
-        assert_eq!(answer.is_admitted(), fits, "in step {step}");
+        assert_eq!(decisions.is_admitted(), fits, "in step {step}");
         if fits {
             admitted.push((now, 1 + step % 3));
         }

@@ -148,7 +148,7 @@ async fn admitted(layer: &RateLimitLayer) -> u32 {
 }
 
 #[tokio::test]
-async fn without_a_local_store_a_request_is_turned_away_with_503_and_told_when_to_come_back() {
+async fn store_failure_without_local_store_returns_503_with_retry_after() {
     for says in BOTH {
         let server = Server::new(says, &ManualClock::default());
         let layer = limiter(&server, OnStoreError::default()).policy(window(1));
@@ -167,7 +167,7 @@ async fn without_a_local_store_a_request_is_turned_away_with_503_and_told_when_t
 }
 
 #[tokio::test]
-async fn where_it_is_allowed_all_pass_and_no_header_says_what_nobody_knows() {
+async fn fail_open_admits_requests_without_ratelimit_fields() {
     for says in BOTH {
         let server = Server::new(says, &ManualClock::default());
         let layer = limiter(&server, OnStoreError::Allow).policy(window(1));
@@ -199,7 +199,7 @@ async fn a_local_store_admits_its_share_of_each_window_rounded_up_and_then_answe
 }
 
 #[tokio::test]
-async fn the_record_and_the_headers_tell_of_the_share_that_was_decided_on() {
+async fn record_and_headers_report_the_local_share() {
     for says in BOTH {
         let clock = ManualClock::default();
         let server = Server::new(says, &clock);
@@ -267,7 +267,7 @@ async fn a_local_store_may_answer_later_and_counts_each_caller_apart() {
 }
 
 #[tokio::test]
-async fn where_the_local_store_fails_too_the_answer_is_503_and_names_the_first_failure() {
+async fn failing_local_store_returns_503_and_records_the_first_error() {
     for (says, locally) in [(Says::AtOnce, Says::Later), (Says::Later, Says::AtOnce)] {
         let clock = ManualClock::default();
         let second = Server {
@@ -296,7 +296,7 @@ async fn limits_of_tiers_and_limits_that_were_changed_are_divided_too() {
 }
 
 #[tokio::test]
-async fn what_costs_more_than_a_share_is_told_to_come_back_and_not_that_it_never_may() {
+async fn cost_above_the_local_share_gets_429_with_retry_after() {
     let clock = ManualClock::default();
     let server = Server::new(Says::Later, &clock);
     let layer = limiter(&server, local(&clock, 10)).policy(window(10));
@@ -335,7 +335,7 @@ fn a_share_of_zero_is_refused_by_name() {
 }
 
 #[tokio::test]
-async fn what_a_local_store_admitted_in_a_window_that_is_over_is_charged_to_nobody() {
+async fn local_admissions_of_an_ended_window_are_not_charged() {
     for says in BOTH {
         let clock = ManualClock::default();
         let server = Server::new(says, &clock);
@@ -349,7 +349,7 @@ async fn what_a_local_store_admitted_in_a_window_that_is_over_is_charged_to_nobo
 }
 
 #[tokio::test]
-async fn a_limiter_whose_policies_all_watch_turns_nobody_away_while_its_store_fails() {
+async fn shadow_policies_admit_requests_while_the_store_fails() {
     for says in BOTH {
         let server = Server::new(says, &ManualClock::default());
         let layer = limiter(&server, OnStoreError::Deny)

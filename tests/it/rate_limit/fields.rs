@@ -169,7 +169,7 @@ proptest! {
 }
 
 #[test]
-fn no_more_than_the_quota_is_ever_said_to_remain() {
+fn remaining_never_exceeds_the_advertised_quota() {
     let quota = Quota::per_second(3).burst(7);
     let layer = limiter([
         Policy::token_bucket("bucket", quota).unwrap(),

@@ -58,10 +58,10 @@ fn request(last: u8) -> Request<Full<Bytes>> {
 }
 
 async fn send(layer: &RateLimitLayer, last: u8) -> Response<ResponseBody<Full<Bytes>>> {
-    answer(layer, last, StatusCode::OK).await
+    send_for(layer, last, StatusCode::OK).await
 }
 
-async fn answer(
+async fn send_for(
     layer: &RateLimitLayer,
     last: u8,
     status: StatusCode,
@@ -77,7 +77,7 @@ async fn answer(
 }
 
 #[tokio::test]
-async fn who_is_denied_too_often_stays_out_until_the_ban_ends_and_no_longer() {
+async fn repeated_denials_ban_the_client_until_the_ban_ends() {
     let (clock, trail) = (ManualClock::default(), Trail::default());
     let store = MemoryStore::with_clock(clock.clone());
     let layer = limiter(store, &trail).penalty(penalty()).build().unwrap();
@@ -114,7 +114,7 @@ async fn who_is_denied_too_often_stays_out_until_the_ban_ends_and_no_longer() {
 }
 
 #[tokio::test]
-async fn denials_that_are_far_apart_ban_nobody() {
+async fn denials_outside_the_window_cause_no_ban() {
     let (clock, trail) = (ManualClock::default(), Trail::default());
     let store = MemoryStore::with_clock(clock.clone());
     let layer = limiter(store, &trail).penalty(penalty()).build().unwrap();
@@ -128,14 +128,14 @@ async fn denials_that_are_far_apart_ban_nobody() {
 }
 
 #[tokio::test]
-async fn failed_authentication_counts_where_it_is_said_to() {
+async fn failed_authentication_counts_toward_bans_if_enabled() {
     for (penalty, bans) in [(penalty(), false), (penalty().failed_auth().forbid(), true)] {
         let (clock, trail) = (ManualClock::default(), Trail::default());
         let store = MemoryStore::with_clock(clock.clone());
         let layer = limiter(store, &trail).penalty(penalty).build().unwrap();
         for status in [401, 200, 403, 401] {
             let status = StatusCode::from_u16(status).unwrap();
-            assert_eq!(answer(&layer, 9, status).await.status(), status);
+            assert_eq!(send_for(&layer, 9, status).await.status(), status);
             clock.advance(Duration::from_secs(1));
         }
         assert_eq!(trail.told().len(), usize::from(bans));
@@ -198,7 +198,7 @@ async fn a_store_on_a_server_bans_too_and_a_caller_is_named_by_its_key() {
 }
 
 #[tokio::test]
-async fn the_auditor_is_told_what_a_policy_that_only_watches_would_have_denied() {
+async fn auditor_receives_denials_of_shadow_policies() {
     let trail = Trail::default();
     let layer = RateLimitLayer::builder(MemoryStore::new(), Partition::identity())
         .policy(

@@ -131,7 +131,7 @@ async fn requests_that_come_at_once_go_on_one_by_one_at_the_rate() {
 }
 
 #[tokio::test]
-async fn who_would_wait_too_long_is_denied_until_there_is_room_and_charged_nothing() {
+async fn rejects_requests_beyond_max_wait_without_charging() {
     let rig = Rig::new(|layer| {
         let layer = layer.policy(ten_per_second(MILLI * 1_200));
         layer.fields(RateLimitFields::Draft11)
@@ -157,7 +157,7 @@ async fn who_would_wait_too_long_is_denied_until_there_is_room_and_charged_nothi
 }
 
 #[tokio::test]
-async fn the_record_says_how_long_a_request_waited() {
+async fn record_contains_the_queue_delay() {
     let rig = Rig::new(|layer| layer.policy(ten_per_second(MILLI * 1_000)));
     for millis in [0, 100, 200] {
         let record = RecordHandle::default();
@@ -232,7 +232,7 @@ async fn a_waiter_that_leaves_takes_back_what_every_policy_was_charged() {
 }
 
 #[tokio::test]
-async fn denied_by_another_policy_nobody_takes_a_place_in_the_queue() {
+async fn denials_by_other_policies_take_no_queue_position() {
     let window = Policy::fixed_window("window", Quota::new(1, MILLI * 50)).unwrap();
     let rig = Rig::new(|layer| layer.policy(ten_per_second(MILLI * 1_000)).policy(window));
     let _first = rig.send().await;
@@ -257,7 +257,7 @@ async fn the_slower_of_two_queues_is_waited_for() {
 }
 
 #[tokio::test]
-async fn what_costs_nothing_waits_for_nobody_and_a_queue_that_only_watches_delays_nobody() {
+async fn free_requests_and_shadow_queues_do_not_wait() {
     let rig = Rig::new(|layer| {
         let layer = layer.policy(ten_per_second(MILLI * 1_000));
         layer.cost(|head, _| u64::from(head.uri.path() != "/free"))
@@ -274,7 +274,7 @@ async fn what_costs_nothing_waits_for_nobody_and_a_queue_that_only_watches_delay
 }
 
 #[tokio::test]
-async fn more_than_may_wait_in_all_are_turned_away_and_charged_nothing() {
+async fn rejects_requests_beyond_max_waiters_without_charging() {
     let rig = Rig::new(|layer| layer.policy(ten_per_second(MILLI * 1_000)).max_waiters(2));
     let _calls = [rig.send().await, rig.send().await, rig.send().await];
     for _ in 0..3 {
@@ -291,7 +291,7 @@ async fn more_than_may_wait_in_all_are_turned_away_and_charged_nothing() {
 }
 
 #[tokio::test]
-async fn a_local_store_in_the_place_of_one_that_fails_has_turns_too() {
+async fn local_fallback_store_delays_queued_requests() {
     let (hands, failing) = (Hands::default(), crate::support::hands::Failing::default());
     let local = OnStoreError::local(MemoryStore::with_clock(hands.clock.clone()), 2);
     let builder = RateLimitLayer::builder(failing, Partition::identity()).on_store_error(local);
@@ -339,7 +339,7 @@ impl Service<Request<Full<Bytes>>> for Permits {
 }
 
 #[tokio::test]
-async fn who_waits_holds_no_permit_of_the_service_that_it_waits_for() {
+async fn waiting_requests_hold_no_permit_of_the_inner_service() {
     let rig = Rig::new(|layer| layer.policy(ten_per_second(MILLI * 1_000)));
     let all = Arc::new(Semaphore::new(1));
     let permits = Permits {
@@ -365,7 +365,7 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(300))]
 
     #[test]
-    fn nobody_goes_on_without_a_turn_of_its_own_whoever_leaves(
+    fn canceled_waiters_never_raise_the_rate(
         burst in 1_u64..4,
         steps in vec((0_u64..250, 0_u8..4, any::<prop::sample::Index>()), 1..60),
     ) {

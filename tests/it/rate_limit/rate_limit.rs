@@ -184,7 +184,7 @@ async fn each_tier_has_its_own_quota_and_a_caller_of_none_has_the_fallbacks() {
 }
 
 #[tokio::test]
-async fn a_request_without_an_identity_passes_a_limiter_by_identity_and_the_record_says_so() {
+async fn identity_limiter_skips_and_records_anonymous_requests() {
     let (builder, _clock) = memory(Partition::identity());
     let (app, _) = app(&builder.policy(window("few", 1)).build().unwrap());
     let record = RecordHandle::default();
@@ -263,7 +263,7 @@ async fn two_limiters_each_append_their_fields() {
 }
 
 #[tokio::test]
-async fn the_record_and_the_response_are_told_what_each_policy_said() {
+async fn record_and_response_contain_the_decision_of_each_policy() {
     let (builder, _clock) = memory(by_addr());
     let (app, _) = app(&builder.policy(window("few", 2)).build().unwrap());
     let record = RecordHandle::default();
@@ -309,7 +309,7 @@ async fn response_of_two_limiters_has_the_outcome_of_the_inner_one_and_the_recor
 }
 
 #[tokio::test]
-async fn without_a_record_only_a_denial_is_told_to_the_response() {
+async fn without_record_only_denied_responses_carry_the_outcome() {
     let (builder, _clock) = memory(by_addr());
     let (app, _) = app(&builder.policy(window("few", 1)).build().unwrap());
     let admitted = send(&app, from("203.0.113.9")).await;
@@ -321,7 +321,7 @@ async fn without_a_record_only_a_denial_is_told_to_the_response() {
 }
 
 #[tokio::test]
-async fn a_policy_that_only_watches_denies_nobody_and_is_told_to_the_record_alone() {
+async fn shadow_policy_denies_no_request_and_appears_only_in_the_record() {
     let (builder, _clock) = memory(by_addr());
     let layer = builder
         .policy(window("strict", 1).shadow())
@@ -346,7 +346,7 @@ async fn a_policy_that_only_watches_denies_nobody_and_is_told_to_the_record_alon
 }
 
 #[tokio::test]
-async fn a_limiter_whose_policies_all_watch_says_nothing() {
+async fn limiter_with_only_shadow_policies_sends_no_fields() {
     let (builder, _clock) = memory(by_addr());
     let builder = builder.policy(window("strict", 1).shadow());
     let (app, _) = app(&builder.fields(RateLimitFields::Draft11).build().unwrap());
@@ -358,7 +358,7 @@ async fn a_limiter_whose_policies_all_watch_says_nothing() {
 }
 
 #[tokio::test]
-async fn a_request_costs_each_policy_what_the_function_says() {
+async fn cost_function_sets_the_cost_of_each_policy() {
     let (builder, _clock) = memory(by_addr());
     let layer = builder
         .policy(window("requests", 10))
@@ -389,7 +389,7 @@ async fn a_request_costs_each_policy_what_the_function_says() {
 }
 
 #[tokio::test]
-async fn callers_on_the_lists_are_let_in_uncounted_or_not_at_all() {
+async fn allow_list_exempts_callers_and_deny_list_rejects_them() {
     let (builder, _clock) = memory(by_addr());
     let network = |network: &str| [network.parse().unwrap()];
     let resolver = ClientAddrResolver::default;
@@ -535,7 +535,7 @@ impl RateLimitStore for Remote {
     }
 
     fn take(&self, partition: &StoreKey, charges: &[Charge<'_>]) -> StoreFuture<Decisions> {
-        let answer = match self.fails {
+        let result = match self.fails {
             Some(kind) => Err(kind.into()),
             None => self
                 .memory
@@ -546,7 +546,7 @@ impl RateLimitStore for Remote {
         };
         StoreFuture::pending(async {
             tokio::task::yield_now().await;
-            answer
+            result
         })
     }
 
@@ -727,8 +727,8 @@ async fn tasks_that_hammer_one_key_and_a_thousand_are_admitted_exactly_the_limit
                     let own = |key: &u64| (task + key) % 64 < tasks_of_each;
                     for key in (0..keys).filter(own) {
                         let partition = space.short_key(&key.to_le_bytes());
-                        let answer = store.take(&partition, &charges).await.unwrap();
-                        let counted = u32::from(answer.is_admitted());
+                        let decisions = store.take(&partition, &charges).await.unwrap();
+                        let counted = u32::from(decisions.is_admitted());
                         admitted[key as usize].fetch_add(counted, Ordering::Relaxed);
                     }
                 })

@@ -311,7 +311,7 @@ fn a_denied_costly_request_does_not_drive_the_quota_below_zero() {
 
 // @upstash/ratelimit, cozy-stack: a counter without an expiry locked its client out for ever.
 #[test]
-fn nobody_is_locked_out_for_longer_than_two_windows() {
+fn clients_recover_within_two_windows() {
     for mut client in each(10, secs(10)) {
         client.admitted_of(100);
         client.wait(secs(20));
@@ -355,7 +355,7 @@ fn a_receipt_of_nothing_refunds_nothing() {
 
 // shenyu: each request moved the end of its window on, which so never came.
 #[test]
-fn a_client_that_keeps_knocking_does_not_put_off_the_end_of_its_window() {
+fn repeated_attempts_do_not_postpone_the_window_end() {
     for mut client in each(10, secs(10)) {
         client.admitted_of(10);
         for _ in 0..200 {
@@ -531,7 +531,7 @@ fn a_bucket_gains_at_its_rate_and_neither_more_nor_less() {
 
 // traefik: usage was evicted before the bucket was full again.
 #[test]
-fn a_bucket_that_is_not_full_is_not_forgotten() {
+fn bucket_that_is_not_full_is_not_evicted() {
     let mut client = bucket(Quota::per_second(1).burst(100));
     assert_eq!(client.admitted_of(200), 100);
     assert_eq!(client.wait(secs(1)).admitted_of(200), 1);
@@ -540,7 +540,7 @@ fn a_bucket_that_is_not_full_is_not_forgotten() {
 
 // envoy ratelimit: denied requests counted, so a raised limit had no effect in the same window.
 #[test]
-fn what_was_denied_does_not_count_against_a_raised_limit() {
+fn denials_do_not_count_against_a_raised_limit() {
     let mut client = Client::new(Policy::fixed_window("w", Quota::per_minute(10)).unwrap());
     client.admitted_of(1_000);
     client.policy = Policy::fixed_window("w", Quota::per_minute(15)).unwrap();
@@ -580,7 +580,7 @@ fn a_bucket_without_a_burst_of_its_own_admits_no_more_than_its_rate() {
 
 // redis-gcra, Redis: a cost above the burst gave numbers that contradicted one another.
 #[test]
-fn a_cost_that_never_fits_says_so_and_changes_nothing() {
+fn unsatisfiable_cost_is_reported_and_not_charged() {
     for mut client in each(10, secs(10)) {
         client.take(4);
         let (never, _) = client.policy.decide(client.state, client.now, 11);

@@ -161,7 +161,7 @@ async fn the_true_cost_is_charged_once_however_the_request_ends() {
 }
 
 #[tokio::test]
-async fn what_was_used_beyond_what_was_left_is_owed() {
+async fn usage_beyond_the_quota_delays_later_requests() {
     for policy in policies() {
         let rig = Rig::new(policy.clone());
         rig.send(Some(150), End::BodyDropped).await;
@@ -176,7 +176,7 @@ async fn what_was_used_beyond_what_was_left_is_owed() {
 }
 
 #[tokio::test]
-async fn what_is_given_back_never_lands_in_a_later_window() {
+async fn settlement_refunds_are_not_credited_to_a_later_window() {
     for policy in policies() {
         let rig = Rig::new(policy.clone());
         let late = rig.call(Some(0), End::Body).await.unwrap();
@@ -189,7 +189,7 @@ async fn what_is_given_back_never_lands_in_a_later_window() {
 }
 
 #[tokio::test]
-async fn each_policy_has_a_true_cost_of_its_own_and_two_limiters_are_both_told() {
+async fn settles_each_policy_and_limiter_separately() {
     let limiter = |names: [&str; 2]| {
         let builder = RateLimitLayer::builder(MemoryStore::new(), Partition::identity());
         let builder = names.into_iter().fold(builder, |builder, name| {
@@ -219,7 +219,7 @@ async fn each_policy_has_a_true_cost_of_its_own_and_two_limiters_are_both_told()
 }
 
 #[tokio::test]
-async fn a_store_on_a_server_is_settled_with_beside_the_request() {
+async fn remote_store_is_settled_in_the_background() {
     let memory = MemoryStore::with_clock(ManualClock::default());
     let store = SlowStore::over(memory.clone());
     let policy = Policy::fixed_window("units", quota()).unwrap();
@@ -244,7 +244,7 @@ async fn a_store_on_a_server_is_settled_with_beside_the_request() {
 }
 
 #[tokio::test]
-async fn a_body_that_is_guarded_says_the_same_of_itself() {
+async fn guarded_body_reports_the_same_size_and_end() {
     let rig = Rig::new(policies()[0].clone());
     let reply = rig.call(None, End::Body).await.unwrap();
     let body = reply.into_body();

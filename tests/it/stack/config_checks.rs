@@ -211,9 +211,9 @@ fn limiter_outside_of_another_layer_that_authenticates_is_reported_once() {
 }
 
 #[test]
-fn gate_with_callers_that_may_be_anonymous_is_silent() {
+fn gate_with_optional_keys_emits_no_notice() {
     is_silent(
-        "stack::config_checks::gate_with_callers_that_may_be_anonymous_is_silent",
+        "stack::config_checks::gate_with_optional_keys_emits_no_notice",
         async {
             let keys = Keys::new().await;
             let store = MemoryStore::new();
@@ -321,9 +321,9 @@ fn limiter_that_is_applied_twice_is_reported_once() {
 }
 
 #[test]
-fn limiters_that_count_apart_are_silent() {
+fn limiters_with_separate_counts_emit_no_notice() {
     is_silent(
-        "stack::config_checks::limiters_that_count_apart_are_silent",
+        "stack::config_checks::limiters_with_separate_counts_emit_no_notice",
         async {
             let store = MemoryStore::new();
             let on_store = |partition| RateLimitLayer::builder(store.clone(), partition);
@@ -403,8 +403,8 @@ fn keys_inside_of_keys_that_remove_the_credential_are_reported_once() {
 }
 
 #[test]
-fn keys_inside_of_keys_that_leave_a_credential_are_silent() {
-    let name = "stack::config_checks::keys_inside_of_keys_that_leave_a_credential_are_silent";
+fn nested_key_layers_with_a_remaining_credential_emit_no_notice() {
+    let name = "stack::config_checks::nested_key_layers_with_a_remaining_credential_emit_no_notice";
     is_silent(name, async {
         let keys = Keys::new().await;
         let keeping = keys.builder().forward_credential().build().unwrap();
@@ -488,9 +488,9 @@ fn policy_that_is_inserted_inside_of_the_cache_is_reported_once() {
 }
 
 #[test]
-fn policies_that_the_cache_reads_are_silent() {
+fn cache_policies_in_effect_emit_no_notice() {
     is_silent(
-        "stack::config_checks::policies_that_the_cache_reads_are_silent",
+        "stack::config_checks::cache_policies_in_effect_emit_no_notice",
         async {
             let cache = || CacheLayer::new(MemoryStore::new());
             let off = CachePolicy::new().off();
@@ -560,9 +560,9 @@ fn tier_without_limits_is_reported_once() {
 }
 
 #[test]
-fn tiers_that_are_named_or_absent_are_silent() {
+fn known_or_absent_tiers_emit_no_notice() {
     is_silent(
-        "stack::config_checks::tiers_that_are_named_or_absent_are_silent",
+        "stack::config_checks::known_or_absent_tiers_emit_no_notice",
         async {
             let limiter = limits(Partition::identity())
                 .tiers(tiers())
@@ -604,9 +604,9 @@ fn scope_that_differs_in_case_alone_is_reported_once() {
 }
 
 #[test]
-fn scope_that_a_key_lacks_is_silent() {
+fn missing_scope_of_a_key_emits_no_notice() {
     is_silent(
-        "stack::config_checks::scope_that_a_key_lacks_is_silent",
+        "stack::config_checks::missing_scope_of_a_key_emits_no_notice",
         async {
             let both = NewKey::new("freya").scopes(["data.read", "DATA.READ"]);
             let keys = Keys::with(both).await;
@@ -673,8 +673,8 @@ fn two_quotas_of_one_count_are_reported_once() {
 }
 
 #[test]
-fn policies_with_counts_of_their_own_are_silent() {
-    let name = "stack::config_checks::policies_with_counts_of_their_own_are_silent";
+fn policies_with_separate_counts_emit_no_notice() {
+    let name = "stack::config_checks::policies_with_separate_counts_emit_no_notice";
     is_silent(name, async {
         let store = MemoryStore::new();
         let build = |partition, policy| {
@@ -763,7 +763,7 @@ fn modes_that_do_not_fit_the_limit_are_reported_once() {
     ];
     reports(name, &expected, async {
         let some = |number| NonZeroU32::new(number).unwrap();
-        let debt = |most| SyncMode::Deferred {
+        let deferred = |most| SyncMode::Deferred {
             max_unreported: some(most),
         };
         let lease = |instances| SyncMode::Leased {
@@ -776,7 +776,7 @@ fn modes_that_do_not_fit_the_limit_are_reported_once() {
             limits.build().unwrap()
         };
         let log = Policy::sliding_log("log", Quota::per_minute(10)).unwrap();
-        build(vec![policy("calls", 10).with_sync_mode(debt(20))]);
+        build(vec![policy("calls", 10).with_sync_mode(deferred(20))]);
         build(vec![policy("calls", 10).with_sync_mode(lease(6))]);
         build(vec![log.clone().with_sync_mode(lease(2))]);
         build(vec![
@@ -784,7 +784,7 @@ fn modes_that_do_not_fit_the_limit_are_reported_once() {
             policy("daily", 10),
         ]);
         // Compatible policies.
-        build(vec![policy("calls", 10).with_sync_mode(debt(10))]);
+        build(vec![policy("calls", 10).with_sync_mode(deferred(10))]);
         build(vec![
             policy("calls", 10).with_sync_mode(lease(5)),
             policy("daily", 10).with_sync_mode(lease(2)),
@@ -868,8 +868,8 @@ fn field_that_a_trusted_proxy_does_not_write_is_reported_once() {
 }
 
 #[test]
-fn proxy_beside_the_trusted_ones_is_reported_once() {
-    let name = "stack::config_checks::proxy_beside_the_trusted_ones_is_reported_once";
+fn untrusted_proxy_is_reported_once() {
+    let name = "stack::config_checks::untrusted_proxy_is_reported_once";
     let expected: [&[&str]; 1] = [&[
         "172.17.0.1 sends `x-forwarded-for`",
         "not a trusted proxy",
@@ -922,7 +922,7 @@ async fn scopes_that_are_required_twice_are_refused() {
 }
 
 #[test]
-fn limiter_that_never_asks_its_store_or_lets_nobody_wait_is_refused() {
+fn rejects_zero_store_timeout_and_zero_max_waiters() {
     let calls = || limits(address()).policy(policy("calls", 10));
     let never = calls().store_timeout(Duration::ZERO);
     assert_names(
@@ -1008,9 +1008,9 @@ fn secret_path_that_matches_no_path_is_refused() {
 }
 
 #[test]
-fn right_options_of_one_layer_are_silent() {
+fn valid_options_of_one_layer_emit_no_notice() {
     is_silent(
-        "stack::config_checks::right_options_of_one_layer_are_silent",
+        "stack::config_checks::valid_options_of_one_layer_emit_no_notice",
         async {
             let keys = Keys::new().await;
             let session = HeaderName::from_static("x-session");
@@ -1081,9 +1081,9 @@ mod routed {
     }
 
     #[test]
-    fn layers_around_routes_are_silent() {
+    fn layers_around_routes_emit_no_notice() {
         is_silent(
-            "stack::config_checks::routed::layers_around_routes_are_silent",
+            "stack::config_checks::routed::layers_around_routes_emit_no_notice",
             async {
                 let policy = Extension(CachePolicy::new().off());
                 let by_route = limits(Partition::route())

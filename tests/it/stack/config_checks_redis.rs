@@ -117,8 +117,8 @@ fn server_that_loses_api_keys_is_reported_once() {
 }
 
 #[test]
-fn server_that_keeps_what_is_stored_is_silent() {
-    let name = "stack::config_checks_redis::server_that_keeps_what_is_stored_is_silent";
+fn durable_server_emits_no_notice() {
+    let name = "stack::config_checks_redis::durable_server_emits_no_notice";
     is_silent(name, async {
         // A cache may be evicted, and needs no persistence.
         let evicting = Server::with(&["--maxmemory", "100mb", "--maxmemory-policy", "allkeys-lru"]);

@@ -205,9 +205,9 @@ async fn every_layer_works_with_what_hyper_receives() {
         let service = layer.layer(service_fn(echo));
         let (addr, server) = serve(service).await;
         let headers = [("x-api-key", stack.key.as_str())];
-        let answer = process::call(addr, http::Method::POST, "/data", &headers).await;
-        assert_eq!(answer.status, 200, "{name}");
-        assert_eq!(answer.body, "echo of 0 bytes", "{name}");
+        let response = process::call(addr, http::Method::POST, "/data", &headers).await;
+        assert_eq!(response.status, 200, "{name}");
+        assert_eq!(response.body, "echo of 0 bytes", "{name}");
         server.abort();
     });
 }

@@ -61,8 +61,8 @@ impl House {
     async fn admitted(&self, limits: &RateLimitLayer, key: &GeneratedKey, of: u32) -> u32 {
         let mut admitted = 0;
         for _ in 0..of {
-            let answer = self.ask(limits, with_key(key.expose_secret())).await;
-            admitted += u32::from(answer.status() == StatusCode::OK);
+            let response = self.ask(limits, with_key(key.expose_secret())).await;
+            admitted += u32::from(response.status() == StatusCode::OK);
         }
         admitted
     }
@@ -149,8 +149,8 @@ async fn a_wrong_secret_behind_a_known_id_spends_no_credits() {
     let known = key.expose_secret();
     let forged = forged(known, other.expose_secret());
     for _ in 0..20 {
-        let answer = house.ask(&limits, with_key(&forged)).await;
-        assert_eq!(answer.status(), StatusCode::UNAUTHORIZED);
+        let response = house.ask(&limits, with_key(&forged)).await;
+        assert_eq!(response.status(), StatusCode::UNAUTHORIZED);
     }
     assert_eq!(house.admitted(&limits, &key, 9).await, 2);
 }
@@ -188,9 +188,9 @@ async fn denied_by_the_tier_a_request_costs_no_credits_and_the_other_way_round()
     let ask = async |path: &str| {
         let mut request = with_key(key.expose_secret());
         *request.uri_mut() = path.parse().unwrap();
-        let answer = house.ask(&limits, request).await;
-        let fields = header(answer.headers(), "ratelimit").unwrap().to_owned();
-        (answer.status(), fields)
+        let response = house.ask(&limits, request).await;
+        let fields = header(response.headers(), "ratelimit").unwrap().to_owned();
+        (response.status(), fields)
     };
     let (status, fields) = ask("/dear").await;
     assert_eq!(status, StatusCode::OK);
@@ -203,7 +203,7 @@ async fn denied_by_the_tier_a_request_costs_no_credits_and_the_other_way_round()
 }
 
 #[tokio::test]
-async fn a_keys_own_limit_stands_in_the_place_of_its_tiers() {
+async fn per_key_limit_replaces_the_tier_limit() {
     let house = House::new();
     let minute = |name, limit| Policy::fixed_window(name, Quota::per_minute(limit)).unwrap();
     let limits = house
@@ -233,7 +233,7 @@ async fn a_keys_own_limit_stands_in_the_place_of_its_tiers() {
 }
 
 #[tokio::test]
-async fn a_limiter_that_is_not_told_to_charges_no_credits() {
+async fn limiter_charges_no_credits_by_default() {
     let house = House::new();
     let policy = Policy::fixed_window("all", Quota::per_minute(5)).unwrap();
     let limits = house.limits().policy(policy).build().unwrap();
@@ -267,7 +267,7 @@ async fn a_store_that_answers_later_charges_the_same() {
 }
 
 #[tokio::test]
-async fn so_many_different_credits_as_there_are_keys_are_each_kept_apart() {
+async fn credits_of_many_keys_are_counted_separately() {
     let house = House::new();
     let limits = house.limits().credits().build().unwrap();
     let ask = async |number: u64, credits: u64| {
@@ -275,7 +275,7 @@ async fn so_many_different_credits_as_there_are_keys_are_each_kept_apart() {
         let mut request = crate::support::get("/");
         let caller = caller.credits(per_day(credits)).build();
         request.extensions_mut().insert(caller);
-        let service = limits.layer(service_fn(handler_of_nobody));
+        let service = limits.layer(service_fn(empty_response));
         service.oneshot(request).await.unwrap().status()
     };
     for number in 1..3_000 {
@@ -287,7 +287,7 @@ async fn so_many_different_credits_as_there_are_keys_are_each_kept_apart() {
     assert_eq!(ask(2, 2).await, StatusCode::TOO_MANY_REQUESTS);
 }
 
-fn handler_of_nobody(
+fn empty_response(
     _: Request<Full<Bytes>>,
 ) -> std::future::Ready<Result<Response<Full<Bytes>>, std::convert::Infallible>> {
     std::future::ready(Ok(Response::new(Full::default())))

@@ -111,7 +111,7 @@ fn bad_configuration_names_option_value_and_fix() {
 }
 
 #[tokio::test]
-async fn layers_stand_in_the_safe_order_whatever_order_they_came_in() {
+async fn layers_have_the_safe_order_regardless_of_insertion() {
     let stack = stack().await;
     let backwards = Gate::new()
         .cache(stack.cache.clone())
@@ -173,7 +173,7 @@ async fn layers_stand_in_the_safe_order_whatever_order_they_came_in() {
 }
 
 #[tokio::test]
-async fn a_cache_outside_of_the_keys_steps_aside_all_the_same() {
+async fn cache_outside_the_key_layer_bypasses_credentials() {
     let stack = stack().await;
     let wrong = tower::ServiceBuilder::new()
         .layer(stack.cache.clone())

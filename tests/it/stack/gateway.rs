@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 
 use http::Method;
 
-use crate::support::process::{Answer, Example, call};
+use crate::support::process::{Example, HttpResponse, call};
 
 /// A running gateway and the keys that it printed.
 struct Gateway {
@@ -27,18 +27,18 @@ impl Gateway {
         }
     }
 
-    async fn get(&self, path: &str, key: Option<&str>) -> Answer {
+    async fn get(&self, path: &str, key: Option<&str>) -> HttpResponse {
         self.call(Method::GET, path, key).await
     }
 
-    async fn call(&self, method: Method, path: &str, key: Option<&str>) -> Answer {
+    async fn call(&self, method: Method, path: &str, key: Option<&str>) -> HttpResponse {
         let headers: Vec<(&str, &str)> = key.map(|key| ("x-api-key", key)).into_iter().collect();
         call(self.addr, method, path, &headers).await
     }
 }
 
-fn is_hit(answer: &Answer) -> bool {
-    answer
+fn is_hit(response: &HttpResponse) -> bool {
+    response
         .header("cache-status")
         .is_some_and(|status| status.contains("; hit"))
 }
@@ -46,20 +46,20 @@ fn is_hit(answer: &Answer) -> bool {
 #[tokio::test]
 async fn no_key_is_answered_401_with_a_challenge_and_a_problem() {
     let gateway = Gateway::start();
-    let answer = gateway.get("/data", None).await;
-    assert_eq!(answer.status, 401);
+    let response = gateway.get("/data", None).await;
+    assert_eq!(response.status, 401);
     assert!(
-        answer
+        response
             .header("www-authenticate")
             .unwrap()
             .starts_with("Bearer realm=")
     );
     assert_eq!(
-        answer.header("content-type"),
+        response.header("content-type"),
         Some("application/problem+json")
     );
-    assert_eq!(answer.header("cache-control"), Some("no-store"));
-    let problem: serde_json::Value = serde_json::from_str(&answer.body).unwrap();
+    assert_eq!(response.header("cache-control"), Some("no-store"));
+    let problem: serde_json::Value = serde_json::from_str(&response.body).unwrap();
     assert_eq!(problem["status"], 401);
 }
 
@@ -73,8 +73,8 @@ async fn garbage_and_an_unknown_key_are_answered_by_the_same_bytes() {
     assert_eq!(garbage.status, 401);
     assert_eq!(unknown.status, 401);
     assert_eq!(garbage.body, unknown.body);
-    let head = |answer: &Answer| {
-        let mut lines: Vec<String> = answer
+    let head = |response: &HttpResponse| {
+        let mut lines: Vec<String> = response
             .headers
             .iter()
             .filter(|(name, _)| *name != "date" && *name != "x-request-id")
@@ -100,7 +100,7 @@ async fn the_second_request_is_a_hit_that_never_calls_the_handler() {
 }
 
 #[tokio::test]
-async fn one_callers_copy_is_not_shown_to_another() {
+async fn cached_response_is_not_shared_between_callers() {
     let gateway = Gateway::start();
     let free = gateway.get("/data", Some(&gateway.free)).await;
     let pro = gateway.get("/data", Some(&gateway.pro)).await;
@@ -182,30 +182,30 @@ async fn the_public_page_needs_no_key_and_is_cached_for_all() {
 async fn the_time_is_never_cached() {
     let gateway = Gateway::start();
     for _ in 0..2 {
-        let answer = gateway.get("/time", Some(&gateway.pro)).await;
-        assert_eq!(answer.status, 200);
-        assert!(!is_hit(&answer));
+        let response = gateway.get("/time", Some(&gateway.pro)).await;
+        assert_eq!(response.status, 200);
+        assert!(!is_hit(&response));
     }
 }
 
 #[tokio::test]
 async fn me_shows_the_identity_and_no_secret() {
     let gateway = Gateway::start();
-    let answer = gateway.get("/me", Some(&gateway.pro)).await;
-    let me: serde_json::Value = serde_json::from_str(&answer.body).unwrap();
+    let response = gateway.get("/me", Some(&gateway.pro)).await;
+    let me: serde_json::Value = serde_json::from_str(&response.body).unwrap();
     assert_eq!(me["tier"], "pro");
     assert_eq!(me["scopes"][0], "data.read");
     let secret = gateway.pro.rsplit('_').next().unwrap();
-    assert!(!answer.body.contains(secret));
+    assert!(!response.body.contains(secret));
     assert_eq!(gateway.get("/me", None).await.status, 401);
 }
 
 #[tokio::test]
 async fn a_stream_arrives_whole() {
     let gateway = Gateway::start();
-    let answer = gateway.get("/stream", Some(&gateway.pro)).await;
-    assert_eq!(answer.status, 200);
-    assert!(answer.body.lines().count() > 1, "{answer:?}");
+    let response = gateway.get("/stream", Some(&gateway.pro)).await;
+    assert_eq!(response.status, 200);
+    assert!(response.body.lines().count() > 1, "{response:?}");
 }
 
 #[tokio::test]

@@ -17,9 +17,9 @@ struct Origin {
 }
 
 impl Origin {
-    /// Answers each request, on a connection of its own, with what `answer` makes of it; with
+    /// Answers each request, on a connection of its own, with what `respond` makes of it; with
     /// nothing, it hangs up.
-    fn start(answer: impl Fn(&str) -> Option<String> + Send + 'static) -> Self {
+    fn start(respond: impl Fn(&str) -> Option<String> + Send + 'static) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let origin = Self {
             addr: listener.local_addr().unwrap(),
@@ -31,8 +31,8 @@ impl Origin {
                 let mut stream = stream.unwrap();
                 let request = read_message(&mut stream);
                 asked.lock().unwrap().push(request.clone());
-                if let Some(answer) = answer(&request) {
-                    stream.write_all(answer.as_bytes()).unwrap();
+                if let Some(response) = respond(&request) {
+                    stream.write_all(response.as_bytes()).unwrap();
                 }
             }
         });
@@ -92,9 +92,9 @@ impl Proxy {
     fn sends(&self, request: &str) -> String {
         let mut stream = TcpStream::connect(self.addr).unwrap();
         stream.write_all(request.as_bytes()).unwrap();
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer).unwrap();
-        answer
+        let mut response = String::new();
+        stream.read_to_string(&mut response).unwrap();
+        response
     }
 
     fn gets(&self, path: &str) -> String {
@@ -104,25 +104,25 @@ impl Proxy {
     }
 }
 
-fn answers(status: &str, fields: &str) -> Option<String> {
+fn http_response(status: &str, fields: &str) -> Option<String> {
     Some(format!(
         "HTTP/1.1 {status}\r\n{fields}content-length: 2\r\nconnection: close\r\n\r\nok"
     ))
 }
 
-fn status(answer: &str) -> &str {
-    answer.split(' ').nth(1).unwrap()
+fn status(response: &str) -> &str {
+    response.split(' ').nth(1).unwrap()
 }
 
-fn is_hit(answer: &str) -> bool {
-    answer.contains("cache-status: portcullis; hit")
+fn is_hit(response: &str) -> bool {
+    response.contains("cache-status: portcullis; hit")
 }
 
 #[test]
 fn every_method_and_status_passes_with_its_target_fields_and_body() {
     let origin = Origin::start(|request| {
         let status = request.split_once("x-status: ").unwrap().1;
-        answers(status.split("\r\n").next().unwrap(), "")
+        http_response(status.split("\r\n").next().unwrap(), "")
     });
     let proxy = Proxy::before(&origin, "rfc");
     for method in [
@@ -136,12 +136,12 @@ fn every_method_and_status_passes_with_its_target_fields_and_body() {
             "599 Odd",
             "999 Odd",
         ] {
-            let answer = proxy.sends(&format!(
+            let response = proxy.sends(&format!(
                 "{method} /a%2f//b/../c?d&e=%00 HTTP/1.1\r\nhost: h\r\nx-status: {code}\r\n\
                  connection: close\r\ncontent-length: 4\r\n\r\nbody"
             ));
-            assert_eq!(status(&answer), &code[..3], "{method}");
-            assert!(answer.ends_with("\r\n\r\nok"), "{answer}");
+            assert_eq!(status(&response), &code[..3], "{method}");
+            assert!(response.ends_with("\r\n\r\nok"), "{response}");
             let asked = origin.asked().pop().unwrap();
             let line = format!("{method} /a%2f//b/../c?d&e=%00 HTTP/1.1\r\n");
             assert!(
@@ -158,8 +158,8 @@ fn every_method_and_status_passes_with_its_target_fields_and_body() {
 fn nothing_is_fresh_that_does_not_say_so_and_what_does_is_asked_for_once() {
     for profile in ["secure", "rfc"] {
         let origin = Origin::start(|request| match request.starts_with("GET /fresh") {
-            true => answers("200 OK", "cache-control: max-age=60\r\n"),
-            false => answers("200 OK", ""),
+            true => http_response("200 OK", "cache-control: max-age=60\r\n"),
+            false => http_response("200 OK", ""),
         });
         let proxy = Proxy::before(&origin, profile);
         for (path, hit) in [("/plain", false), ("/fresh", true)] {
@@ -180,7 +180,7 @@ fn an_origin_that_hangs_up_is_asked_once_and_is_a_502() {
 
 #[test]
 fn a_request_without_a_host_or_with_a_whole_url_for_target_is_answered() {
-    let origin = Origin::start(|_| answers("200 OK", "cache-control: max-age=60\r\n"));
+    let origin = Origin::start(|_| http_response("200 OK", "cache-control: max-age=60\r\n"));
     let proxy = Proxy::before(&origin, "secure");
     let without = "GET /a HTTP/1.0\r\n\r\n";
     assert_eq!(status(&proxy.sends(without)), "200");
@@ -207,7 +207,7 @@ fn sites() -> Origin {
     Origin::start(|request| {
         let host = request.split_once("\r\nhost: ")?.1;
         let host = host.split("\r\n").next()?;
-        answers(
+        http_response(
             "200 OK",
             &format!("cache-control: max-age=60\r\nx-site: {host}\r\n"),
         )
@@ -226,9 +226,9 @@ fn host_that_connection_lists_is_forwarded_and_its_response_is_not_stored() {
         let attack =
             format!("GET /x HTTP/1.1\r\nhost: shop.example\r\nconnection: {listed}\r\n\r\n");
         for _ in 0..2 {
-            let answer = proxy.sends(&attack);
-            assert!(answer.contains("x-site: shop.example\r\n"), "{answer}");
-            assert!(answer.contains("detail=connection-option"), "{answer}");
+            let response = proxy.sends(&attack);
+            assert!(response.contains("x-site: shop.example\r\n"), "{response}");
+            assert!(response.contains("detail=connection-option"), "{response}");
         }
     }
 }
@@ -248,21 +248,21 @@ fn authority_of_the_target_goes_before_host() {
         ("http://shop.example/y", "host: evil.example\r\n"),
         ("http://user@shop.example/z", ""),
     ] {
-        let answer = asks(target, host);
-        assert!(answer.contains("x-site: shop.example\r\n"), "{answer}");
+        let response = asks(target, host);
+        assert!(response.contains("x-site: shop.example\r\n"), "{response}");
     }
 }
 
 #[test]
-fn what_is_of_one_connection_goes_no_further() {
-    let origin = Origin::start(|_| answers("200 OK", "x-hop: 1\r\nconnection: x-hop\r\n"));
+fn hop_by_hop_fields_are_not_forwarded() {
+    let origin = Origin::start(|_| http_response("200 OK", "x-hop: 1\r\nconnection: x-hop\r\n"));
     let proxy = Proxy::before(&origin, "rfc");
-    let answer = proxy.sends(
+    let response = proxy.sends(
         "GET /a HTTP/1.1\r\nhost: h\r\nx-mine: 1\r\nte: trailers\r\nupgrade: websocket\r\n\
          keep-alive: 5\r\nconnection: close, upgrade, te, x-mine\r\n\r\n",
     );
-    assert_eq!(status(&answer), "200");
-    assert!(!answer.contains("x-hop"), "{answer}");
+    assert_eq!(status(&response), "200");
+    assert!(!response.contains("x-hop"), "{response}");
     let asked = origin.asked().pop().unwrap();
     for name in ["x-mine", "te:", "upgrade", "keep-alive"] {
         assert!(!asked.contains(name), "{asked}");
@@ -281,7 +281,7 @@ fn targeted_fields_apply_in_the_order_of_the_options() {
         (&["Own-Cache-Control", "CDN-Cache-Control"][..], false),
     ] {
         for profile in ["secure", "rfc"] {
-            let origin = Origin::start(move |_| answers("200 OK", fields));
+            let origin = Origin::start(move |_| http_response("200 OK", fields));
             let proxy = Proxy::listing(&origin, profile, targeted);
             proxy.gets("/a");
             assert_eq!(is_hit(&proxy.gets("/a")), hit, "{profile} {targeted:?}");

@@ -158,13 +158,13 @@ impl Drop for Example {
 
 /// A response, read to its end.
 #[derive(Debug)]
-pub(crate) struct Answer {
+pub(crate) struct HttpResponse {
     pub(crate) status: StatusCode,
     pub(crate) headers: HeaderMap,
     pub(crate) body: String,
 }
 
-impl Answer {
+impl HttpResponse {
     /// Returns a header's value as text, or nothing.
     pub(crate) fn header(&self, name: &str) -> Option<&str> {
         super::header(&self.headers, name)
@@ -177,7 +177,7 @@ pub(crate) async fn call(
     method: Method,
     path: &str,
     headers: &[(&str, &str)],
-) -> Answer {
+) -> HttpResponse {
     let stream = TcpStream::connect(addr).await.unwrap();
     let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
         .await
@@ -195,7 +195,7 @@ pub(crate) async fn call(
     let body = body.collect().await.unwrap().to_bytes();
     drop(sender);
     let _ = connection.await.unwrap();
-    Answer {
+    HttpResponse {
         status: head.status,
         headers: head.headers,
         body: String::from_utf8(body.to_vec()).unwrap(),

@@ -29,7 +29,7 @@ use portcullis::{
 use tokio::{sync::Semaphore, task::JoinHandle};
 use tower::{Layer, Service, ServiceExt};
 
-use crate::cache::cache::answer;
+use crate::cache::cache::response_with;
 
 use super::{get, hands::Hands, header, text};
 
@@ -43,7 +43,7 @@ pub(crate) struct Shared {
     pub(crate) leases: Arc<Mutex<Leases>>,
     pub(crate) hangs: Arc<AtomicBool>,
     pub(crate) is_late: Arc<AtomicBool>,
-    pub(crate) let_answer: Arc<Semaphore>,
+    pub(crate) may_reply: Arc<Semaphore>,
 }
 
 #[derive(Default)]
@@ -59,7 +59,7 @@ impl Shared {
             leases: Arc::default(),
             hangs: Arc::default(),
             is_late: Arc::default(),
-            let_answer: Arc::new(Semaphore::new(0)),
+            may_reply: Arc::new(Semaphore::new(0)),
         }
     }
 
@@ -68,7 +68,7 @@ impl Shared {
     }
 
     /// Does what is asked at once, or when it is let, or never.
-    fn answer<T: Send + 'static>(
+    fn reply<T: Send + 'static>(
         &self,
         ask: impl FnOnce(&MemoryStore) -> StoreFuture<T> + Send + 'static,
     ) -> StoreFuture<T> {
@@ -78,9 +78,9 @@ impl Shared {
         if !self.is_late.load(Ordering::SeqCst) {
             return ask(&self.store);
         }
-        let (store, let_answer) = (Arc::clone(&self.store), Arc::clone(&self.let_answer));
+        let (store, may_reply) = (Arc::clone(&self.store), Arc::clone(&self.may_reply));
         StoreFuture::pending(async move {
-            let_answer.acquire().await.unwrap().forget();
+            may_reply.acquire().await.unwrap().forget();
             ask(&store).await
         })
     }
@@ -93,15 +93,15 @@ impl CacheStore for Shared {
 
     fn get(&self, key: &CacheKey, selection: &Selection<'_>) -> StoreFuture<Lookup> {
         let found = self.store.get(key, selection);
-        self.answer(|_| found)
+        self.reply(|_| found)
     }
 
     fn put(&self, put: Put) -> StoreFuture<PutOutcome> {
-        self.answer(|store| store.put(put))
+        self.reply(|store| store.put(put))
     }
 
     fn touch(&self, touch: Touch) -> StoreFuture<bool> {
-        self.answer(|store| CacheStore::touch(store, touch))
+        self.reply(|store| CacheStore::touch(store, touch))
     }
 
     fn is_purged_since(
@@ -111,17 +111,17 @@ impl CacheStore for Shared {
         fence: Fence,
     ) -> StoreFuture<bool> {
         let (key, entry) = (*key, entry.clone());
-        self.answer(move |store| store.is_purged_since(&key, &entry, fence))
+        self.reply(move |store| store.is_purged_since(&key, &entry, fence))
     }
 
     fn purge(&self, targets: &[PurgeTarget], mode: PurgeMode) -> StoreFuture<()> {
         let targets = targets.to_vec();
-        self.answer(move |store| CacheStore::purge(store, &targets, mode))
+        self.reply(move |store| CacheStore::purge(store, &targets, mode))
     }
 
     fn lease(&self, _: &CacheKey, at_most: Duration) -> StoreFuture<Lease> {
         let leases = Arc::clone(&self.leases);
-        self.answer(move |_| {
+        self.reply(move |_| {
             let mut leases = leases.lock().unwrap();
             if leases.holder.is_some() {
                 return StoreFuture::ready(Lease::Busy(at_most));
@@ -162,7 +162,7 @@ impl Service<Request<Full<Bytes>>> for Slow {
         let (let_through, fields) = (Arc::clone(&self.let_through), self.fields);
         Box::pin(async move {
             let_through.acquire().await.unwrap().forget();
-            Ok(answer(fields, format!("call {call}")))
+            Ok(response_with(fields, format!("call {call}")))
         })
     }
 }
@@ -217,15 +217,15 @@ impl Process {
         &self,
         request: Request<Full<Bytes>>,
     ) -> JoinHandle<Response<CacheBody<Full<Bytes>>>> {
-        let answer = self.service.clone().oneshot(request);
-        tokio::spawn(async { answer.await.unwrap() })
+        let asked = self.service.clone().oneshot(request);
+        tokio::spawn(async { asked.await.unwrap() })
     }
 
     /// Asks, and returns the answer's status of the cache, and its body.
     pub(crate) fn asks(&self) -> JoinHandle<(String, String)> {
-        let answer = self.service.clone().oneshot(get("/a"));
+        let asked = self.service.clone().oneshot(get("/a"));
         tokio::spawn(async {
-            let response = answer.await.unwrap();
+            let response = asked.await.unwrap();
             let status = header(response.headers(), "cache-status").unwrap_or_default();
             (status.to_owned(), text(response).await)
         })

@@ -53,7 +53,7 @@ impl SlowStore {
     }
 
     /// Runs the call at once, and returns its result a poll later.
-    fn later<T: Send + 'static>(&self, answer: StoreFuture<T>) -> StoreFuture<T> {
+    fn later<T: Send + 'static>(&self, future: StoreFuture<T>) -> StoreFuture<T> {
         let is_down = self.is_down.load(Ordering::Relaxed);
         let is_silent = self.is_silent.load(Ordering::Relaxed);
         StoreFuture::pending(async move {
@@ -63,7 +63,7 @@ impl SlowStore {
             }
             match is_down {
                 true => Err(StoreErrorKind::Unavailable.into()),
-                false => answer.await,
+                false => future.await,
             }
         })
     }

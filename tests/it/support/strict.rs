@@ -23,17 +23,17 @@ use tower::Service;
 pub(crate) struct Strict {
     ready: bool,
     polls_before_ready: usize,
-    polls_before_answer: usize,
+    polls_before_response: usize,
     calls: Arc<AtomicUsize>,
 }
 
 impl Strict {
     /// Creates a service that is pending this often before it is ready, and before it answers.
-    pub(crate) fn new(polls_before_ready: usize, polls_before_answer: usize) -> Self {
+    pub(crate) fn new(polls_before_ready: usize, polls_before_response: usize) -> Self {
         Self {
             ready: false,
             polls_before_ready,
-            polls_before_answer,
+            polls_before_response,
             calls: Arc::default(),
         }
     }
@@ -73,7 +73,7 @@ impl<B> Service<Request<B>> for Strict {
         assert!(self.ready, "called without having been polled ready");
         self.ready = false;
         self.calls.fetch_add(1, Ordering::SeqCst);
-        AfterPolls(self.polls_before_answer)
+        AfterPolls(self.polls_before_response)
     }
 }
 

@@ -87,8 +87,8 @@ fn figures(ours: &Row, rows: &[Row]) {
         Readings::Gauge(Unit::Commands, value) => println!("COMMANDS {} {value:.2}", ours.name),
     }
     if let (Readings::Timed(samples), Some(bare)) = (&ours.readings, bare) {
-        let of_bare = median(paired(samples, bare, |ours, bare| ours.nanos / bare.nanos));
-        println!("RATIO {} bare {of_bare:.3}", ours.name);
+        let to_bare = median(paired(samples, bare, |ours, bare| ours.nanos / bare.nanos));
+        println!("RATIO {} bare {to_bare:.3}", ours.name);
     }
     for peer in rows
         .iter()
@@ -106,8 +106,8 @@ fn figures(ours: &Row, rows: &[Row]) {
 
 /// Returns the median of our cost above the bare service of the same case, divided by the peer's.
 fn overhead(ours: &Row, peer: &Row, rows: &[Row]) -> Option<f64> {
-    let is_beside = |row: &&Row| row.who == Who::Bare && row.name == ours.name;
-    let bare = rows.iter().find(is_beside)?;
+    let is_bare = |row: &&Row| row.who == Who::Bare && row.name == ours.name;
+    let bare = rows.iter().find(is_bare)?;
     if peer.who == Who::Bare {
         return None;
     }

@@ -47,19 +47,19 @@ pub fn cases() -> Vec<Case> {
         ),
     ];
     let bytes = || {
-        bytes_per_key(Limiter::of_a_million, |limiter, key| {
+        bytes_per_key(Limiter::million_keys, |limiter, key| {
             limiter.decide(limiter.space.short_key(key.as_bytes()))
         })
     };
     let all = [
         layers,
-        decisions::<String, _, _>(Who::Ours, Limiter::of_a_million, |limiter, key| {
+        decisions::<String, _, _>(Who::Ours, Limiter::million_keys, |limiter, key| {
             limiter.decide(limiter.space.short_key(key.as_bytes()));
         }),
-        decisions::<IpAddr, _, _>(Who::Ours, Limiter::of_a_million, |limiter, key| {
+        decisions::<IpAddr, _, _>(Who::Ours, Limiter::million_keys, |limiter, key| {
             limiter.decide(ClientAddr::from(*key).store_key(&limiter.space));
         }),
-        decisions::<u64, _, _>(Who::Ours, Limiter::of_a_million, |limiter, key| {
+        decisions::<u64, _, _>(Who::Ours, Limiter::million_keys, |limiter, key| {
             limiter.decide(limiter.space.short_key(&key.to_le_bytes()));
         }),
         vec![
@@ -94,7 +94,7 @@ struct Limiter {
 }
 
 impl Limiter {
-    fn of_a_million() -> Self {
+    fn million_keys() -> Self {
         let store = MemoryStore::builder()
             .max_rate_limit_partitions(1_000_000)
             .build()

@@ -368,7 +368,7 @@ fn bytes() -> Vec<Case> {
     cases.extend([
         case("redis/three_policies", three),
         case("redis/key_record", bytes_of_a_key),
-        case("redis/answer_1k", bytes_of_an_answer),
+        case("redis/answer_1k", bytes_per_entry),
         case("redis/log_record", bytes_of_a_record),
     ]);
     cases
@@ -407,7 +407,7 @@ fn bytes_of_a_key() -> f64 {
     memory_of(&server, ":k:{", &[]) as f64 / MANY as f64
 }
 
-fn bytes_of_an_answer() -> f64 {
+fn bytes_per_entry() -> f64 {
     let (server, runtime) = (Server::start(), runtime());
     let origin = CachedOrigin::default();
     let cache = CacheLayer::new(store(&server)).layer(origin.service());

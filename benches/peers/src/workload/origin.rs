@@ -23,7 +23,7 @@ pub fn origin()
 + Send
 + Sync
 + 'static {
-    service_fn(answer)
+    service_fn(respond)
 }
 
 /// Returns an axum `Router` with one route that responds with the same.
@@ -31,7 +31,7 @@ pub fn router() -> Router {
     Router::new().route("/v1/items/{id}", get(|| async { small() }))
 }
 
-fn answer(_: Request<Body>) -> Ready<Result<Response<Body>, Infallible>> {
+fn respond(_: Request<Body>) -> Ready<Result<Response<Body>, Infallible>> {
     ready(Ok(small()))
 }
 
@@ -158,13 +158,13 @@ impl Order {
             id,
             status: "shipped",
             customer: format!("customer-{id:08}"),
-            items: (0..10).map(|at| Item::of_order(id, at)).collect(),
+            items: (0..10).map(|at| Item::for_order(id, at)).collect(),
         }
     }
 }
 
 impl Item {
-    fn of_order(order: u32, at: u32) -> Self {
+    fn for_order(order: u32, at: u32) -> Self {
         Self {
             sku: format!("SKU-{order:06}-{at:02}"),
             name: "Bolt, hexagonal, M8",

@@ -407,7 +407,7 @@ mod tests {
     }
 
     #[test]
-    fn a_peer_that_nobody_knows_is_an_error_that_names_the_calls_to_add() {
+    fn unknown_peer_is_an_error_that_names_the_missing_calls() {
         let headers = header_lines(&X_FORWARDED_FOR, &["1.1.1.1"]);
         for resolver in [ClientAddrResolver::default(), hop_count(1)] {
             let error = resolver.resolve(&Extensions::new(), &headers).unwrap_err();
@@ -435,7 +435,7 @@ mod tests {
     }
 
     #[test]
-    fn where_every_hop_is_trusted_the_leftmost_is_the_client() {
+    fn leftmost_address_is_the_client_if_every_hop_is_trusted() {
         let resolver = networks(&["10.0.0.0/8"]);
         assert_eq!(
             client(&resolver, "10.0.0.7", &["10.0.0.9, 10.0.0.8"]),
@@ -539,7 +539,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_quite_an_address_does_not_parse() {
+    fn rejects_malformed_addresses() {
         let long = format!("[2001:db8::1]:_{}", "a".repeat(MAX_NODE_BYTES));
         for node in [
             "",
@@ -697,7 +697,7 @@ mod tests {
     }
 
     #[test]
-    fn a_network_is_shown_as_it_is_counted() {
+    fn network_displays_the_prefix_that_is_counted() {
         let client = ClientAddr::from(ip("2001:db8:0:aff::1"));
         assert_eq!(client.network().to_string(), "2001:db8:0:a00::/56");
         let client = ClientAddr::from(ip("::ffff:192.0.2.1"));
@@ -733,7 +733,7 @@ mod tests {
     }
 
     #[test]
-    fn a_network_with_bits_beyond_its_prefix_is_told_apart_from_what_was_meant() {
+    fn rejects_network_with_host_bits_and_suggests_a_fix() {
         let error = "10.0.0.1/8".parse::<IpNetwork>().unwrap_err().to_string();
         assert!(
             error.contains("write 10.0.0.0/8, or 10.0.0.1 alone"),

@@ -9,7 +9,7 @@ impl KeySpace {
     /// Returns the key of a key and a digest.
     #[inline]
     pub(crate) fn long_of_two(&self, key: &LongStoreKey, digest: &[u8; 32]) -> LongStoreKey {
-        LongStoreKey(self.of_two.digest_of_two(&key.0, digest))
+        LongStoreKey(self.pair.digest_of_two(&key.0, digest))
     }
 }
 

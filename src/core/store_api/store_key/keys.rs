@@ -86,7 +86,7 @@ impl StoreKeys {
             short: space_key(b"list"),
             single: space_key(b"single"),
             long: LongMac::new(&long),
-            of_two: BlockMac::new(&derive(&long, b"portcullis-v1 key of two")),
+            pair: BlockMac::new(&derive(&long, b"portcullis-v1 key of two")),
         }
     }
 
@@ -119,7 +119,7 @@ pub struct KeySpace {
         not(feature = "cache"),
         allow(dead_code, reason = "the cache alone makes keys of two digests")
     )]
-    pub(super) of_two: BlockMac,
+    pub(super) pair: BlockMac,
 }
 
 impl KeySpace {
@@ -246,7 +246,7 @@ mod tests {
     }
 
     #[test]
-    fn a_short_secret_is_refused_without_being_shown() {
+    fn rejects_short_secret_without_disclosing_it() {
         let error = StoreKeys::from_secret(b"hunter2").unwrap_err();
         assert_eq!(error.value(), "7 bytes long");
     }

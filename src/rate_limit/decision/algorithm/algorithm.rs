@@ -484,7 +484,7 @@ mod tests {
         #![proptest_config(ProptestConfig::with_cases(20_000))]
 
         #[test]
-        fn whatever_was_charged_and_refunded_each_number_is_exact(
+        fn remaining_and_retry_after_are_exact_after_charges_and_refunds(
             algorithm in algorithm(),
             events in vec((0_u64..400_000, event()), 1..30),
             cost in 1_u64..30,
@@ -516,7 +516,7 @@ mod tests {
         }
 
         #[test]
-        fn no_clock_makes_what_is_owed_panic_or_last_for_longer_than_it_may(
+        fn clock_jumps_never_panic_and_bound_reset_after(
             algorithm in algorithm(),
             events in vec((0_u64..1 << 52, event()), 1..30),
         ) {
@@ -531,7 +531,7 @@ mod tests {
         }
 
         #[test]
-        fn no_stretch_of_a_window_admits_more_than_is_said(
+        fn any_span_of_one_window_stays_within_the_bound(
             which in 0_u8..7,
             quota in (1_u64..12, 200_u64..3_000, prop::option::of(1_u64..20)),
             steps in vec((0_u64..600, any::<bool>()), 1..300),
@@ -639,7 +639,7 @@ mod tests {
         }
 
         #[test]
-        fn what_is_charged_counts_as_what_is_taken_does(
+        fn charge_counts_like_an_admitted_take(
             algorithm in algorithm(),
             costs in vec((0_u64..400_000, 0_u64..4), 1..30),
         ) {

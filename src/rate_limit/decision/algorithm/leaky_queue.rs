@@ -181,13 +181,13 @@ mod tests {
     }
 
     #[test]
-    fn what_costs_more_than_the_queue_holds_is_never_admitted_and_never_charged() {
+    fn rejects_cost_above_queue_capacity_without_charging() {
         let (decision, state) = queue(Quota::per_second(10), 100_000).decide(State::NONE, at(1), 3);
         assert!(decision.is_unsatisfiable() && !state.is_alive(at(1)));
     }
 
     #[test]
-    fn a_place_is_given_back_only_if_nobody_stands_behind_it() {
+    fn refunds_only_the_last_position_in_the_queue() {
         let queue = queue(Quota::per_second(10), 1_000_000);
         let (mut state, mut receipts) = (State::NONE, Vec::new());
         for _ in 0..3 {
@@ -277,7 +277,7 @@ mod tests {
         #![proptest_config(ProptestConfig::with_cases(10_000))]
 
         #[test]
-        fn it_delays_as_a_bucket_that_may_owe_tokens_does(
+        fn delays_match_the_exact_model(
             quota in quota(),
             max_wait in 1_u64..2_000_000,
             steps in steps(),
@@ -301,7 +301,7 @@ mod tests {
         }
 
         #[test]
-        fn no_time_lets_more_go_on_than_the_burst_and_the_rate_whoever_leaves_the_queue(
+        fn departures_never_exceed_burst_and_rate_after_cancellations(
             quota in quota(),
             max_wait in 1_u64..2_000_000,
             steps in vec((0_u64..200_000, 1_u64..4, any::<prop::sample::Index>(), 0_u8..3), 1..60),

@@ -25,7 +25,7 @@ use crate::{
 pub(crate) struct ApiKeyTable {
     pub(super) kept: DashMap<KeyId, MemoryRecord>,
     orders: Mutex<Orders>,
-    keys_max: usize,
+    max_keys: usize,
 }
 
 #[derive(Debug)]
@@ -47,7 +47,7 @@ impl ApiKeyTable {
         Self {
             kept: DashMap::new(),
             orders: Mutex::default(),
-            keys_max: context.limits.max_api_keys,
+            max_keys: context.limits.max_api_keys,
         }
     }
 
@@ -87,7 +87,7 @@ impl ApiKeyTable {
         if self.kept.contains_key(&record.id()) {
             return Err(StoreErrorKind::Conflict);
         }
-        if orders.by_creation.len() >= self.keys_max {
+        if orders.by_creation.len() >= self.max_keys {
             return Err(StoreErrorKind::Full);
         }
         orders.add(&record);

@@ -48,7 +48,7 @@ struct SlotKey([u8; 32]);
 
 #[derive(Clone)]
 enum CacheSlot {
-    Answer(MemoryEntry),
+    Entry(MemoryEntry),
     /// The variants of a key, the latest first.
     Index(Arc<[Indexed]>),
 }
@@ -105,8 +105,8 @@ impl CacheTable {
         let fence = Fence(self.purges.now());
         let found = match self.slots.get(&SlotKey::of(key)) {
             None => Found::Nothing,
-            Some(CacheSlot::Answer(answer)) => {
-                self.shown(answer, fence, now).unwrap_or(Found::Nothing)
+            Some(CacheSlot::Entry(stored)) => {
+                self.shown(stored, fence, now).unwrap_or(Found::Nothing)
             }
             Some(CacheSlot::Index(index)) => self
                 .variant(key, &index, selection, fence, now)
@@ -134,8 +134,8 @@ impl CacheTable {
             last = Some((&indexed.spec, wanted));
             if wanted == indexed.variant {
                 let slot = self.slots.get(&SlotKey::of(key).variant(wanted));
-                if let Some(CacheSlot::Answer(answer)) = slot {
-                    return self.shown(answer, fence, now);
+                if let Some(CacheSlot::Entry(stored)) = slot {
+                    return self.shown(stored, fence, now);
                 }
             }
         }
@@ -143,19 +143,19 @@ impl CacheTable {
     }
 
     /// Returns an entry unless it has expired or was purged before the lookup with this fence.
-    fn shown(&self, answer: MemoryEntry, fence: Fence, now: Timestamp) -> Option<Found> {
-        if answer.expires_at <= now {
+    fn shown(&self, stored: MemoryEntry, fence: Fence, now: Timestamp) -> Option<Found> {
+        if stored.expires_at <= now {
             return None;
         }
-        let expired = match self.purges.standing(&answer.names, answer.fence.0, fence.0) {
+        let expired = match self.purges.standing(&stored.names, stored.fence.0, fence.0) {
             Standing::Valid => false,
             Standing::Expired => true,
             Standing::Purged => return None,
         };
         Some(Found::Entry {
             expired,
-            entry: answer.entry,
-            stamp: answer.stamp,
+            entry: stored.entry,
+            stamp: stored.stamp,
         })
     }
 
@@ -164,23 +164,23 @@ impl CacheTable {
             return PutOutcome::TooLarge;
         }
         let (root, fence) = (SlotKey::of(&put.key), put.fence);
-        let Some(answer) = self.answer(&put.key, put.entry, fence, now + put.retain) else {
+        let Some(stored) = self.new_entry(&put.key, put.entry, fence, now + put.retain) else {
             return PutOutcome::Purged;
         };
         let _writing = self.write(&root);
-        if answer.entry.vary().is_empty() {
-            self.slots.insert(root, CacheSlot::Answer(answer));
+        if stored.entry.vary().is_empty() {
+            self.slots.insert(root, CacheSlot::Entry(stored));
         } else {
-            self.put_variant(root, answer, put.max_variants);
+            self.put_variant(root, stored, put.max_variants);
         }
         PutOutcome::Stored
     }
 
     /// Stores an entry under its variant, and removes the oldest variants beyond the maximum.
-    fn put_variant(&self, root: SlotKey, answer: MemoryEntry, max_variants: usize) {
+    fn put_variant(&self, root: SlotKey, stored: MemoryEntry, max_variants: usize) {
         let indexed = Indexed {
-            spec: answer.entry.vary().clone(),
-            variant: answer.entry.variant(),
+            spec: stored.entry.vary().clone(),
+            variant: stored.entry.variant(),
         };
         let variant = indexed.variant;
         let mut index = vec![indexed];
@@ -192,7 +192,7 @@ impl CacheTable {
         }
         self.slots.insert(root, CacheSlot::Index(index.into()));
         self.slots
-            .insert(root.variant(variant), CacheSlot::Answer(answer));
+            .insert(root.variant(variant), CacheSlot::Entry(stored));
     }
 
     pub(super) fn touch(&self, touch: Touch, now: Timestamp) -> bool {
@@ -203,21 +203,21 @@ impl CacheTable {
             false => root.variant(touch.entry.variant()),
         };
         let is_own =
-            |slot: &CacheSlot| matches!(slot, CacheSlot::Answer(old) if old.stamp == touch.stamp);
+            |slot: &CacheSlot| matches!(slot, CacheSlot::Entry(old) if old.stamp == touch.stamp);
         if !self.slots.peek(&place).as_ref().is_some_and(is_own) {
             return false;
         }
         let until = now + touch.retain;
-        let Some(answer) = self.answer(&touch.key, touch.entry, touch.fence, until) else {
+        let Some(stored) = self.new_entry(&touch.key, touch.entry, touch.fence, until) else {
             return false;
         };
-        self.slots.insert(place, CacheSlot::Answer(answer));
+        self.slots.insert(place, CacheSlot::Entry(stored));
         true
     }
 
     /// Prepares an entry for storage. Returns `None` if it was purged since the lookup with its
     /// fence.
-    fn answer(
+    fn new_entry(
         &self,
         key: &CacheKey,
         entry: Arc<StoredResponse>,
@@ -276,7 +276,7 @@ struct SlotWeigher;
 impl Weighter<SlotKey, CacheSlot> for SlotWeigher {
     fn weight(&self, _: &SlotKey, slot: &CacheSlot) -> u64 {
         match slot {
-            CacheSlot::Answer(answer) => answer.weight,
+            CacheSlot::Entry(stored) => stored.weight,
             CacheSlot::Index(index) => (SLOT_BYTES + size_of_val::<[Indexed]>(index)) as u64,
         }
     }
@@ -354,7 +354,7 @@ mod tests {
             4..8 => samples.tag(["a", "b", "c", "d"][number as usize - 4]),
             8..10 => samples.caller(number as u8 - 7),
             10 => {
-                let shared = samples.answer(&sample(0));
+                let shared = samples.entry(&sample(0));
                 PurgeTarget::Partition(*shared.partition())
             }
             11 => PurgeTarget::All,
@@ -363,7 +363,7 @@ mod tests {
     }
 
     fn targets_of(samples: &Samples, sample: &Sample) -> Vec<PurgeTarget> {
-        let entry = samples.answer(sample);
+        let entry = samples.entry(sample);
         let mut targets = vec![
             PurgeTarget::All,
             samples.uri(sample),
@@ -387,7 +387,7 @@ mod tests {
     ) -> PutOutcome {
         let put = Put {
             key: samples.key(sample),
-            entry: samples.answer(sample),
+            entry: samples.entry(sample),
             fence,
             retain: LONG,
             max_variants: 16,

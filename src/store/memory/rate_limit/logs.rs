@@ -19,7 +19,7 @@ const MOMENTS_PER_STATE: usize = 8;
 pub(super) struct Logs {
     shards: Box<[Mutex<Shard>]>,
     /// The maximum number of timestamps in a shard. Each log counts as one more.
-    moments_max: usize,
+    max_moments: usize,
 }
 
 #[derive(Default)]
@@ -31,10 +31,10 @@ struct Shard {
 }
 
 impl Logs {
-    pub(super) fn new(states_max: usize) -> Self {
+    pub(super) fn new(max_states: usize) -> Self {
         Self {
             shards: (0..SHARDS).map(|_| Mutex::default()).collect(),
-            moments_max: (states_max.saturating_mul(MOMENTS_PER_STATE) / SHARDS).max(2),
+            max_moments: (max_states.saturating_mul(MOMENTS_PER_STATE) / SHARDS).max(2),
         }
     }
 
@@ -49,18 +49,18 @@ impl Logs {
         change: impl FnOnce(&mut [Log]) -> T,
     ) -> Option<T> {
         let mut shard = self.shard(partition);
-        if !shard.has_room(2 * policies.len(), self.moments_max, now) {
+        if !shard.has_room(2 * policies.len(), self.max_moments, now) {
             return None;
         }
         let mut logs: Vec<Log> = policies
             .iter()
             .map(|policy| shard.take(partition, *policy))
             .collect();
-        let answer = change(&mut logs);
+        let result = change(&mut logs);
         for (policy, log) in policies.iter().zip(logs) {
             shard.put(partition, *policy, log);
         }
-        Some(answer)
+        Some(result)
     }
 
     /// Changes a log if it exists.
@@ -110,8 +110,8 @@ impl Shard {
     }
 
     /// Returns `true` if `more` timestamps fit, after removing expired logs if necessary.
-    fn has_room(&mut self, more: usize, moments_max: usize, now: Timestamp) -> bool {
-        let fits = |moments: usize| moments + more <= moments_max;
+    fn has_room(&mut self, more: usize, max_moments: usize, now: Timestamp) -> bool {
+        let fits = |moments: usize| moments + more <= max_moments;
         if !fits(self.moments) && self.sweep_at <= now {
             self.logs.retain(|_, log| log.expires_at() > now);
             self.moments = self.logs.values().map(weight).sum();
@@ -156,7 +156,7 @@ mod tests {
     }
 
     #[test]
-    fn a_flood_is_refused_once_there_is_no_room_and_makes_nobody_forgotten() {
+    fn flood_is_rejected_at_capacity_and_evicts_no_log() {
         let logs = Logs::new(1_000);
         let policy = Policy::sliding_log("log", Quota::per_minute(2)).unwrap();
         let keys = partitions(20_000);

@@ -33,7 +33,7 @@ use crate::{
 pub(crate) struct RateLimitTable {
     clock: Arc<dyn Clock>,
     pub(super) keys: StoreKeys,
-    states_max: usize,
+    max_states: usize,
     // Allocated at the first request, so that a store without rate limits takes no memory for it.
     table: OnceLock<Table>,
     pub(super) logs: Logs,
@@ -44,14 +44,14 @@ impl RateLimitTable {
         Self {
             clock: Arc::clone(&context.clock),
             keys: context.keys.clone(),
-            states_max: context.limits.max_rate_limit_partitions,
+            max_states: context.limits.max_rate_limit_partitions,
             table: OnceLock::new(),
             logs: Logs::new(context.limits.max_rate_limit_partitions),
         }
     }
 
     fn table(&self) -> &Table {
-        self.table.get_or_init(|| Table::new(self.states_max))
+        self.table.get_or_init(|| Table::new(self.max_states))
     }
 
     /// Decides the most common requests: one policy and a known client with quota left.
@@ -274,7 +274,7 @@ fn key(partition: &StoreKey, policy: &Policy) -> Key {
 impl fmt::Debug for RateLimitTable {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("RateLimitTable")
-            .field("states_max", &self.states_max)
+            .field("max_states", &self.max_states)
             .finish_non_exhaustive()
     }
 }

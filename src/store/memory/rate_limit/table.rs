@@ -101,7 +101,7 @@ pub(super) struct Table {
     /// The number of groups in use at depth 0.
     roots: usize,
     /// The depth at which all groups are in use.
-    depth_max: u8,
+    max_depth: u8,
     // The groups of keys are stored before the shared ones.
     own_groups: usize,
     shared_groups: usize,
@@ -141,12 +141,12 @@ pub(super) struct Held<'t> {
 }
 
 impl Table {
-    pub(super) fn new(keys_max: usize) -> Self {
-        let groups = keys_max.div_ceil(KEYS_PER_GROUP).max(1);
-        let depth_max = (groups / COMPACT_GROUPS).checked_ilog2().unwrap_or(0) as u8;
-        // Rounded up, so that there is room for `keys_max` in any case.
-        let roots = groups.div_ceil(1 << depth_max);
-        let own_groups = roots << depth_max;
+    pub(super) fn new(max_keys: usize) -> Self {
+        let groups = max_keys.div_ceil(KEYS_PER_GROUP).max(1);
+        let max_depth = (groups / COMPACT_GROUPS).checked_ilog2().unwrap_or(0) as u8;
+        // Rounded up, so that there is room for `max_keys` in any case.
+        let roots = groups.div_ceil(1 << max_depth);
+        let own_groups = roots << max_depth;
         let shared_groups = own_groups.div_ceil(GROUPS_PER_SHARED);
         let groups = own_groups + shared_groups;
         let depth = |group| (group < roots).then_some(0);
@@ -155,7 +155,7 @@ impl Table {
             tags: (0..groups).map(|_| Tags::default()).collect(),
             groups: (0..groups).map(|group| Mutex::new(depth(group))).collect(),
             roots,
-            depth_max,
+            max_depth,
             own_groups,
             shared_groups,
             depth: AtomicU64::new(0),
@@ -178,11 +178,11 @@ impl Table {
             None => self.hold_all_new(keys, now)?,
         };
         let mut states: SmallVec<[State; 4]> = held.iter().map(|held| held.state).collect();
-        let answer = change(&mut states);
+        let result = change(&mut states);
         for (held, state) in held.iter_mut().zip(states) {
             held.state = state;
         }
-        Some(answer)
+        Some(result)
     }
 
     /// Locks the slot of a key, which can be a shared one.
@@ -200,7 +200,7 @@ impl Table {
     /// Looks up a key again that was not found, since its group may require a split or was being
     /// split.
     fn hold_moving(&self, key: Key) -> Option<Held<'_>> {
-        if self.depth_max == 0 {
+        if self.max_depth == 0 {
             return None;
         }
         let (depth, _locks) = self.lock_groups(&[key]);
@@ -264,7 +264,7 @@ impl Table {
                 // The slots of these groups are not reused while the groups are locked.
                 return self.hold_all(&spots);
             }
-            if depth == self.depth_max {
+            if depth == self.max_depth {
                 return None;
             }
             self.depth
@@ -298,7 +298,7 @@ impl Table {
         let counted = self.hold_shared(key).map_or(State::NONE, |held| held.state);
         let group = self.group(key.fingerprint, depth);
         let own = self.claim(group, key.fingerprint, counted, now, taken);
-        if own.is_some() || depth < self.depth_max {
+        if own.is_some() || depth < self.max_depth {
             return own;
         }
         self.shared.store(true, Ordering::Release);
@@ -658,7 +658,7 @@ mod tests {
     }
 
     #[test]
-    fn a_flood_of_new_keys_makes_the_table_forget_nobody() {
+    fn flood_of_new_keys_evicts_no_exhausted_key() {
         let (table, policy) = (Table::new(1_000), policy("p", 2));
         let mut keys = partitions(200_000);
         let victim = keys.next().unwrap();
@@ -758,7 +758,7 @@ mod tests {
     }
 
     #[test]
-    fn key_that_has_not_been_moved_yet_is_found_and_not_counted_anew() {
+    fn key_that_is_not_yet_moved_is_still_counted() {
         let (table, policy) = (Table::new(100_000), policy("p", 1));
         let keys: Vec<_> = partitions(2_000).collect();
         assert!(
@@ -767,7 +767,7 @@ mod tests {
         );
         table
             .depth
-            .store(u64::from(table.depth_max), Ordering::Relaxed);
+            .store(u64::from(table.max_depth), Ordering::Relaxed);
         let state = |key: &StoreKey| table.read(Key::new(key, policy.id()));
         assert!(keys[..1_000].iter().all(|key| state(key).is_alive(NOW)));
         assert!(
@@ -789,7 +789,7 @@ mod tests {
             admitted.sum()
         });
         assert_eq!(admitted, 40_000 * 3);
-        assert_eq!(table.depth(), table.depth_max);
+        assert_eq!(table.depth(), table.max_depth);
     }
 
     #[test]
@@ -806,15 +806,15 @@ mod tests {
                 assert!(known.iter().all(finds));
             }
         });
-        assert_eq!(table.depth(), table.depth_max);
+        assert_eq!(table.depth(), table.max_depth);
     }
 
     #[test]
     fn table_has_room_for_the_bound_whatever_its_number_of_groups() {
-        for keys_max in [1, 6_400, 12_700, 12_900, 25_500, 25_900, 51_300, 1_000_000] {
-            let table = Table::new(keys_max);
-            assert!(table.own_groups * KEYS_PER_GROUP >= keys_max);
-            let groups = keys_max.div_ceil(KEYS_PER_GROUP);
+        for max_keys in [1, 6_400, 12_700, 12_900, 25_500, 25_900, 51_300, 1_000_000] {
+            let table = Table::new(max_keys);
+            assert!(table.own_groups * KEYS_PER_GROUP >= max_keys);
+            let groups = max_keys.div_ceil(KEYS_PER_GROUP);
             assert!(table.own_groups <= groups + groups / COMPACT_GROUPS + 1);
         }
     }
@@ -860,7 +860,7 @@ mod tests {
     impl Modeled {
         fn new() -> Self {
             let table = Table::new(51_200);
-            assert_eq!((table.roots, table.depth_max), (64, 3));
+            assert_eq!((table.roots, table.max_depth), (64, 3));
             Self {
                 table,
                 counts: HashMap::new(),
@@ -939,7 +939,7 @@ mod tests {
         }
 
         fn deepen(&self) {
-            let deeper = (self.table.depth() + 1).min(self.table.depth_max);
+            let deeper = (self.table.depth() + 1).min(self.table.max_depth);
             self.table.depth.store(u64::from(deeper), Ordering::Relaxed);
         }
 

@@ -29,7 +29,7 @@ impl RedisStore {
     fn begin_log(&self, trail: LogStream) -> Result<CallTurn, StoreError> {
         let link = &self.shared.link;
         let (stream, _) = self.shared.access_log.trail(trail);
-        link.begin(stream, link.deadlines().access_log)
+        link.begin(stream, link.timeouts().access_log)
     }
 
     /// Reads one piece of a stream. Returns the matching entries and the start of the next piece.
@@ -56,8 +56,8 @@ impl RedisStore {
 }
 
 /// Reads the start of the next piece, and the entries, each a time and a text.
-fn read(answer: &[Value]) -> Option<(Vec<u8>, Vec<LogEntry>)> {
-    let [Value::BulkString(next), Value::Array(found)] = answer else {
+fn read(reply: &[Value]) -> Option<(Vec<u8>, Vec<LogEntry>)> {
+    let [Value::BulkString(next), Value::Array(found)] = reply else {
         return None;
     };
     let entry = |pair: &[Value]| match pair {

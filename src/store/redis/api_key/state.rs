@@ -114,7 +114,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_message_names_its_key_and_anything_else_forgets_everything() {
+    fn message_names_its_key_and_other_messages_name_none() {
         let id: KeyId = "1AAAAAAAAAAAAAAA".parse().unwrap();
         assert_eq!(id_in(b"1AAAAAAAAAAAAAAA 7"), Some(id));
         assert_eq!(id_in(b"1AAAAAAAAAAAAAAA"), Some(id));

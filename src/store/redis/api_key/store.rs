@@ -81,8 +81,8 @@ fn from_bytes(bytes: &[u8]) -> Result<StoredKey, StoreError> {
 }
 
 /// Returns the requested record. The record of another key is an error.
-fn found(answer: &[Value], id: KeyId) -> Result<Option<StoredKey>, StoreError> {
-    match answer {
+fn found(reply: &[Value], id: KeyId) -> Result<Option<StoredKey>, StoreError> {
+    match reply {
         [Value::Nil] => Ok(None),
         [Value::BulkString(bytes)] => {
             let record = from_bytes(bytes)?;
@@ -95,8 +95,8 @@ fn found(answer: &[Value], id: KeyId) -> Result<Option<StoredKey>, StoreError> {
     }
 }
 
-fn page(answer: &[Value]) -> Result<KeyPage, StoreError> {
-    let [Value::Array(records), Value::Array(uses), Value::Int(more)] = answer else {
+fn page(reply: &[Value]) -> Result<KeyPage, StoreError> {
+    let [Value::Array(records), Value::Array(uses), Value::Int(more)] = reply else {
         return Err(corrupt("the reply is not a page of records"));
     };
     let mut keys = Vec::with_capacity(records.len());
@@ -131,8 +131,8 @@ impl RedisStore {
     /// Starts a call about keys with at least this timeout.
     fn begin_key(&self, at_least: Duration) -> Result<CallTurn, StoreError> {
         let link = &self.shared.link;
-        let deadline = link.deadlines().api_key.max(at_least);
-        link.begin(&self.shared.api_key.names.records, deadline)
+        let timeout = link.timeouts().api_key.max(at_least);
+        link.begin(&self.shared.api_key.names.records, timeout)
     }
 
     /// Sends a management call.
@@ -175,7 +175,7 @@ impl RedisStore {
                 call.arg("").arg("").arg("");
             }
         }
-        self.manage(call, |answer| match answer.first() {
+        self.manage(call, |reply| match reply.first() {
             Some(Value::BulkString(said)) => match &said[..] {
                 b"kept" => Ok(KeyCreation::Created),
                 b"full" => Ok(KeyCreation::OwnerLimitReached),
@@ -241,7 +241,7 @@ impl ApiKeyStore for RedisStore {
         let mut call = LIST.call(&[&names.records, &names.uses, &order]);
         call.arg(from)
             .arg(query.limit.clamp(1, KeyQuery::MAX_LIMIT));
-        self.manage(call, |answer| page(&answer))
+        self.manage(call, |reply| page(&reply))
     }
 
     fn record_uses(&self, uses: Vec<KeyUse>) -> StoreFuture<()> {
@@ -286,7 +286,7 @@ impl RedisStore {
             .arg(max)
             .arg(&names.owners)
             .arg(&names.channel);
-        self.manage(call, |answer| match answer[..] {
+        self.manage(call, |reply| match reply[..] {
             [Value::Int(removed)] => Ok(usize::try_from(removed).unwrap_or_default()),
             _ => Err(corrupt("the reply is not a number")),
         })
@@ -332,7 +332,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_record_is_corrupt_and_makes_nothing_panic() {
+    fn malformed_records_and_replies_are_corrupt() {
         for bytes in [&b""[..], b"\x01", &[1; FRONT_BYTES], &[1; 300], &[2; 300]] {
             assert_eq!(
                 from_bytes(bytes).unwrap_err().kind(),

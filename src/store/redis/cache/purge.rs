@@ -96,7 +96,7 @@ impl RedisInner {
         mode: PurgeMode,
     ) -> Result<(), StoreError> {
         let fresh = fresh_token()?;
-        let turn = self.begin_answer(&share.purges)?;
+        let turn = self.begin_cache_call(&share.purges)?;
         call.arg(match mode {
             PurgeMode::Hard => "h",
             PurgeMode::Soft => "s",
@@ -128,7 +128,7 @@ impl RedisInner {
         let Some(first) = keys.first() else {
             return Ok(());
         };
-        let turn = self.begin_answer(first)?;
+        let turn = self.begin_cache_call(first)?;
         turn.command(redis::cmd("UNLINK").arg(keys)).await.map(drop)
     }
 }

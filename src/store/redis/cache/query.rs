@@ -34,20 +34,19 @@ pub(super) struct EntryQuery {
 
 impl EntryQuery {
     /// Reads the reply of the server.
-    pub(super) async fn read(self, answer: Vec<Value>) -> Result<SeenEntry, StoreError> {
-        let mut answer = answer.into_iter();
-        let (Some(Value::Int(fence)), Some(Value::BulkString(what))) =
-            (answer.next(), answer.next())
+    pub(super) async fn read(self, reply: Vec<Value>) -> Result<SeenEntry, StoreError> {
+        let mut reply = reply.into_iter();
+        let (Some(Value::Int(fence)), Some(Value::BulkString(what))) = (reply.next(), reply.next())
         else {
             return Err(corrupt());
         };
         let fence = Fence(u64::try_from(fence).unwrap_or_default());
         let mut left = Duration::ZERO;
-        let found = match (&what[..], answer.next()) {
+        let found = match (&what[..], reply.next()) {
             (b"nothing", None) => Found::Nothing,
             (b"novariant", None) => Found::NoVariant,
             (b"varies", Some(Value::BulkString(names))) => self.varies(&names),
-            (b"entry", Some(Value::BulkString(stamp))) => match self.entry(&stamp, answer) {
+            (b"entry", Some(Value::BulkString(stamp))) => match self.entry(&stamp, reply) {
                 Some((entry, kept_for)) => {
                     left = kept_for;
                     entry
@@ -102,7 +101,7 @@ impl EntryQuery {
     async fn drop_damaged(&self, stamp: &[u8]) -> Found {
         let mut call = DROP.call(&[&self.entry]);
         call.arg(&self.variant.as_bytes()[..]).arg(stamp);
-        if let Ok(turn) = self.shared.begin_answer(&self.entry) {
+        if let Ok(turn) = self.shared.begin_cache_call(&self.entry) {
             // After a failure, the next lookup tries again.
             let _ = turn.script(call).await;
         }

@@ -61,11 +61,11 @@ static RELEASE: LazyLock<Script> =
 const RETAIN_MAX: Duration = Duration::from_secs(7 * 86_400);
 
 impl RedisInner {
-    pub(super) fn begin_answer(&self, key: &[u8]) -> Result<CallTurn, StoreError> {
-        self.link.begin(key, self.link.deadlines().cache)
+    pub(super) fn begin_cache_call(&self, key: &[u8]) -> Result<CallTurn, StoreError> {
+        self.link.begin(key, self.link.timeouts().cache)
     }
 
-    fn answers(&self, key: &CacheKey) -> Vec<u8> {
+    fn entry_key(&self, key: &CacheKey) -> Vec<u8> {
         let mut name = self.cache.share_of(key.uri()).start.clone();
         name.push(b':');
         crate::store::redis::connection::client::push_base64(&mut name, key.full().as_bytes());
@@ -73,7 +73,7 @@ impl RedisInner {
     }
 
     fn lease(&self, key: &CacheKey) -> Vec<u8> {
-        [&self.answers(key)[..], b":lease"].concat()
+        [&self.entry_key(key)[..], b":lease"].concat()
     }
 }
 
@@ -98,11 +98,11 @@ impl RedisStore {
         let question = EntryQuery {
             shared: Arc::clone(&self.shared),
             key: *key,
-            entry: self.shared.answers(key),
+            entry: self.shared.entry_key(key),
             variant: selection.variant(&names),
             is_asked_again: selection.hint().is_some(),
         };
-        let turn = self.shared.begin_answer(&question.entry)?;
+        let turn = self.shared.begin_cache_call(&question.entry)?;
         let share = part.share_of(key.uri());
         let mut call = GET.call(&[&share.purges, &question.entry]);
         call.arg(names.to_bytes())
@@ -118,7 +118,7 @@ impl RedisStore {
         call: ScriptCall,
         read: impl FnOnce(&[Value]) -> Option<T> + Send + 'static,
     ) -> StoreFuture<T> {
-        match self.shared.begin_answer(key) {
+        match self.shared.begin_cache_call(key) {
             Ok(turn) => {
                 StoreFuture::pending(
                     async move { read(&turn.script(call).await?).ok_or_else(corrupt) },
@@ -156,7 +156,7 @@ impl CacheStore for RedisStore {
             return StoreFuture::ready(PutOutcome::Purged);
         };
         part.learn(&put.key, put.entry.vary());
-        let entry = self.shared.answers(&put.key);
+        let entry = self.shared.entry_key(&put.key);
         let names = PurgeNames::of(&put.key, &put.entry);
         let share = part.share_of(put.key.uri());
         let mut call = share.call(&PUT, Some(&entry), &names);
@@ -170,7 +170,7 @@ impl CacheStore for RedisStore {
             .arg(head)
             .arg(&body[..])
             .arg(&fresh[..]);
-        self.ask_cache(&entry, call, |answer| match answer {
+        self.ask_cache(&entry, call, |reply| match reply {
             [Value::BulkString(said)] if said == b"stored" => Some(PutOutcome::Stored),
             [Value::BulkString(said)] if said == b"purged" => Some(PutOutcome::Purged),
             _ => None,
@@ -181,7 +181,7 @@ impl CacheStore for RedisStore {
         let (Some(head), Ok(fresh)) = (touch.entry.encode_head(), fresh_token()) else {
             return StoreFuture::ready(false);
         };
-        let entry = self.shared.answers(&touch.key);
+        let entry = self.shared.entry_key(&touch.key);
         let names = PurgeNames::of(&touch.key, &touch.entry);
         let share = self.shared.cache.share_of(touch.key.uri());
         let mut call = share.call(&TOUCH, Some(&entry), &names);
@@ -193,7 +193,7 @@ impl CacheStore for RedisStore {
             .arg(millis(touch.retain))
             .arg(head)
             .arg(&fresh[..]);
-        self.ask_cache(&entry, call, |answer| match answer {
+        self.ask_cache(&entry, call, |reply| match reply {
             [Value::Int(touched)] => Some(*touched == 1),
             _ => None,
         })
@@ -238,7 +238,7 @@ impl CacheStore for RedisStore {
         let name = self.shared.lease(key);
         let mut call = LEASE.call(&[&name]);
         call.arg(token).arg(millis(at_most));
-        self.ask_cache(&name, call, move |answer| match answer {
+        self.ask_cache(&name, call, move |reply| match reply {
             [Value::Int(1)] => Some(Lease::Leader(LeaseToken(token))),
             [Value::Int(0), Value::Int(wait)] => {
                 let wait = u64::try_from(*wait).unwrap_or_default();

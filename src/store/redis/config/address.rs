@@ -39,7 +39,7 @@ impl Address {
     /// Reads an address from a URL, such as `redis://user:password@host:6379/0`.
     pub(crate) fn parse(url: &str, tls: &Tls) -> Result<Self, ConfigError> {
         let (url, is_secret) = without_tls(url)?;
-        let protocol = Protocol::of_url(&url)?;
+        let protocol = Protocol::from_url(&url)?;
         let (place, settings) = read(&url)?;
         let tls = if is_secret {
             Some(tls.connector()?)
@@ -161,14 +161,14 @@ impl Address {
         probe: Option<&Cmd>,
     ) -> Result<Wire, Fault> {
         let wire = self.greeted(credentials).await;
-        let mut wire = wire.map_err(|error| Fault::of_setup(&error))?;
+        let mut wire = wire.map_err(|error| Fault::for_setup(&error))?;
         let Some(Err(error)) = (match probe {
             Some(probe) => Some(wire.ask(probe).await),
             None => None,
         }) else {
             return Ok(wire);
         };
-        let fault = Fault::of_setup(&error);
+        let fault = Fault::for_setup(&error);
         match fault.verdict {
             // A server that is full, or rejects some writes, is still usable.
             Liveness::Answered => Ok(wire),
@@ -277,7 +277,7 @@ mod tests {
     }
 
     #[test]
-    fn a_password_is_never_shown() {
+    fn password_is_absent_from_debug_and_errors() {
         let url = "redis://billing:hunter2@db.example:6380/3";
         let address = parse(url).unwrap();
         assert_eq!(format!("{address:?}"), "db.example:6380");

@@ -44,7 +44,7 @@ pub struct RedisConfig {
     pub(crate) tls: Tls,
     name: Arc<str>,
     prefix: String,
-    deadlines: Deadlines,
+    timeouts: CallTimeouts,
     max_pending_calls: usize,
     bounds: RedisBounds,
     auditor: Option<Arc<dyn Auditor>>,
@@ -52,7 +52,7 @@ pub struct RedisConfig {
 
 /// The timeout of the calls of each layer.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Deadlines {
+pub(crate) struct CallTimeouts {
     pub(crate) rate_limit: Duration,
     pub(crate) api_key: Duration,
     pub(crate) cache: Duration,
@@ -112,7 +112,7 @@ impl RedisConfig {
             tls: Tls::default(),
             name: "redis".into(),
             prefix: "portcullis".to_owned(),
-            deadlines: Deadlines {
+            timeouts: CallTimeouts {
                 rate_limit: Duration::from_millis(25),
                 api_key: Duration::from_millis(50),
                 cache: Duration::from_millis(25),
@@ -149,8 +149,8 @@ impl RedisConfig {
     ///
     /// While the server replies slowly, a call waits as long as recent replies took, at most eight
     /// times the timeout. A server that sends nothing gets no more than the timeout.
-    pub fn rate_limit_timeout(mut self, deadline: Duration) -> Self {
-        self.deadlines.rate_limit = deadline;
+    pub fn rate_limit_timeout(mut self, timeout: Duration) -> Self {
+        self.timeouts.rate_limit = timeout;
         self
     }
 
@@ -158,8 +158,8 @@ impl RedisConfig {
     ///
     /// As with [`rate_limit_timeout`](Self::rate_limit_timeout), a slow server gets up to eight
     /// times as long.
-    pub fn api_key_timeout(mut self, deadline: Duration) -> Self {
-        self.deadlines.api_key = deadline;
+    pub fn api_key_timeout(mut self, timeout: Duration) -> Self {
+        self.timeouts.api_key = timeout;
         self
     }
 
@@ -167,8 +167,8 @@ impl RedisConfig {
     ///
     /// As with [`rate_limit_timeout`](Self::rate_limit_timeout), a slow server gets up to eight
     /// times as long.
-    pub fn cache_timeout(mut self, deadline: Duration) -> Self {
-        self.deadlines.cache = deadline;
+    pub fn cache_timeout(mut self, timeout: Duration) -> Self {
+        self.timeouts.cache = timeout;
         self
     }
 
@@ -181,7 +181,7 @@ impl RedisConfig {
     /// unavailable after five rounds of calls in a row without a reply; calls that wait at the same
     /// time are one round.
     pub fn idle_timeout(mut self, silence: Duration) -> Self {
-        self.deadlines.silence = silence;
+        self.timeouts.silence = silence;
         self
     }
 
@@ -190,8 +190,8 @@ impl RedisConfig {
     ///
     /// A call waits for a connection no longer than its own timeout. The server counts as
     /// unavailable once the attempt fails or this time has passed.
-    pub fn connect_timeout(mut self, deadline: Duration) -> Self {
-        self.deadlines.connect = deadline;
+    pub fn connect_timeout(mut self, timeout: Duration) -> Self {
+        self.timeouts.connect = timeout;
         self
     }
 
@@ -249,16 +249,16 @@ impl RedisConfig {
 
     /// Validates the configuration.
     pub(crate) fn check(self) -> Result<Checked, ConfigError> {
-        let deadlines = [
-            ("rate_limit_timeout", self.deadlines.rate_limit),
-            ("api_key_timeout", self.deadlines.api_key),
-            ("cache_timeout", self.deadlines.cache),
-            ("idle_timeout", self.deadlines.silence),
-            ("connect_timeout", self.deadlines.connect),
+        let timeouts = [
+            ("rate_limit_timeout", self.timeouts.rate_limit),
+            ("api_key_timeout", self.timeouts.api_key),
+            ("cache_timeout", self.timeouts.cache),
+            ("idle_timeout", self.timeouts.silence),
+            ("connect_timeout", self.timeouts.connect),
             ("credentials_timeout", self.login.timeout),
         ];
-        for (option, deadline) in deadlines {
-            check_deadline(option, deadline)?;
+        for (option, timeout) in timeouts {
+            check_timeout(option, timeout)?;
         }
         check_prefix(&self.prefix)?;
         let has_sentinels = matches!(self.servers, Servers::Sentinel { .. });
@@ -289,7 +289,7 @@ impl RedisConfig {
             route: self.servers.route(&self.login, &self.tls)?,
             name: self.name,
             prefix: self.prefix,
-            deadlines: self.deadlines,
+            timeouts: self.timeouts,
             max_pending_calls: self.max_pending_calls,
             bounds: self.bounds,
             auditor: self.auditor,
@@ -302,18 +302,18 @@ pub(crate) struct Checked {
     pub(crate) route: ServerRoute,
     pub(crate) name: Arc<str>,
     pub(crate) prefix: String,
-    pub(crate) deadlines: Deadlines,
+    pub(crate) timeouts: CallTimeouts,
     pub(crate) max_pending_calls: usize,
     pub(crate) bounds: RedisBounds,
     pub(crate) auditor: Option<Arc<dyn Auditor>>,
 }
 
-fn check_deadline(option: &'static str, deadline: Duration) -> Result<(), ConfigError> {
+fn check_timeout(option: &'static str, timeout: Duration) -> Result<(), ConfigError> {
     const MAX: Duration = Duration::from_secs(60);
-    if deadline.is_zero() || deadline > MAX {
+    if timeout.is_zero() || timeout > MAX {
         return Err(ConfigError::new(
             option,
-            format_args!("{deadline:?}"),
+            format_args!("{timeout:?}"),
             "a timeout must be positive and at most 60 s",
         )
         .fix("set it to 1 ms to 60 s"));
@@ -341,7 +341,7 @@ impl fmt::Debug for RedisConfig {
             .field("name", &self.name)
             .field("servers", &self.servers)
             .field("prefix", &self.prefix)
-            .field("deadlines", &self.deadlines)
+            .field("timeouts", &self.timeouts)
             .field("max_pending_calls", &self.max_pending_calls)
             .finish_non_exhaustive()
     }
@@ -359,7 +359,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_meant_is_refused() {
+    fn rejects_invalid_options() {
         let one = || RedisConfig::single("redis://h");
         assert_eq!(refused(one().prefix("a{b}")), "prefix");
         assert_eq!(refused(one().prefix("")), "prefix");
@@ -372,9 +372,12 @@ mod tests {
         let for_ever = one().connect_timeout(Duration::MAX);
         assert_eq!(refused(for_ever), "connect_timeout");
         assert_eq!(refused(RedisConfig::single("h")), "redis url");
-        let nobody: [&str; 0] = [];
-        assert_eq!(refused(RedisConfig::sentinel(nobody, "main")), "redis url");
-        assert_eq!(refused(RedisConfig::cluster(nobody)), "redis url");
+        let no_servers: [&str; 0] = [];
+        assert_eq!(
+            refused(RedisConfig::sentinel(no_servers, "main")),
+            "redis url"
+        );
+        assert_eq!(refused(RedisConfig::cluster(no_servers)), "redis url");
         let other = RedisConfig::cluster(["redis://h/1"]);
         assert_eq!(refused(other), "database");
         assert_eq!(

@@ -292,7 +292,7 @@ mod tests {
     }
 
     #[test]
-    fn slow_server_may_be_silent_for_twice_its_latency_and_200_ms_at_most() {
+    fn idle_limit_grows_with_latency_up_to_200_ms() {
         for (latency, limit) in [(5, 50), (20, 120), (900, 200)] {
             let mut pulse = Pulse::default();
             pulse.measured(millis(latency));
@@ -321,7 +321,7 @@ mod tests {
     }
 
     #[test]
-    fn call_that_was_given_up_says_nothing() {
+    fn abandoned_call_does_not_count_as_a_failure() {
         let mut pulse = Pulse::default();
         pulse.asked(ms(0));
         pulse.given_up();

@@ -27,7 +27,7 @@ use crate::{
     },
     store::redis::{
         config::{
-            config::{Checked, Deadlines},
+            config::{CallTimeouts, Checked},
             servers::ServerRoute,
         },
         topology::{cluster::Cluster, endpoint::Endpoint, router::Router},
@@ -40,7 +40,7 @@ pub(crate) struct Link {
     router: Arc<Router>,
     ground: Arc<Ground>,
     prefix: String,
-    deadlines: Deadlines,
+    timeouts: CallTimeouts,
     max_cached_denials: usize,
     max_batch: usize,
 }
@@ -52,8 +52,8 @@ impl Link {
             clock: Arc::new(SystemClock::new()),
             watch: ConnectionWatch::new(checked.name, checked.auditor),
             max_pending_calls: checked.max_pending_calls,
-            idle_timeout: checked.deadlines.silence,
-            connect_timeout: checked.deadlines.connect,
+            idle_timeout: checked.timeouts.silence,
+            connect_timeout: checked.timeouts.connect,
             renewed: Notify::new(),
             renewals: AtomicU64::new(0),
         });
@@ -68,7 +68,7 @@ impl Link {
             router: Arc::new(router),
             ground,
             prefix: checked.prefix,
-            deadlines: checked.deadlines,
+            timeouts: checked.timeouts,
             max_cached_denials: checked.bounds.max_cached_denials,
             max_batch: checked.bounds.max_batch,
         }
@@ -92,8 +92,8 @@ impl Link {
         format!("{}:{of}", self.prefix).into_bytes()
     }
 
-    pub(crate) fn deadlines(&self) -> &Deadlines {
-        &self.deadlines
+    pub(crate) fn timeouts(&self) -> &CallTimeouts {
+        &self.timeouts
     }
 
     /// Starts a call for a key with a timeout.
@@ -101,7 +101,7 @@ impl Link {
     /// # Errors
     ///
     /// Returns an error immediately if the server is unavailable, or too many calls wait for it.
-    pub(crate) fn begin(&self, key: &[u8], deadline: Duration) -> Result<CallTurn, StoreError> {
+    pub(crate) fn begin(&self, key: &[u8], timeout: Duration) -> Result<CallTurn, StoreError> {
         let slot = self.router.slot_of(key);
         let pass = match self.router.enter(slot)? {
             CallPermit::Known(pass) => Some(pass),
@@ -114,7 +114,7 @@ impl Link {
                 router: Arc::clone(&self.router),
             },
             ground: Arc::clone(&self.ground),
-            timeout: deadline,
+            timeout,
             limit: Limit::Adaptive,
         })
     }
@@ -151,7 +151,7 @@ impl Link {
         self.ground.clock.now()
     }
 
-    pub(crate) fn note_local_answer(&self) {
+    pub(crate) fn note_local_denial(&self) {
         self.ground.watch.local_denials.add_one();
     }
 
@@ -169,8 +169,8 @@ impl Link {
     /// # Errors
     ///
     /// Returns the cause of the outage if the server is unavailable.
-    pub(crate) async fn ping(&self, deadline: Duration) -> Result<(), StoreError> {
-        let asked = match self.begin(b"", deadline) {
+    pub(crate) async fn ping(&self, timeout: Duration) -> Result<(), StoreError> {
+        let asked = match self.begin(b"", timeout) {
             Ok(turn) => turn.command(&redis::cmd("PING")).await,
             Err(error) => Err(error),
         };
@@ -179,7 +179,7 @@ impl Link {
 
     /// Returns the reply to `INFO`, or `None` if the server rejects the command.
     pub(crate) async fn info(&self) -> Option<Value> {
-        let turn = self.begin(b"", self.deadlines.api_key).ok()?;
+        let turn = self.begin(b"", self.timeouts.api_key).ok()?;
         let reply = turn.reply(&redis::cmd("INFO")).await.ok()?;
         reply.ok()
     }
@@ -267,9 +267,9 @@ impl CallTurn {
     /// Waits for a reply that another task receives.
     pub(crate) async fn wait<T>(
         self,
-        answer: impl Future<Output = Result<T, Fault>>,
+        reply: impl Future<Output = Result<T, Fault>>,
     ) -> Result<T, StoreError> {
-        self.run(async move |_| answer.await).await
+        self.run(async move |_| reply.await).await
     }
 
     async fn run<T>(
@@ -338,17 +338,17 @@ const REDIRECTS_MAX: usize = 3;
 impl SlotCaller {
     /// Runs a script and returns the values after the number in its reply.
     async fn run(&mut self, call: &ScriptCall) -> Result<Vec<Value>, Fault> {
-        let mut answer = self.ask(call.by_digest()).await?;
+        let mut reply = self.ask(call.by_digest()).await?;
         // Only this error allows sending the call again: nothing was executed.
-        if matches!(&answer, Err(error) if is_noscript(error)) {
-            answer = self.ask(&call.whole()).await?;
+        if matches!(&reply, Err(error) if is_noscript(error)) {
+            reply = self.ask(&call.whole()).await?;
         }
-        call.open(answer?)
+        call.open(reply?)
     }
 
     /// Sends a command and returns the reply.
     async fn ask(&mut self, command: &Cmd) -> Result<RedisResult<Value>, Fault> {
-        let (mut answer, cluster) = match &*self.router {
+        let (mut reply, cluster) = match &*self.router {
             Router::One(_) => return self.ask_here(command).await,
             Router::Many(cluster) => {
                 let cluster = Arc::clone(cluster);
@@ -359,7 +359,7 @@ impl SlotCaller {
             }
         };
         for _ in 0..REDIRECTS_MAX {
-            let Some(error) = redirection(&answer) else {
+            let Some(error) = redirection(&reply) else {
                 break;
             };
             let is_asking = error.kind() == ErrorKind::Server(ServerErrorKind::Ask);
@@ -371,12 +371,12 @@ impl SlotCaller {
                 // A redirection is a reply.
                 before.settle(Ok(())).ok();
             }
-            answer = match &mut self.pass {
+            reply = match &mut self.pass {
                 Some(pass) if is_asking => pass.ask_early(command).await?,
                 Some(_) | None => self.ask_here(command).await?,
             };
         }
-        Ok(answer)
+        Ok(reply)
     }
 
     async fn ask_here(&mut self, command: &Cmd) -> Result<RedisResult<Value>, Fault> {
@@ -388,8 +388,8 @@ impl SlotCaller {
 }
 
 /// Returns the redirection in a reply. The call was not executed.
-fn redirection(answer: &RedisResult<Value>) -> Option<RedisError> {
-    let error = answer.as_ref().err()?;
+fn redirection(reply: &RedisResult<Value>) -> Option<RedisError> {
+    let error = reply.as_ref().err()?;
     let kind = error.kind();
     let is_one = kind == ErrorKind::Server(ServerErrorKind::Moved)
         || kind == ErrorKind::Server(ServerErrorKind::Ask);

@@ -92,7 +92,7 @@ impl Fault {
     }
 
     /// Creates a failure to set up a connection. No call was sent, so all effects are known.
-    pub(crate) fn of_setup(error: &RedisError) -> Self {
+    pub(crate) fn for_setup(error: &RedisError) -> Self {
         let (kind, verdict) = judge(error);
         let kind = match kind {
             StoreErrorKind::Timeout => StoreErrorKind::Unavailable,
@@ -146,7 +146,7 @@ impl Fault {
     }
 
     /// Returns the same failure for another call of the same batch.
-    pub(crate) fn of_another(&self) -> Self {
+    pub(crate) fn for_another_call(&self) -> Self {
         let kind = self.error.kind();
         let error = match std::error::Error::source(&self.error) {
             Some(source) => StoreError::with_source(kind, source.to_string()),
@@ -289,8 +289,8 @@ pub(super) fn is_noscript(error: &RedisError) -> bool {
 }
 
 /// Returns the reply of a server, which can be an error reply, or the failure of the connection.
-pub(super) fn reply_of(answer: RedisResult<Value>) -> Result<RedisResult<Value>, Fault> {
-    match answer {
+pub(super) fn reply_of(reply: RedisResult<Value>) -> Result<RedisResult<Value>, Fault> {
+    match reply {
         Ok(Value::ServerError(error)) => Ok(Err(error.into())),
         Ok(value) => Ok(Ok(value)),
         Err(error) => Err(error.into()),
@@ -312,7 +312,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_server_refuses_is_told_apart_from_a_server_that_is_gone() {
+    fn distinguishes_error_replies_from_lost_servers() {
         use StoreErrorKind::{Corrupt, Full, Misconfigured, Unavailable};
         for (line, meant) in [
             ("-OOM command not allowed\r\n", (Full, Liveness::Answered)),
@@ -366,7 +366,7 @@ mod tests {
             };
             let fault = Fault::from(RedisError::from(error));
             assert_eq!(fault.refusal, refusal, "{line}");
-            assert_eq!(fault.of_another().refusal, refusal, "{line}");
+            assert_eq!(fault.for_another_call().refusal, refusal, "{line}");
             let source = std::error::Error::source(&fault.error).unwrap();
             assert_eq!(source.to_string(), line);
         }

@@ -313,7 +313,7 @@ impl Node {
         let timeout = ATTEMPT_MAX.max(self.ground.connect_timeout);
         let wire = self.endpoint.open(&self.ground, timeout).await?;
         let shared = wire.share(self.ground.max_pending_calls).await;
-        shared.map_err(|error| Fault::of_setup(&error))
+        shared.map_err(|error| Fault::for_setup(&error))
     }
 
     /// Authenticates the open connection, if there is one.

@@ -102,8 +102,8 @@ impl Pass {
         both.cmd("ASKING").add_command(command.clone());
         let mut connection = self.connection().await?;
         // Only the reply to the second command matters.
-        let answers = connection.send_packed_commands(&both, 1, 1).await;
-        reply_of(answers.map(|mut answers| answers.pop().unwrap_or_default()))
+        let replies = connection.send_packed_commands(&both, 1, 1).await;
+        reply_of(replies.map(|mut replies| replies.pop().unwrap_or_default()))
     }
 
     async fn connection(&mut self) -> Result<MultiplexedConnection, Fault> {

@@ -22,8 +22,8 @@ const LAST_LOOK: Duration = Duration::from_millis(1);
 /// ```
 ///
 /// A timer that fires late shows that this process was busy, and that the reply may have arrived
-/// without being read. Such a call waits again, as long as the process was delayed. If the server replies slowly, a call waits as long
-/// as replies take, at most eight times the timeout.
+/// without being read. Such a call waits again, as long as the process was delayed. If the server
+/// replies slowly, a call waits as long as replies take, at most eight times the timeout.
 pub(crate) struct Patience {
     node: Option<Arc<Node>>,
     timeout: Duration,

@@ -28,7 +28,7 @@ impl Protocol {
     /// # Errors
     ///
     /// Returns an error if its value is unknown, or if the URL has an unsupported parameter.
-    pub(crate) fn of_url(url: &str) -> Result<Self, ConfigError> {
+    pub(crate) fn from_url(url: &str) -> Result<Self, ConfigError> {
         let Some((base, query)) = url.split_once('?') else {
             return Ok(Self::default());
         };
@@ -109,12 +109,12 @@ mod tests {
             ("?protocol=resp3", Protocol::Resp3),
         ] {
             for base in ["redis://h", "rediss://h/1", "redis+unix:///s"] {
-                let read = Protocol::of_url(&format!("{base}{query}"));
+                let read = Protocol::from_url(&format!("{base}{query}"));
                 assert_eq!(read.unwrap(), protocol, "{base}{query}");
             }
         }
         for value in ["x", "", "1", "4", "RESP3", "resp3 ", "3#a", "2&protocol=3"] {
-            let error = Protocol::of_url(&format!("redis://h?protocol={value}")).unwrap_err();
+            let error = Protocol::from_url(&format!("redis://h?protocol={value}")).unwrap_err();
             let is_repeated = value.contains('&');
             let option = if is_repeated { "redis url" } else { "protocol" };
             assert_eq!(error.option(), option, "{value}");
@@ -132,10 +132,10 @@ mod tests {
             "redis+unix:///s?pass=hunter2&pass=hunter2",
             "redis://u:1?protocol=hunter2@h",
         ] {
-            let error = Protocol::of_url(url).unwrap_err();
+            let error = Protocol::from_url(url).unwrap_err();
             assert!(!format!("{error:?} {error}").contains("hunter2"), "{error}");
         }
-        assert!(Protocol::of_url("redis+unix:///s?db=3&user=u&pass=p").is_ok());
+        assert!(Protocol::from_url("redis+unix:///s?db=3&user=u&pass=p").is_ok());
     }
 
     #[test]

@@ -76,8 +76,8 @@ impl ScriptCall {
     }
 
     /// Returns the values after the number in the reply.
-    pub(crate) fn open(&self, answer: Value) -> Result<Vec<Value>, Fault> {
-        let Value::Array(mut values) = answer else {
+    pub(crate) fn open(&self, reply: Value) -> Result<Vec<Value>, Fault> {
+        let Value::Array(mut values) = reply else {
             return Err(Fault::corrupt("the script's reply is not an array"));
         };
         let echoed = match values.first() {
@@ -105,7 +105,7 @@ mod tests {
     }
 
     #[test]
-    fn the_whole_call_says_what_the_short_one_does() {
+    fn eval_and_evalsha_send_the_same_arguments() {
         let mut call = SCRIPT.call(&[b"a{b}"]);
         call.arg(7).arg("x");
         let packed = |cmd: &Cmd| String::from_utf8(cmd.get_packed_command()).unwrap();
@@ -116,11 +116,11 @@ mod tests {
     }
 
     #[test]
-    fn an_answer_to_another_call_is_refused() {
+    fn rejects_reply_to_another_call() {
         let (one, other) = (SCRIPT.call(&[]), SCRIPT.call(&[]));
-        let answer = Value::Array(vec![bulk(&one.number.to_string()), Value::Int(7)]);
-        assert_eq!(one.open(answer.clone()).unwrap(), [Value::Int(7)]);
-        assert!(other.open(answer).is_err());
+        let reply = Value::Array(vec![bulk(&one.number.to_string()), Value::Int(7)]);
+        assert_eq!(one.open(reply.clone()).unwrap(), [Value::Int(7)]);
+        assert!(other.open(reply).is_err());
         assert!(one.open(Value::Array(Vec::new())).is_err());
         assert!(one.open(Value::Int(1)).is_err());
     }

@@ -42,7 +42,7 @@ impl Outage {
     }
 
     /// Creates the outage of a Cluster whose nodes gave no reason.
-    pub(crate) fn of_cluster() -> Self {
+    pub(crate) fn for_cluster() -> Self {
         Self::of(&THE_CLUSTER, &StoreErrorKind::Unavailable.into())
     }
 

@@ -56,7 +56,7 @@ struct BatchQueue {
 
 struct QueuedQuestion {
     question: LimitRequest,
-    answer: oneshot::Sender<Result<DecisionReply, Fault>>,
+    reply: oneshot::Sender<Result<DecisionReply, Fault>>,
 }
 
 /// The result of entering the queue.
@@ -89,14 +89,14 @@ impl Batches {
         match self.enter(question) {
             BatchEntry::Now(question) => {
                 let place = CallSlot::of(self);
-                let answer = ask_alone(turn, question).await;
+                let reply = ask_alone(turn, question).await;
                 drop(place);
-                answer
+                reply
             }
-            BatchEntry::Later(answer) => {
+            BatchEntry::Later(reply) => {
                 // The task was dropped, possibly after it sent the request.
                 let lost = |_| Err(Fault::silent());
-                turn.wait(async { answer.await.unwrap_or_else(lost) }).await
+                turn.wait(async { reply.await.unwrap_or_else(lost) }).await
             }
         }
     }
@@ -109,9 +109,9 @@ impl Batches {
         if is_alone {
             return BatchEntry::Now(question);
         }
-        let (answer, later) = oneshot::channel();
+        let (reply, later) = oneshot::channel();
         held.sweep();
-        held.waiting.push_back(QueuedQuestion { question, answer });
+        held.waiting.push_back(QueuedQuestion { question, reply });
         drop(held);
         if is_free {
             CallSlot::of(self).send();
@@ -126,7 +126,7 @@ impl Batches {
         while next.len() < self.max
             && let Some(waiting) = held.waiting.pop_front()
         {
-            if !waiting.answer.is_closed() {
+            if !waiting.reply.is_closed() {
                 next.push(waiting);
             }
         }
@@ -145,7 +145,7 @@ impl BatchQueue {
     /// Removes canceled requests once there may be many.
     fn sweep(&mut self) {
         if self.waiting.len() >= self.swept_at.max(SWEPT_AT_MIN) {
-            self.waiting.retain(|waiting| !waiting.answer.is_closed());
+            self.waiting.retain(|waiting| !waiting.reply.is_closed());
             self.swept_at = 2 * self.waiting.len();
         }
     }
@@ -172,9 +172,9 @@ async fn ask_alone(turn: CallTurn, question: LimitRequest) -> Result<DecisionRep
                 "the reply contains more decisions than requests",
             ));
         };
-        let mut answers = read_group(value, &question, 1, now)?;
+        let mut replies = read_group(value, &question, 1, now)?;
         // The length was checked: one reply for one request.
-        Ok(answers.remove(0))
+        Ok(replies.remove(0))
     })
     .await
 }
@@ -228,7 +228,7 @@ impl Carrier {
                 return;
             }
             let link = &self.batches.link;
-            let longest = Patience::longest(link.deadlines().rate_limit);
+            let longest = Patience::longest(link.timeouts().rate_limit);
             let limit = link.runtime().sleep(longest);
             if let Some(messenger) = link.messenger() {
                 // Requests time out by themselves.
@@ -253,20 +253,20 @@ struct Batch {
 
 struct Group {
     question: LimitRequest,
-    answers: SmallVec<[oneshot::Sender<Result<DecisionReply, Fault>>; 4]>,
+    replies: SmallVec<[oneshot::Sender<Result<DecisionReply, Fault>>; 4]>,
 }
 
 impl Batch {
     fn of(waiting: Vec<QueuedQuestion>) -> Self {
         let mut groups: Vec<Group> = Vec::with_capacity(waiting.len());
-        for QueuedQuestion { question, answer } in waiting {
+        for QueuedQuestion { question, reply } in waiting {
             let mut latest = groups.iter_mut().rev();
             let latest = latest.find(|group| group.question.key == question.key);
             match latest {
-                Some(group) if group.question.asked == question.asked => group.answers.push(answer),
+                Some(group) if group.question.asked == question.asked => group.replies.push(reply),
                 Some(_) | None => groups.push(Group {
                     question,
-                    answers: SmallVec::from_iter([answer]),
+                    replies: SmallVec::from_iter([reply]),
                 }),
             }
         }
@@ -287,7 +287,7 @@ impl Batch {
         for group in &self.groups {
             let mut asked = group.question.asked.clone();
             // A batch has at most 255 requests.
-            asked[1] = group.answers.len() as u8;
+            asked[1] = group.replies.len() as u8;
             call.arg(asked);
         }
         call
@@ -296,7 +296,7 @@ impl Batch {
     async fn ask(self, mut messenger: Messenger) {
         let call = self.call();
         match messenger.script(&call).await {
-            Ok(values) => self.tell(&values, &messenger),
+            Ok(values) => self.reply_all(&values, &messenger),
             Err(fault) => {
                 messenger.note(&fault);
                 self.fail(&fault);
@@ -305,7 +305,7 @@ impl Batch {
     }
 
     /// Sends each request its reply.
-    fn tell(self, values: &[Value], messenger: &Messenger) {
+    fn reply_all(self, values: &[Value], messenger: &Messenger) {
         let (now, rest) = match read_now(values) {
             Ok((now, rest)) if rest.len() == self.groups.len() => (now, rest),
             Ok(_) | Err(_) => {
@@ -315,11 +315,11 @@ impl Batch {
             }
         };
         for (group, value) in self.groups.into_iter().zip(rest) {
-            match read_group(value, &group.question, group.answers.len(), now) {
+            match read_group(value, &group.question, group.replies.len(), now) {
                 Ok(said) => {
-                    for (answer, said) in group.answers.into_iter().zip(said) {
+                    for (reply, said) in group.replies.into_iter().zip(said) {
                         // The request may have been canceled.
-                        answer.send(Ok(said)).ok();
+                        reply.send(Ok(said)).ok();
                     }
                 }
                 Err(fault) => {
@@ -339,8 +339,8 @@ impl Batch {
 
 impl Group {
     fn fail(self, fault: &Fault) {
-        for answer in self.answers {
-            answer.send(Err(fault.of_another())).ok();
+        for reply in self.replies {
+            reply.send(Err(fault.for_another_call())).ok();
         }
     }
 }

@@ -62,9 +62,9 @@ impl RedisStore {
                     .carried
                     .insert(partition, charge.policy);
             }
-            let answer = then(&store, &partition, &charges);
+            let reply = then(&store, &partition, &charges);
             drop(charges);
-            answer.await
+            reply.await
         }))
     }
 

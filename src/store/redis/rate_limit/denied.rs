@@ -267,7 +267,7 @@ mod tests {
     }
 
     #[test]
-    fn who_was_denied_is_denied_until_the_time_that_was_said_and_not_longer() {
+    fn denial_is_repeated_until_retry_after_and_no_longer() {
         let (denied, policy) = (DenialMemory::new(9), bucket());
         deny(&denied, partition(1), &policy, 100);
         let charge = [Charge::new(&policy, 1)];
@@ -283,7 +283,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_given_back_ends_a_denial_and_one_that_is_under_way() {
+    fn refund_clears_stored_and_in_flight_denials() {
         let (denied, policy) = (DenialMemory::new(9), bucket());
         deny(&denied, partition(1), &policy, 0);
         denied.forget(&partition(1));
@@ -315,7 +315,7 @@ mod tests {
     }
 
     #[test]
-    fn no_more_are_remembered_than_there_is_room_for_and_what_is_over_makes_room() {
+    fn denial_memory_is_bounded_and_evicts_expired_denials() {
         let (denied, policy) = (DenialMemory::new(2), bucket());
         for number in 0..5 {
             deny(&denied, partition(number), &policy, 0);

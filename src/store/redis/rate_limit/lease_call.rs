@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{debts::Fate, leases::Granted, question::DecisionReply};
+use super::{deferred::Fate, leases::Granted, question::DecisionReply};
 use crate::{
     core::{store_api::store_key::StoreKey, time::Timestamp},
     store::redis::store::RedisInner,
@@ -28,13 +28,13 @@ impl LeaseCall {
     }
 
     /// Stores the tokens that a reply grants.
-    pub(super) fn receive(&self, ids: &[u64], answer: &DecisionReply, asked_at: Timestamp) {
-        let decisions = answer.decisions.each().iter().zip(&answer.ahead);
+    pub(super) fn receive(&self, ids: &[u64], reply: &DecisionReply, asked_at: Timestamp) {
+        let decisions = reply.decisions.each().iter().zip(&reply.ahead);
         let granted = decisions.map(|(decision, (tokens, receipt))| Granted {
             tokens: *tokens,
             left: decision.remaining().saturating_sub(*tokens),
             receipt: *receipt,
-            at: answer.decisions.at(),
+            at: reply.decisions.at(),
             asked_at,
         });
         let (leases, now) = (&self.shared.rate_limit.leases, self.shared.link.now());

@@ -519,7 +519,7 @@ mod tests {
     }
 
     #[test]
-    fn one_question_is_under_way_and_returns_the_unspent_tokens() {
+    fn one_lease_call_is_in_flight_and_returns_unspent_tokens() {
         let (leases, policy) = (Leases::new(), policy());
         let first = ask(&leases, &policy, 0).unwrap();
         // No tokens of earlier calls are held.
@@ -592,7 +592,7 @@ mod tests {
     }
 
     #[test]
-    fn reset_forgets_tokens_and_doubts() {
+    fn reset_discards_tokens_and_uncertain_calls() {
         let (leases, policy) = (Leases::new(), policy());
         let first = ask(&leases, &policy, 0).unwrap();
         receive(&leases, &first, 3, 0);

@@ -3,7 +3,7 @@
 mod batches;
 mod carried;
 mod carry;
-mod debts;
+mod deferred;
 mod denied;
 mod lease_call;
 mod leases;

@@ -30,19 +30,19 @@ pub(super) const COST_MAX: u64 = (1 << 53) + 2;
 
 /// The operation of take.lua.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Wish {
+pub(super) enum TakeOperation {
     /// Takes.
     Take,
     /// Takes, and leases tokens.
     TakeAhead,
     /// Takes, and returns the resulting states.
-    TakeAndTell,
+    TakeWithStates,
     /// Returns the decision without taking.
     Peek,
     /// Charges regardless of the quota.
     Charge,
     /// Charges regardless of the quota, and returns the resulting states.
-    ChargeAndTell,
+    ChargeWithStates,
 }
 
 /// The arguments of a request that leases tokens.
@@ -75,21 +75,21 @@ impl Ahead {
     pub(super) const NOTHING: u64 = 1 << 53;
 }
 
-impl Wish {
+impl TakeOperation {
     fn letter(self) -> u8 {
         match self {
             Self::Take => b't',
             Self::TakeAhead => b'l',
-            Self::TakeAndTell => b'd',
+            Self::TakeWithStates => b'd',
             Self::Peek => b'p',
             Self::Charge => b'c',
-            Self::ChargeAndTell => b'r',
+            Self::ChargeWithStates => b'r',
         }
     }
 
-    fn tells(self) -> bool {
+    fn returns_states(self) -> bool {
         match self {
-            Self::TakeAndTell | Self::ChargeAndTell => true,
+            Self::TakeWithStates | Self::ChargeWithStates => true,
             Self::Take | Self::TakeAhead | Self::Peek | Self::Charge => false,
         }
     }
@@ -104,30 +104,40 @@ pub(super) struct LimitRequest {
     /// The argument. Its second byte is the number of equal requests.
     pub(super) asked: Vec<u8>,
     pub(super) choice: Choice,
-    wish: Wish,
+    operation: TakeOperation,
     policies: usize,
 }
 
 impl LimitRequest {
-    pub(super) fn new(key: Vec<u8>, charges: &[Charge<'_>], wish: Wish) -> Self {
-        Self::packed(key, charges, wish, pack(charges, wish, 0).into_bytes())
+    pub(super) fn new(key: Vec<u8>, charges: &[Charge<'_>], operation: TakeOperation) -> Self {
+        Self::packed(
+            key,
+            charges,
+            operation,
+            pack(charges, operation, 0).into_bytes(),
+        )
     }
 
     /// Creates a request that also leases tokens.
     pub(super) fn leasing(key: Vec<u8>, charges: &[Charge<'_>], ahead: &Ahead) -> Self {
-        let mut asked = pack(charges, Wish::TakeAhead, ahead.divisor);
+        let mut asked = pack(charges, TakeOperation::TakeAhead, ahead.divisor);
         push_lease(&mut asked, ahead);
-        Self::packed(key, charges, Wish::TakeAhead, asked.into_bytes())
+        Self::packed(key, charges, TakeOperation::TakeAhead, asked.into_bytes())
     }
 
-    fn packed(key: Vec<u8>, charges: &[Charge<'_>], wish: Wish, asked: Vec<u8>) -> Self {
+    fn packed(
+        key: Vec<u8>,
+        charges: &[Charge<'_>],
+        operation: TakeOperation,
+        asked: Vec<u8>,
+    ) -> Self {
         let policies = charges.iter().map(|charge| charge.policy);
         Self {
             log_keys: log_keys(&key, policies),
             key,
             asked,
             choice: Choice::of(charges.iter().map(|charge| charge.policy)),
-            wish,
+            operation,
             policies: charges.len(),
         }
     }
@@ -139,10 +149,12 @@ impl LimitRequest {
     }
 
     pub(super) fn task(&self) -> Task {
-        match self.wish {
-            Wish::Take | Wish::TakeAndTell | Wish::Peek => Task::Decide,
-            Wish::TakeAhead => Task::Lease,
-            Wish::Charge | Wish::ChargeAndTell => Task::Charge,
+        match self.operation {
+            TakeOperation::Take | TakeOperation::TakeWithStates | TakeOperation::Peek => {
+                Task::Decide
+            }
+            TakeOperation::TakeAhead => Task::Lease,
+            TakeOperation::Charge | TakeOperation::ChargeWithStates => Task::Charge,
         }
     }
 }
@@ -171,9 +183,9 @@ pub(super) fn log_key(key: &[u8], policy: &Policy) -> Vec<u8> {
     [key, format!(":{:016x}", policy.id()).as_bytes()].concat()
 }
 
-fn pack(charges: &[Charge<'_>], wish: Wish, ahead: u64) -> BinaryWriter {
+fn pack(charges: &[Charge<'_>], operation: TakeOperation, ahead: u64) -> BinaryWriter {
     let mut packed = BinaryWriter::with_capacity(2 + charges.len() * CHARGE_BYTES);
-    packed.raw(&[wish.letter(), 1]);
+    packed.raw(&[operation.letter(), 1]);
     for Charge { policy, cost } in charges {
         push_policy(&mut packed, policy);
         packed.u8(policy.is_shadow().into());
@@ -225,10 +237,10 @@ pub(super) fn read_group(
     match value {
         Value::BulkString(bytes) => {
             let mut bytes = BinaryReader::new(&bytes[..]);
-            let answers = (0..times).map(|_| read_reply(&mut bytes, question, now));
-            let answers = answers.collect::<Option<Vec<_>>>();
-            let answers = answers.and_then(|answers| bytes.finish(answers));
-            answers.ok_or_else(corrupt)
+            let replies = (0..times).map(|_| read_reply(&mut bytes, question, now));
+            let replies = replies.collect::<Option<Vec<_>>>();
+            let replies = replies.and_then(|replies| bytes.finish(replies));
+            replies.ok_or_else(corrupt)
         }
         Value::ServerError(error) => Err(redis::RedisError::from(error.clone()).into()),
         _ => Err(corrupt()),
@@ -258,7 +270,7 @@ fn read_reply(
         ahead.push((tokens, Receipt::new(Timestamp::from_micros(until))));
     }
     let mut states = SmallVec::new();
-    if !is_admitted || question.wish.tells() {
+    if !is_admitted || question.operation.returns_states() {
         for _ in 0..question.policies {
             states.push(State::from_words(read_numbers::<3>(bytes)?));
         }
@@ -300,10 +312,10 @@ mod tests {
     use super::*;
     use crate::{core::error::StoreErrorKind, rate_limit::Quota};
 
-    fn question(wish: Wish) -> LimitRequest {
+    fn question(operation: TakeOperation) -> LimitRequest {
         let policy = Policy::token_bucket("b", Quota::per_second(3)).unwrap();
         let charges = [Charge::new(&policy, 1)];
-        LimitRequest::new(b"key".to_vec(), &charges, wish)
+        LimitRequest::new(b"key".to_vec(), &charges, operation)
     }
 
     fn said(admitted: u8, numbers: &[f64]) -> Vec<u8> {
@@ -311,9 +323,13 @@ mod tests {
         [admitted].into_iter().chain(numbers).collect()
     }
 
-    fn read(bytes: Vec<u8>, wish: Wish, times: usize) -> Result<Vec<DecisionReply>, Fault> {
+    fn read(
+        bytes: Vec<u8>,
+        operation: TakeOperation,
+        times: usize,
+    ) -> Result<Vec<DecisionReply>, Fault> {
         let now = Timestamp::from_micros(5);
-        read_group(&Value::BulkString(bytes), &question(wish), times, now)
+        read_group(&Value::BulkString(bytes), &question(operation), times, now)
     }
 
     const SIX: [f64; 6] = [0.0, 7.0, 8.0, 9.0, 4.0, 9.0];
@@ -322,7 +338,7 @@ mod tests {
     fn a_charge_takes_the_bytes_that_the_script_reads() {
         let policy = Policy::token_bucket("b", Quota::per_second(3)).unwrap();
         let charges = [Charge::new(&policy, 1), Charge::new(&policy, u64::MAX)];
-        let packed = pack(&charges, Wish::Peek, 0).into_bytes();
+        let packed = pack(&charges, TakeOperation::Peek, 0).into_bytes();
         assert_eq!(packed.len(), 2 + 2 * CHARGE_BYTES);
         assert_eq!(packed[..2], *b"p\x01");
         assert_eq!(packed[10..12], *b"b\0");
@@ -366,7 +382,7 @@ mod tests {
                 tokens: 3,
             }]),
         };
-        let exact = LimitRequest::new(b"key".to_vec(), &charges, Wish::TakeAndTell);
+        let exact = LimitRequest::new(b"key".to_vec(), &charges, TakeOperation::TakeWithStates);
         let leasing = LimitRequest::leasing(b"key".to_vec(), &charges, &ahead);
         for (question, golden) in [(exact, EXACT), (leasing, LEASING)] {
             assert_eq!(question.asked, golden);
@@ -374,43 +390,56 @@ mod tests {
     }
 
     #[test]
-    fn an_answer_is_read_to_each_of_a_group() {
+    fn reads_one_reply_for_each_request_of_a_group() {
         let denied = [&SIX[..], &[1.0, 2.0, 3.0]].concat();
         let both = [said(1, &SIX), said(0, &denied)].concat();
-        let both = read(both, Wish::Take, 2).unwrap();
+        let both = read(both, TakeOperation::Take, 2).unwrap();
         assert!(both[0].decisions.is_admitted() && both[0].states.is_empty());
         assert_eq!(both[0].ahead[0].0, 4);
         assert_eq!(both[1].states[0].to_words(), [1, 2, 3]);
-        let told = read(said(1, &denied), Wish::TakeAndTell, 1).unwrap();
+        let told = read(said(1, &denied), TakeOperation::TakeWithStates, 1).unwrap();
         assert_eq!(told[0].states[0].to_words(), [1, 2, 3]);
     }
 
     #[test]
-    fn an_answer_that_the_script_does_not_give_may_have_been_done() {
+    fn malformed_reply_is_a_timeout_since_it_may_have_charged() {
         let negative = [0.0, -7.0, 8.0, 9.0, 4.0, 9.0];
         let nan = [0.0, f64::NAN, 8.0, 9.0, 4.0, 9.0];
-        for (bytes, wish, times) in [
-            (vec![], Wish::Take, 1),
-            (said(1, &SIX[1..]), Wish::Take, 1),
-            (said(2, &SIX), Wish::Take, 1),
-            (said(0, &SIX), Wish::Take, 1),
-            (said(1, &SIX), Wish::TakeAndTell, 1),
-            (said(1, &SIX), Wish::Take, 2),
-            ([said(1, &SIX), said(1, &SIX)].concat(), Wish::Take, 1),
-            (said(1, &negative), Wish::Take, 1),
-            (said(1, &nan), Wish::Take, 1),
+        for (bytes, operation, times) in [
+            (vec![], TakeOperation::Take, 1),
+            (said(1, &SIX[1..]), TakeOperation::Take, 1),
+            (said(2, &SIX), TakeOperation::Take, 1),
+            (said(0, &SIX), TakeOperation::Take, 1),
+            (said(1, &SIX), TakeOperation::TakeWithStates, 1),
+            (said(1, &SIX), TakeOperation::Take, 2),
+            (
+                [said(1, &SIX), said(1, &SIX)].concat(),
+                TakeOperation::Take,
+                1,
+            ),
+            (said(1, &negative), TakeOperation::Take, 1),
+            (said(1, &nan), TakeOperation::Take, 1),
         ] {
-            let fault = read(bytes, wish, times).unwrap_err();
+            let fault = read(bytes, operation, times).unwrap_err();
             assert_eq!(fault.error.kind(), StoreErrorKind::Timeout);
         }
         assert!(read_now(&[]).is_err() && read_now(&[Value::Int(-1)]).is_err());
-        assert!(read_group(&Value::Nil, &question(Wish::Take), 1, Timestamp::EPOCH).is_err());
+        assert!(
+            read_group(
+                &Value::Nil,
+                &question(TakeOperation::Take),
+                1,
+                Timestamp::EPOCH
+            )
+            .is_err()
+        );
     }
 
     #[test]
-    fn an_error_of_one_group_says_what_it_is() {
+    fn group_error_maps_to_its_error_kind() {
         let error = redis::parse_redis_value(b"-WRONGTYPE no\r\n").unwrap();
-        let fault = read_group(&error, &question(Wish::Take), 3, Timestamp::EPOCH).unwrap_err();
+        let fault =
+            read_group(&error, &question(TakeOperation::Take), 3, Timestamp::EPOCH).unwrap_err();
         assert_eq!(fault.error.kind(), StoreErrorKind::Corrupt);
     }
 }

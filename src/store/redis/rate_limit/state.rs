@@ -3,7 +3,8 @@
 use std::sync::{Arc, atomic::AtomicBool};
 
 use super::{
-    batches::Batches, carried::Carried, debts::Debts, denied::DenialMemory, leases::Leases,
+    batches::Batches, carried::Carried, deferred::DeferredCharges, denied::DenialMemory,
+    leases::Leases,
 };
 use crate::{core::store_api::store_key::StoreKeys, store::redis::connection::client::Link};
 
@@ -12,7 +13,7 @@ use crate::{core::store_api::store_key::StoreKeys, store::redis::connection::cli
 pub(crate) struct RateLimitState {
     pub(super) denied: DenialMemory,
     pub(super) leases: Leases,
-    pub(super) debts: Debts,
+    pub(super) deferred: DeferredCharges,
     pub(super) batches: Arc<Batches>,
     pub(super) carried: Carried,
     /// `true` while a task returns idle leases and sends overdue reports.
@@ -24,7 +25,7 @@ impl RateLimitState {
         Self {
             denied: DenialMemory::new(link.max_cached_denials()),
             leases: Leases::new(),
-            debts: Debts::default(),
+            deferred: DeferredCharges::default(),
             batches: Batches::new(link, link.max_batch()),
             carried: Carried::default(),
             is_tended: AtomicBool::new(false),
@@ -32,6 +33,6 @@ impl RateLimitState {
     }
 
     pub(super) fn is_idle(&self) -> bool {
-        self.leases.is_empty() && self.debts.is_empty()
+        self.leases.is_empty() && self.deferred.is_empty()
     }
 }

@@ -5,12 +5,13 @@ use std::{iter, sync::Arc};
 use smallvec::SmallVec;
 
 use super::{
-    debts::{Fate, Report, Spent, may_owe},
+    deferred::{Fate, Report, Spent, may_defer},
     denied::CallContext,
     lease_call::LeaseCall,
     leases::divisor,
     question::{
-        Ahead, COST_MAX, DecisionReply, LimitRequest, Wish, log_keys, push_numbers, push_policy,
+        Ahead, COST_MAX, DecisionReply, LimitRequest, TakeOperation, log_keys, push_numbers,
+        push_policy,
     },
     scripts::{Choice, RESET, Task, script_for},
 };
@@ -44,7 +45,7 @@ impl RedisStore {
 
     pub(super) fn begin_limit(&self, key: &[u8]) -> Result<CallTurn, StoreError> {
         let link = &self.shared.link;
-        link.begin(key, link.deadlines().rate_limit)
+        link.begin(key, link.timeouts().rate_limit)
     }
 
     /// Starts a decision by the server.
@@ -52,12 +53,12 @@ impl RedisStore {
         &self,
         partition: &StoreKey,
         charges: &[Charge<'_>],
-        wish: Wish,
+        operation: TakeOperation,
     ) -> Result<impl Future<Output = Result<DecisionReply, StoreError>> + Send + use<>, StoreError>
     {
         let key = self.limits_key(partition);
         let turn = self.begin_limit(&key)?;
-        Ok(self.ask(turn, LimitRequest::new(key, charges, wish)))
+        Ok(self.ask(turn, LimitRequest::new(key, charges, operation)))
     }
 
     fn ask(
@@ -99,8 +100,8 @@ impl RateLimitStore for RedisStore {
         if let Some(carried) = self.after_carrying(partition, charges, Self::peek) {
             return carried;
         }
-        match self.begin_decision(partition, charges, Wish::Peek) {
-            Ok(answer) => StoreFuture::pending(async move { Ok(answer.await?.decisions) }),
+        match self.begin_decision(partition, charges, TakeOperation::Peek) {
+            Ok(reply) => StoreFuture::pending(async move { Ok(reply.await?.decisions) }),
             Err(error) => StoreFuture::failed(error),
         }
     }
@@ -109,8 +110,8 @@ impl RateLimitStore for RedisStore {
         if let Some(carried) = self.after_carrying(partition, charges, Self::charge) {
             return carried;
         }
-        match self.begin_decision(partition, charges, Wish::Charge) {
-            Ok(answer) => StoreFuture::pending(async move { answer.await.map(drop) }),
+        match self.begin_decision(partition, charges, TakeOperation::Charge) {
+            Ok(reply) => StoreFuture::pending(async move { reply.await.map(drop) }),
             Err(error) => StoreFuture::failed(error),
         }
     }
@@ -153,7 +154,7 @@ impl RateLimitStore for RedisStore {
         let (shared, partition) = (Arc::clone(&self.shared), *partition);
         shared.rate_limit.denied.forget(&partition);
         shared.rate_limit.leases.forget(&partition, policies);
-        shared.rate_limit.debts.forget(&partition, policies);
+        shared.rate_limit.deferred.forget(&partition, policies);
         StoreFuture::pending(async move {
             let reset = turn.script(call).await;
             shared.rate_limit.denied.forget(&partition);
@@ -177,13 +178,13 @@ impl RedisStore {
         {
             return Some(StoreFuture::ready(decisions));
         }
-        if may_owe(charges)
-            && let Some(spent) = limits.debts.spend(partition, charges, now)
+        if may_defer(charges)
+            && let Some(spent) = limits.deferred.spend(partition, charges, now)
         {
             return Some(self.report_if_due(*partition, spent));
         }
         let decisions = limits.denied.decide(partition, charges, now)?;
-        self.shared.link.note_local_answer();
+        self.shared.link.note_local_denial();
         Some(StoreFuture::ready(decisions))
     }
 
@@ -195,7 +196,7 @@ impl RedisStore {
         }
         let shared = Arc::clone(&self.shared);
         StoreFuture::pending(async move {
-            shared.tell_beside(partition);
+            shared.report_in_background(partition);
             Ok(spent.decisions)
         })
     }
@@ -218,16 +219,16 @@ impl RedisStore {
         {
             return self.lease(partition, charges, ahead, asked);
         }
-        let may_owe = may_owe(charges);
-        let wish = match may_owe {
-            true => Wish::TakeAndTell,
-            false => Wish::Take,
+        let may_defer = may_defer(charges);
+        let operation = match may_defer {
+            true => TakeOperation::TakeWithStates,
+            false => TakeOperation::Take,
         };
-        let reply = match self.begin_decision(partition, charges, wish) {
+        let reply = match self.begin_decision(partition, charges, operation) {
             Ok(reply) => reply,
             Err(error) => return StoreFuture::failed(error),
         };
-        let deferred: SmallVec<[Policy; 2]> = match may_owe {
+        let deferred: SmallVec<[Policy; 2]> = match may_defer {
             false => SmallVec::new(),
             true => charges.iter().map(|charge| charge.policy.clone()).collect(),
         };
@@ -251,7 +252,7 @@ impl RedisStore {
     ) -> StoreFuture<Decisions> {
         let mut call = LeaseCall::new(&self.shared, *partition, ahead.number);
         let key = self.limits_key(partition);
-        let answer = match self.begin_limit(&key) {
+        let reply = match self.begin_limit(&key) {
             Ok(turn) => self.ask(turn, LimitRequest::leasing(key, charges, &ahead)),
             Err(error) => {
                 call.fate = Fate::NotCharged;
@@ -262,15 +263,15 @@ impl RedisStore {
         let ids: SmallVec<[u64; 4]> = ids.collect();
         StoreFuture::pending(async move {
             call.shared.tend();
-            let answer = answer.await;
-            let answer = answer.inspect_err(|error| call.fate = Fate::of(error))?;
-            call.receive(&ids, &answer, asked.at);
+            let reply = reply.await;
+            let reply = reply.inspect_err(|error| call.fate = Fate::of(error))?;
+            call.receive(&ids, &reply, asked.at);
             let (limits, now) = (&call.shared.rate_limit, call.shared.link.now());
-            let known = ids.into_iter().zip(answer.states);
+            let known = ids.into_iter().zip(reply.states);
             limits
                 .denied
-                .learn(call.partition, known, &answer.decisions, asked, now);
-            Ok(answer.decisions)
+                .learn(call.partition, known, &reply.decisions, asked, now);
+            Ok(reply.decisions)
         })
     }
 }
@@ -289,7 +290,9 @@ impl RedisInner {
         if !deferred.is_empty() {
             let known = deferred.into_iter().zip(reply.states.iter().copied());
             let times = [reply.decisions.at(), asked.at, now];
-            limits.debts.learn(partition, &Report::new(), known, times);
+            limits
+                .deferred
+                .learn(partition, &Report::new(), known, times);
             self.tend();
         }
         let known = ids.iter().copied().zip(reply.states.iter().copied());

@@ -8,10 +8,10 @@ use std::{
 use smallvec::SmallVec;
 
 use super::{
-    debts::{Fate, Report},
+    deferred::{Fate, Report},
     denied::CallContext,
     leases::Return,
-    question::Wish,
+    question::TakeOperation,
 };
 use crate::{
     core::{runtime::Runtime, store_api::store_key::StoreKey},
@@ -29,9 +29,9 @@ impl RedisInner {
     }
 
     /// Reports the deferred charges of a partition in the background.
-    pub(super) fn tell_beside(self: &Arc<Self>, partition: StoreKey) {
-        let debts = &self.rate_limit.debts;
-        let report = debts.take(&partition, self.link.now());
+    pub(super) fn report_in_background(self: &Arc<Self>, partition: StoreKey) {
+        let deferred = &self.rate_limit.deferred;
+        let report = deferred.take(&partition, self.link.now());
         if !report.is_empty() {
             let sending = PendingReport::new(self, partition, report);
             self.link.runtime().spawn(Box::pin(sending.run()));
@@ -70,7 +70,7 @@ pub(crate) async fn close(shared: &Arc<RedisInner>) {
     for tokens in shared.rate_limit.leases.all(shared.link.now()) {
         shared.return_tokens(tokens).await;
     }
-    for (partition, report) in shared.rate_limit.debts.take_all(shared.link.now()) {
+    for (partition, report) in shared.rate_limit.deferred.take_all(shared.link.now()) {
         PendingReport::new(shared, partition, report).run().await;
     }
 }
@@ -102,24 +102,24 @@ impl PendingReport {
         let charges: SmallVec<[Charge<'_>; 1]> = charges
             .map(|(policy, amount)| Charge::new(policy, *amount))
             .collect();
-        let begun = self
-            .store
-            .begin_decision(&self.partition, &charges, Wish::ChargeAndTell);
+        let begun =
+            self.store
+                .begin_decision(&self.partition, &charges, TakeOperation::ChargeWithStates);
         drop(charges);
-        let answer = match begun {
-            Ok(answer) => answer.await,
+        let reply = match begun {
+            Ok(reply) => reply.await,
             Err(error) => Err(error),
         };
         let shared = Arc::clone(&self.store.shared);
-        match answer {
-            Ok(answer) => {
+        match reply {
+            Ok(reply) => {
                 let report = std::mem::take(&mut self.report);
                 let policies: SmallVec<[Policy; 1]> =
                     report.iter().map(|(policy, _)| policy.clone()).collect();
-                let known = policies.into_iter().zip(answer.states);
-                let times = [answer.decisions.at(), asked_at, shared.link.now()];
-                let debts = &shared.rate_limit.debts;
-                debts.learn(self.partition, &report, known, times);
+                let known = policies.into_iter().zip(reply.states);
+                let times = [reply.decisions.at(), asked_at, shared.link.now()];
+                let deferred = &shared.rate_limit.deferred;
+                deferred.learn(self.partition, &report, known, times);
             }
             Err(error) => self.fate = Fate::of(&error),
         }
@@ -129,8 +129,8 @@ impl PendingReport {
 impl Drop for PendingReport {
     fn drop(&mut self) {
         let shared = &self.store.shared;
-        let debts = &shared.rate_limit.debts;
-        debts.lost(&self.partition, &self.report, self.fate, shared.link.now());
+        let deferred = &shared.rate_limit.deferred;
+        deferred.lost(&self.partition, &self.report, self.fate, shared.link.now());
     }
 }
 
@@ -152,7 +152,7 @@ impl Maintenance {
             for tokens in limits.leases.idle(shared.link.now()) {
                 shared.return_tokens(tokens).await;
             }
-            for (partition, report) in limits.debts.take_late(shared.link.now()) {
+            for (partition, report) in limits.deferred.take_late(shared.link.now()) {
                 PendingReport::new(&shared, partition, report).run().await;
             }
             if limits.is_idle() {

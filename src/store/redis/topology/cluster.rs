@@ -224,7 +224,7 @@ impl Cluster {
     fn note_lost(&self, last: Option<Outage>) {
         let mut state = self.lock();
         if state.ranges.is_empty() {
-            let outage = last.unwrap_or_else(Outage::of_cluster).in_cluster();
+            let outage = last.unwrap_or_else(Outage::for_cluster).in_cluster();
             state.refusal = Some(outage.kind_of_calls());
             match std::mem::replace(&mut state.is_told_down, true) {
                 true => self.ground.watch.still_down(outage),
@@ -357,13 +357,13 @@ async fn ask(address: &Address, ground: &Ground) -> Result<SlotRanges, Fault> {
     let limit = ground.runtime.sleep(timeout);
     let asked = within(limit, wire.ask(&question)).await;
     let reply = asked.ok_or_else(Fault::silent)?;
-    read(reply.map_err(|error| Fault::of_setup(&error))?, address)
+    read(reply.map_err(|error| Fault::for_setup(&error))?, address)
 }
 
 /// Reads the reply to `CLUSTER SLOTS`.
-fn read(answer: Value, asked: &Address) -> Result<SlotRanges, Fault> {
+fn read(reply: Value, asked: &Address) -> Result<SlotRanges, Fault> {
     let corrupt = || Fault::corrupt("the reply is not a list of slots");
-    let Value::Array(ranges) = answer else {
+    let Value::Array(ranges) = reply else {
         return Err(corrupt());
     };
     ranges
@@ -415,7 +415,7 @@ mod tests {
     }
 
     #[test]
-    fn what_nodes_say_of_slots_is_read_and_anything_else_refused() {
+    fn reads_slot_ranges_and_rejects_malformed_ones() {
         let asked = Address::parse("redis://10.0.0.1:7000", &Tls::default()).unwrap();
         let told = |ranges| read(Value::Array(ranges), &asked);
         let good = told(vec![

@@ -100,7 +100,7 @@ async fn ask_sentinel(
     let limit = ground.runtime.sleep(timeout);
     let asked = within(limit, wire.ask(&question)).await;
     let reply = asked.ok_or_else(Fault::silent)?;
-    let reply = reply.map_err(|error| Fault::of_setup(&error))?;
+    let reply = reply.map_err(|error| Fault::for_setup(&error))?;
     match redis::from_redis_value::<Option<(String, u16)>>(reply) {
         Ok(Some((host, port))) => Ok(sentinels.server.at(&host, port)),
         Ok(None) => Err(Fault::before_any_call(

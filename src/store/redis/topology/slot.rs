@@ -60,7 +60,7 @@ mod tests {
     }
 
     #[test]
-    fn what_stands_between_the_first_braces_decides() {
+    fn slot_is_that_of_the_first_hash_tag() {
         assert_eq!(slot_of(b"a:{tag}:b"), slot_of(b"tag"));
         assert_eq!(slot_of(b"a{tag}{other}"), slot_of(b"tag"));
         assert_ne!(slot_of(b"a{}b"), slot_of(b""));

@@ -260,7 +260,7 @@ mod tests {
                 lookup: Lookup {
                     fence: Fence(7),
                     found: Found::Entry {
-                        entry: self.samples.answer(sample),
+                        entry: self.samples.entry(sample),
                         stamp: Stamp(1),
                         expired: false,
                     },
@@ -271,7 +271,7 @@ mod tests {
         }
 
         fn has(&self, sample: &Sample) -> bool {
-            let variant = self.samples.answer(sample).variant();
+            let variant = self.samples.entry(sample).variant();
             let key = self.samples.key(sample);
             self.near.get(&key, variant).is_some()
         }
@@ -379,7 +379,7 @@ mod tests {
     }
 
     #[test]
-    fn late_lookup_is_not_kept_after_a_purge_of_its_names_and_is_after_one_of_others() {
+    fn late_lookup_is_stored_unless_its_names_were_purged() {
         let (tier, samples) = (Tier::new(), each_kind());
         for sample in &samples {
             let since = tier.now();
@@ -419,7 +419,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_is_used_while_purges_do_not_arrive_nor_what_was_kept_before() {
+    fn local_entries_are_unused_while_purges_are_not_received() {
         let (tier, [sample, ..]) = (Tier::new(), each_kind());
         tier.keep(&sample, tier.now());
         let since = tier.now();

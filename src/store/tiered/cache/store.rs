@@ -92,13 +92,13 @@ impl TieredStore {
     ) -> StoreFuture<T> {
         forget(&self.near);
         match asked.into_ready() {
-            ReadyOrPending::Ready(answer) => answer.into(),
+            ReadyOrPending::Ready(result) => result.into(),
             ReadyOrPending::Pending(pending) => {
                 let near = Arc::clone(&self.near);
                 StoreFuture::pending(async move {
-                    let answer = pending.await;
+                    let result = pending.await;
                     forget(&near);
-                    answer
+                    result
                 })
             }
         }

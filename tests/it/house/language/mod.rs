@@ -33,6 +33,16 @@ fn words_are_spelled_in_american_english() {
 }
 
 #[test]
+fn names_use_the_terms_of_the_glossary() {
+    check(rules::names);
+}
+
+#[test]
+fn test_names_use_the_terms_of_the_glossary() {
+    check(rules::phrase_names);
+}
+
+#[test]
 fn builder_options_document_their_default() {
     check(defaults::undocumented);
 }

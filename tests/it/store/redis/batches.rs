@@ -73,7 +73,7 @@ async fn used(store: &RedisStore, policy: &Policy, partition: &StoreKey) -> u64 
 }
 
 #[tokio::test]
-async fn who_comes_while_others_are_decided_shares_a_call_and_who_comes_alone_has_one() {
+async fn concurrent_requests_share_a_call_and_single_requests_do_not() {
     let server = Server::start();
     let (together, policies) = (store(server.url()), policies());
     let config = patient(RedisConfig::single(server.url())).max_batch(1);
@@ -129,7 +129,7 @@ async fn many_at_once_take_no_more_ahead_than_a_few_and_leave_the_other_instance
 }
 
 #[tokio::test]
-async fn what_is_wrong_with_one_key_fails_nobody_beside_it() {
+async fn damaged_key_fails_only_its_own_requests() {
     let server = Server::start();
     let (store, [policy, _]) = (store(server.url()), policies());
     let charge = [Charge::new(&policy, 1)];
@@ -152,7 +152,7 @@ async fn what_is_wrong_with_one_key_fails_nobody_beside_it() {
 }
 
 #[tokio::test]
-async fn who_goes_away_while_waiting_takes_nobody_along_and_is_charged_once_at_most() {
+async fn canceled_waiter_is_charged_at_most_once_and_affects_no_other() {
     let server = Server::start();
     let proxy = Proxy::new(server.addr());
     let (store, [policy, _]) = (store(proxy.url()), policies());
@@ -220,7 +220,7 @@ async fn a_call_for_many_that_is_not_answered_charges_each_once_at_most() {
 }
 
 #[tokio::test]
-async fn scripts_that_are_forgotten_while_many_ask_fail_nobody() {
+async fn script_flush_during_batches_fails_no_request() {
     let server = Server::start();
     let (store, policies) = (store(server.url()), policies());
     let flushing = async {
@@ -249,7 +249,7 @@ fn a_batch_of_none_or_of_more_than_a_byte_counts_is_refused() {
 }
 
 #[tokio::test]
-async fn a_caller_that_looks_away_holds_nobody_up() {
+async fn caller_that_does_not_poll_blocks_no_other() {
     let server = Server::start();
     let (store, [policy, _]) = (store(server.url()), policies());
     let charge = [Charge::new(&policy, 1)];

@@ -54,7 +54,7 @@ async fn warm(instance: &Instance, path: &str, server: &Server) -> String {
 /// The key of the purges on a single server.
 const PURGES: &str = "portcullis:c:{AA}:purges";
 
-fn is_answer(name: &str) -> bool {
+fn is_entry_key(name: &str) -> bool {
     name.contains(":c:{") && !name.ends_with(":purges")
 }
 
@@ -289,7 +289,7 @@ async fn fill_in_flight_is_refused_after_a_purge_of_its_names_and_stored_after_o
 }
 
 #[tokio::test]
-async fn fill_in_flight_is_refused_where_its_purge_may_have_been_forgotten() {
+async fn fill_in_flight_is_rejected_if_its_purge_may_be_evicted() {
     let server = Server::start();
     let fill = Fill::new(&server);
     // More purges than are recorded.
@@ -351,14 +351,17 @@ async fn tokens_outlive_the_entries_that_list_them() {
         left.as_int()
     };
     let names = server.keys();
-    let longest = names.iter().filter(|name| is_answer(name)).map(&mut left);
+    let longest = names
+        .iter()
+        .filter(|name| is_entry_key(name))
+        .map(&mut left);
     let longest = longest.max().unwrap();
     let tokens = names.iter().filter(|name| name.contains(":n:{"));
     assert!(tokens.map(left).all(|left| left > longest));
 }
 
 #[tokio::test]
-async fn a_full_server_keeps_nothing_new_and_still_lets_go() {
+async fn full_server_stores_nothing_new_and_still_purges() {
     let server = Server::start();
     let instance = instance(&server);
     let shown = warm(&instance, "/a", &server).await;
@@ -374,7 +377,7 @@ async fn a_full_server_keeps_nothing_new_and_still_lets_go() {
 }
 
 #[tokio::test]
-async fn what_somebody_damaged_is_made_anew_and_dropped() {
+async fn damaged_entry_is_a_miss_and_is_replaced() {
     let server = Server::start();
     let instance = instance(&server);
     let mut client = server.client();
@@ -382,7 +385,7 @@ async fn what_somebody_damaged_is_made_anew_and_dropped() {
         for field in [b'h', b'b', b'm'] {
             let shown = warm(&instance, "/a", &server).await;
             let names = server.keys();
-            let name = names.iter().find(|name| is_answer(name)).unwrap();
+            let name = names.iter().find(|name| is_entry_key(name)).unwrap();
             let Some(Reply::Array(fields)) = client.ask(&[b"HKEYS", name.as_bytes()]) else {
                 panic!("no response is stored");
             };
@@ -424,19 +427,19 @@ async fn variants_stand_side_by_side_and_a_process_learns_what_they_vary_by() {
 }
 
 #[tokio::test]
-async fn an_answer_takes_what_the_guide_says() {
+async fn entry_memory_matches_the_guide() {
     let server = Server::start();
     let instance = instance(&server);
     warm(&instance, "/a", &server).await;
     let names = server.keys();
-    let name = names.iter().find(|name| is_answer(name)).unwrap();
+    let name = names.iter().find(|name| is_entry_key(name)).unwrap();
     let usage = server.ask(&["MEMORY", "USAGE", name, "SAMPLES", "0"]);
     let usage = usage.as_int();
     assert!((800..1_600).contains(&usage), "{usage} bytes");
 }
 
 #[tokio::test]
-async fn several_instances_make_an_answer_once() {
+async fn several_instances_fill_an_entry_once() {
     let server = Server::start();
     let instances = [(); 3].map(|()| instance(&server));
     for path in ["/one", "/two"] {
@@ -451,7 +454,7 @@ async fn several_instances_make_an_answer_once() {
 }
 
 #[tokio::test]
-async fn several_instances_make_what_is_stale_anew_once() {
+async fn several_instances_refresh_a_stale_entry_once() {
     let server = Server::start();
     let clock = ManualClock::default();
     let fields = &[("cache-control", "max-age=10, stale-while-revalidate=60")];

@@ -78,8 +78,8 @@ async fn a_node_that_dies_hurts_its_slots_alone_until_its_replica_takes_over() {
         .unwrap();
     let key = KeyManager::new(&ring).create(NewKey::new("a")).await;
     let id = key.unwrap().id();
-    let answers = Answers::new(&store);
-    answers.until_all_hit().await;
+    let urls = CachedUrls::new(&store);
+    urls.until_all_hit().await;
     // The node that dies has the keys, and some of the cache entries and partitions.
     let holds = |home: &usize, what: &str| {
         let names = cluster.servers()[*home].keys();
@@ -105,7 +105,7 @@ async fn a_node_that_dies_hurts_its_slots_alone_until_its_replica_takes_over() {
     cluster.servers()[dies].kill();
     let begun = Instant::now();
     let (mut refused, mut unknown) = (0, 0);
-    let (asked, called) = (answers.asked(), answers.called());
+    let (asked, called) = (urls.asked(), urls.called());
     while begun.elapsed() < Duration::from_millis(900) {
         for number in &living {
             assert!(
@@ -115,18 +115,18 @@ async fn a_node_that_dies_hurts_its_slots_alone_until_its_replica_takes_over() {
         }
         refused += u32::from(!is_soon(take(&store, dying[0])).await);
         unknown += u32::from(is_soon(store.find(id)).await.is_err());
-        answers.ask_each().await;
+        urls.ask_each().await;
     }
     assert!(refused > 0 && unknown > 0);
     // Some responses come from the handler, and the others from the cache.
-    let (asked, called) = (answers.asked() - asked, answers.called() - called);
+    let (asked, called) = (urls.asked() - asked, urls.called() - called);
     assert!(0 < called && called < asked, "{called} of {asked}");
     until_taken(&store, dying[0]).await;
     while !matches!(store.find(id).await, Ok(Some(_))) {
         assert!(begun.elapsed() < Duration::from_secs(20), "{store:?}");
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
-    answers.until_all_hit().await;
+    urls.until_all_hit().await;
     assert_eq!(store.stats().down, 0, "{store:?}");
 }
 
@@ -139,13 +139,13 @@ async fn is_soon<F: IntoFuture>(future: F) -> F::Output {
 }
 
 /// A handler behind a cache, asked for some URLs.
-struct Answers {
+struct CachedUrls {
     app: BoxCloneService<Request<Full<Bytes>>, StatusCode, Infallible>,
     asked: AtomicUsize,
     called: Arc<AtomicUsize>,
 }
 
-impl Answers {
+impl CachedUrls {
     const URLS: usize = 24;
 
     fn new(store: &RedisStore) -> Self {
@@ -290,7 +290,7 @@ async fn purge_reaches_an_entry_whose_slot_is_moving() {
 }
 
 #[test]
-fn a_cluster_that_is_away_fails_calls_at_once_and_heals() {
+fn unavailable_cluster_fails_calls_immediately_and_recovers() {
     on_a_calm_machine(async || {
         let cluster = Cluster::start();
         let urls = cluster.urls();

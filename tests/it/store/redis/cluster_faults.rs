@@ -238,7 +238,7 @@ fn failed_by(seen: &Seen, kinds: &[StoreErrorKind]) {
 }
 
 #[test]
-fn a_node_that_fails_hurts_its_slots_alone_charges_nobody_twice_and_heals() {
+fn failing_node_affects_only_its_slots_and_charges_at_most_once() {
     on_a_calm_machine(async || {
         use StoreErrorKind::{Full, Timeout, Unavailable};
         let scene = Scene::new().await;

@@ -444,8 +444,8 @@ async fn sentinels_and_the_main_server_have_providers_of_their_own() {
     ];
     client.ask(&words);
     let vault = Vault::with("acme", "first");
-    let of_sentinel = Vault::with("default", "wrong");
-    let asked = of_sentinel.clone();
+    let sentinel_vault = Vault::with("default", "wrong");
+    let asked = sentinel_vault.clone();
     let config = || RedisConfig::sentinel([sentinel.url()], "main");
     let config = vault
         .of(config())
@@ -453,8 +453,8 @@ async fn sentinels_and_the_main_server_have_providers_of_their_own() {
     let store = RedisStore::new(config, keys()).unwrap();
     let error = failed_ping(&store).await;
     assert!(source(&error).contains("WRONGPASS "), "{error:?}");
-    assert_eq!((vault.asked(), of_sentinel.asked() % 2), (0, 0));
-    of_sentinel.set("default", "of-the-sentinel");
+    assert_eq!((vault.asked(), sentinel_vault.asked() % 2), (0, 0));
+    sentinel_vault.set("default", "of-the-sentinel");
     until_up(&store).await;
     main.ask(&["ACL", "SETUSER", "acme", ">second"]);
     vault.set("acme", "second");

@@ -48,7 +48,7 @@ struct Scene {
 /// The outcomes of the requests of one limiter.
 #[derive(Debug, Default)]
 struct Seen {
-    answers: Vec<(StatusCode, Duration)>,
+    responses: Vec<(StatusCode, Duration)>,
 }
 
 impl Scene {
@@ -123,14 +123,14 @@ impl Scene {
                 tasks.push((
                     which,
                     tokio::spawn(async move {
-                        let mut answers = Vec::new();
+                        let mut responses = Vec::new();
                         while !over.load(Ordering::Relaxed) {
                             let begun = Instant::now();
                             let response = app.clone().oneshot(get("/")).await.unwrap();
-                            answers.push((response.status(), begun.elapsed()));
+                            responses.push((response.status(), begun.elapsed()));
                             tokio::time::sleep(Duration::from_millis(3)).await;
                         }
-                        answers
+                        responses
                     }),
                 ));
             }
@@ -139,7 +139,7 @@ impl Scene {
         over.store(true, Ordering::Relaxed);
         let mut seen: Vec<Seen> = self.apps.iter().map(|_| Seen::default()).collect();
         for (which, task) in tasks {
-            seen[which].answers.extend(task.await.unwrap());
+            seen[which].responses.extend(task.await.unwrap());
         }
         seen
     }
@@ -193,16 +193,16 @@ impl Scene {
 fn check(scene: &Scene, seen: &[Seen]) {
     for ((name, while_failing, _), seen) in scene.apps.iter().zip(seen) {
         assert!(
-            seen.answers.len() > 20,
+            seen.responses.len() > 20,
             "{name}: only {}",
-            seen.answers.len()
+            seen.responses.len()
         );
-        for (status, time) in &seen.answers {
+        for (status, time) in &seen.responses {
             let documented = [StatusCode::OK, *while_failing];
             assert!(documented.contains(status), "{name}: {status}");
             assert!(*time < DEADLINE + LATE, "{name}: {time:?}");
         }
-        let mut times: Vec<_> = seen.answers.iter().map(|(_, time)| *time).collect();
+        let mut times: Vec<_> = seen.responses.iter().map(|(_, time)| *time).collect();
         times.sort_unstable();
         let median = times[times.len() / 2];
         assert!(median < Duration::from_millis(10), "{name}: {median:?}");
@@ -211,7 +211,7 @@ fn check(scene: &Scene, seen: &[Seen]) {
 
 fn failed(seen: &[Seen]) -> usize {
     let failed = |(status, _): &&(StatusCode, Duration)| *status != StatusCode::OK;
-    seen[0].answers.iter().filter(failed).count()
+    seen[0].responses.iter().filter(failed).count()
 }
 
 /// Lets a fault last, end, and heal. All requests are answered as documented meanwhile.
@@ -240,13 +240,13 @@ async fn behind_a_proxy(fault: Fault) {
 }
 
 #[test]
-fn a_hang_costs_few_requests_their_deadline_and_charges_nobody_twice() {
+fn server_hang_times_out_few_requests_and_charges_at_most_once() {
     on_a_calm_machine(async || {
         let mut scene = Scene::new().await;
         let freeze = async |scene: &mut Scene| scene.server.freeze();
         endure(&mut scene, freeze, async |scene| scene.server.thaw()).await;
         let stats = scene.store.stats();
-        // The nine requests in flight at the freeze, and two at a time until the server is given up.
+        // The nine requests in flight at the freeze, and two at a time until the breaker opens.
         assert!(stats.timeouts + stats.broken <= 9 + 5, "{stats:?}");
         assert!(scene.counted().await <= stats.calls);
     });
@@ -313,7 +313,7 @@ fn a_full_server_is_a_policys_answer() {
             let as_documented = |(status, time): &(StatusCode, Duration)| {
                 status == while_failing && *time < DEADLINE + LATE
             };
-            assert!(seen.answers.iter().all(as_documented), "{name}: {seen:?}");
+            assert!(seen.responses.iter().all(as_documented), "{name}: {seen:?}");
         }
         assert_eq!(scene.store.stats().downs, 0);
         empty(&mut scene).await;
@@ -337,7 +337,7 @@ fn a_server_that_becomes_a_replica_is_a_policys_answer() {
 }
 
 #[test]
-fn forgotten_scripts_and_forgotten_data_fail_no_request() {
+fn flushed_scripts_and_data_fail_no_request() {
     on_a_calm_machine(async || {
         let scene = Scene::by(patient).await;
         let (seen, ()) = tokio::join!(scene.load(Duration::from_millis(400)), async {
@@ -353,7 +353,7 @@ fn forgotten_scripts_and_forgotten_data_fail_no_request() {
 }
 
 #[test]
-fn what_a_flush_forgets_is_at_most_one_more_limit() {
+fn flush_admits_at_most_one_more_limit() {
     on_a_calm_machine(async || {
         let scene = Scene::new().await;
         let config = patient(RedisConfig::single(scene.server.url())).max_cached_denials(0);
@@ -409,7 +409,7 @@ fn a_swallowed_reply_charges_once_and_shifts_nobodys_answer() {
 }
 
 #[test]
-fn a_charge_whose_answer_is_lost_is_counted_once_and_recorded() {
+fn charge_with_a_lost_reply_is_counted_once_and_recorded() {
     on_a_calm_machine(async || {
         let scene = Scene::new().await;
         let before = scene.counted().await;

@@ -36,7 +36,7 @@ const LATE: Duration = Duration::from_secs(1);
 /// A server behind a proxy, and a layer of each kind before it.
 struct Scene {
     /// The timeout of each layer.
-    deadline: Duration,
+    timeout: Duration,
     server: Server,
     proxy: Proxy,
     queue: LogQueue,
@@ -65,12 +65,12 @@ impl Scene {
         Self::waiting(Duration::from_secs(2)).await
     }
 
-    async fn waiting(deadline: Duration) -> Self {
+    async fn waiting(timeout: Duration) -> Self {
         let server = Server::start();
         let proxy = Proxy::new(server.addr());
         let config = RedisConfig::single(proxy.url())
-            .api_key_timeout(deadline)
-            .cache_timeout(deadline);
+            .api_key_timeout(timeout)
+            .cache_timeout(timeout);
         let store = RedisStore::new(config, keys()).unwrap();
         // Nothing is remembered: each request asks.
         let ring = KeyRing::builder("acmepay", store.clone())
@@ -93,7 +93,7 @@ impl Scene {
             ("log", app(AccessLogLayer::new(queue.clone()), &others)),
         ];
         let scene = Self {
-            deadline,
+            timeout,
             server,
             proxy,
             queue,
@@ -215,7 +215,7 @@ fn check(scene: &Scene, all: &[Seen], denied: &[StatusCode]) {
         for (status, time) in seen {
             let is_denied = which == AUTH && denied.contains(status);
             assert!(is_denied || *status == StatusCode::OK, "{name}: {status}");
-            assert!(*time < scene.deadline + LATE, "{name}: {time:?}");
+            assert!(*time < scene.timeout + LATE, "{name}: {time:?}");
         }
     }
 }
@@ -262,7 +262,7 @@ async fn behind_a_proxy(fault: Fault, denied: &[StatusCode]) {
 }
 
 #[test]
-fn a_hang_denies_keys_misses_answers_and_costs_few_their_deadline() {
+fn server_hang_denies_keys_and_misses_the_cache_within_the_timeout() {
     on_a_calm_machine(async || {
         let begin = async |scene: &mut Scene| scene.server.freeze();
         endure(begin, async |scene| scene.server.thaw(), UNAVAILABLE).await;
@@ -318,7 +318,7 @@ fn answers_byte_by_byte_deny_keys_and_miss_answers() {
 }
 
 #[test]
-fn corrupt_answers_let_nobody_in_and_show_nothing() {
+fn corrupt_replies_authenticate_no_key_and_serve_no_entry() {
     on_a_calm_machine(async || {
         let errors = [
             StatusCode::SERVICE_UNAVAILABLE,
@@ -357,7 +357,7 @@ fn a_full_server_still_knows_keys_and_loses_records() {
 }
 
 #[test]
-fn forgotten_scripts_fail_no_request() {
+fn flushed_scripts_fail_no_request() {
     on_a_calm_machine(async || {
         let scene = Scene::patient().await;
         let (seen, ()) = tokio::join!(scene.load(Duration::from_millis(400)), async {
@@ -372,7 +372,7 @@ fn forgotten_scripts_fail_no_request() {
 }
 
 #[test]
-fn after_a_flush_nobody_is_known_and_nothing_else_fails() {
+fn flush_makes_keys_unknown_and_fails_nothing_else() {
     on_a_calm_machine(async || {
         let scene = Scene::patient().await;
         scene.server.ask(&["FLUSHALL"]);
@@ -384,7 +384,7 @@ fn after_a_flush_nobody_is_known_and_nothing_else_fails() {
 }
 
 #[test]
-fn a_swallowed_reply_is_nobody_elses_answer() {
+fn lost_reply_is_never_matched_to_another_call() {
     on_a_calm_machine(async || {
         let scene = Scene::new().await;
         for _ in 0..3 {

@@ -120,8 +120,8 @@ async fn two_instances_are_one_gate() {
         assert_eq!(status, StatusCode::OK);
         assert_eq!(body, "call 1", "what one has made the other shows");
         // The response is stored in the background.
-        let is_answer = |name: &String| name.contains(":c:{") && !name.ends_with(":purges");
-        while !server.keys().iter().any(is_answer) {
+        let is_entry_key = |name: &String| name.contains(":c:{") && !name.ends_with(":purges");
+        while !server.keys().iter().any(is_entry_key) {
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
     }
@@ -153,7 +153,7 @@ async fn two_instances_are_one_gate() {
 }
 
 #[tokio::test]
-async fn whatever_is_asked_for_names_are_well_formed() {
+async fn redis_keys_are_well_formed_for_any_request() {
     let server = Server::start();
     let instance = Instance::at(&server, &Arc::default());
     for odd in ["\r\nFLUSHALL\r\n", "*", "{", "}{", "a b", "ä", "\u{1}"] {
@@ -182,7 +182,7 @@ async fn whatever_is_asked_for_names_are_well_formed() {
 }
 
 #[tokio::test]
-async fn an_acl_user_needs_no_more_than_the_guide_says() {
+async fn acl_user_of_the_guide_has_sufficient_permissions() {
     let server = Server::start();
     let guide = concat!(env!("CARGO_MANIFEST_DIR"), "/src/guide/redis.md");
     let guide = std::fs::read_to_string(guide).unwrap();

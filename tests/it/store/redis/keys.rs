@@ -187,7 +187,7 @@ async fn an_instance_that_is_cut_off_stops_trusting_what_it_remembers() {
 }
 
 #[tokio::test]
-async fn a_late_answer_never_brings_a_revoked_key_back() {
+async fn late_reply_never_restores_a_revoked_key() {
     let server = Server::start();
     let manager = Instance::at(&server.url());
     let instance = Instance::at(&server.url());
@@ -219,7 +219,7 @@ async fn a_late_answer_never_brings_a_revoked_key_back() {
 }
 
 #[tokio::test]
-async fn a_swallowed_answer_lets_nobody_be_taken_for_another() {
+async fn lost_reply_never_authenticates_another_caller() {
     let server = Server::start();
     let manager = Instance::at(&server.url());
     let mut all = Vec::new();
@@ -245,12 +245,12 @@ async fn a_swallowed_answer_lets_nobody_be_taken_for_another() {
             let asking = all.iter().map(|(owner, key)| {
                 let (layer, owner, key) = (instance.layer.clone(), owner.clone(), key.clone());
                 tokio::spawn(async move {
-                    let answer = send(layer, with_key(&key)).await;
-                    (answer.status(), owner, text(answer).await)
+                    let response = send(layer, with_key(&key)).await;
+                    (response.status(), owner, text(response).await)
                 })
             });
-            for answer in asking.collect::<Vec<_>>() {
-                let (status, owner, body) = answer.await.unwrap();
+            for asked in asking.collect::<Vec<_>>() {
+                let (status, owner, body) = asked.await.unwrap();
                 match status {
                     StatusCode::OK => {
                         assert!(body.starts_with(&format!("{owner} ")), "{owner}: {body}");
@@ -274,7 +274,7 @@ async fn a_swallowed_answer_lets_nobody_be_taken_for_another() {
 }
 
 #[tokio::test]
-async fn whatever_an_owner_is_called_names_are_well_formed_and_hold_no_secret() {
+async fn redis_keys_are_well_formed_and_contain_no_secret_for_any_owner() {
     let server = Server::start();
     let instance = Instance::at(&server.url());
     for owner in ["\r\nFLUSHALL\r\n", "*", "{", "}", "a b", "ä", "\u{1}"] {
@@ -298,7 +298,7 @@ async fn whatever_an_owner_is_called_names_are_well_formed_and_hold_no_secret() 
 }
 
 #[tokio::test]
-async fn a_full_server_refuses_a_key_and_keeps_nothing_of_it() {
+async fn full_server_rejects_new_keys_and_stores_no_part_of_them() {
     let server = Server::start();
     let instance = Instance::at(&server.url());
     let (id, key) = new_key(&instance, "acme").await;
@@ -317,7 +317,7 @@ async fn a_full_server_refuses_a_key_and_keeps_nothing_of_it() {
 }
 
 #[tokio::test]
-async fn a_record_that_somebody_damaged_is_an_error_and_no_other_record() {
+async fn damaged_record_is_an_error() {
     let server = Server::start();
     let by_hand = store(&server.url());
     let instance = Instance::at(&server.url());
@@ -370,7 +370,7 @@ fn keys_made_at_one_terminal_are_known_at_the_next() {
 }
 
 #[tokio::test]
-async fn a_key_takes_what_the_guide_says() {
+async fn key_memory_matches_the_guide() {
     const KEYS: i64 = 200;
     let server = Server::start();
     let instance = Instance::at(&server.url());

@@ -111,16 +111,16 @@ pub(crate) async fn counts_logs_exactly(store: &impl RateLimitStore) {
     }
     assert!(admitted > 50 && denied > 50, "{admitted} {denied}");
     // Usage that is reported afterwards is charged in full, up to twice the limit.
-    let owing = log_of(3, Duration::from_secs(3_600));
-    let charge = |cost| [Charge::new(&owing, cost)];
-    for owed in [2, 1_000] {
-        store.charge(&partition, &charge(owed)).await.unwrap();
+    let policy = log_of(3, Duration::from_secs(3_600));
+    let charge = |cost| [Charge::new(&policy, cost)];
+    for cost in [2, 1_000] {
+        store.charge(&partition, &charge(cost)).await.unwrap();
     }
-    let back = Refund::new(&owing, Receipt::default(), 9);
+    let back = Refund::new(&policy, Receipt::default(), 9);
     store.refund(&partition, &[back]).await.unwrap();
     let said = store.take(&partition, &charge(1)).await.unwrap();
     assert!(!said.is_admitted() && said.each()[0].remaining() == 0);
-    store.reset(&partition, &[&owing]).await.unwrap();
+    store.reset(&partition, &[&policy]).await.unwrap();
     let said = store.take(&partition, &charge(1)).await.unwrap();
     assert_eq!(said.each()[0].remaining(), 2);
 }
@@ -148,7 +148,7 @@ async fn a_log_lies_no_longer_than_its_window_and_a_little() {
 }
 
 #[tokio::test]
-async fn who_a_log_has_denied_is_denied_without_asking_until_a_place_is_free() {
+async fn log_denials_are_answered_locally_until_a_slot_is_free() {
     let server = Server::start();
     let (store, policy) = (store(&server), log_of(2, 2 * WINDOW));
     let charge = [Charge::new(&policy, 1)];
@@ -179,7 +179,7 @@ async fn who_a_log_has_denied_is_denied_without_asking_until_a_place_is_free() {
 }
 
 #[tokio::test]
-async fn what_is_no_log_is_taken_for_none_or_is_an_error_of_that_key() {
+async fn damaged_log_is_ignored_or_is_an_error_of_its_key() {
     let server = Server::start();
     let (store, policy) = (store(&server), log_of(2, Duration::from_secs(3_600)));
     let take = async || store.take(&partition(1), &[Charge::new(&policy, 2)]).await;

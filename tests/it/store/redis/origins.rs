@@ -11,7 +11,7 @@ use portcullis::{
 };
 
 use crate::{
-    cache::cache::{answer, get_with},
+    cache::cache::{get_with, response_with},
     support::{
         get,
         hands::Hands,
@@ -65,7 +65,7 @@ async fn stored(site: &Site, request: impl Fn() -> Request<Full<Bytes>>) -> Stri
 
 fn failing(origin: &Origin) {
     origin.responds(|_, _| {
-        let mut response = answer(&[], "failed");
+        let mut response = response_with(&[], "failed");
         *response.status_mut() = StatusCode::SERVICE_UNAVAILABLE;
         Ok(response)
     });
@@ -74,19 +74,19 @@ fn failing(origin: &Origin) {
 #[tokio::test]
 async fn a_final_response_invalidates_the_stored_one_in_every_store() {
     let server = Server::start();
-    let origin = Origin::new(|_, _| Ok(answer(STALE_IF_ERROR, "old")));
+    let origin = Origin::new(|_, _| Ok(response_with(STALE_IF_ERROR, "old")));
     origin.open();
     for site in sites(&server, &origin) {
         for status in [404, 302, 200] {
             let path = format!("/{status}");
-            origin.responds(|_, _| Ok(answer(STALE_IF_ERROR, "old")));
+            origin.responds(|_, _| Ok(response_with(STALE_IF_ERROR, "old")));
             assert_eq!(stored(&site, || get(&path)).await, "old");
             site.hands.clock.advance(Duration::from_secs(3));
             failing(&origin);
             assert_eq!(site.send(get(&path)).await.unwrap().body, "old");
             site.hands.clock.advance(Duration::from_secs(3));
             origin.responds(move |_, _| {
-                let mut response = answer(&[("cache-control", "no-store")], "final");
+                let mut response = response_with(&[("cache-control", "no-store")], "final");
                 *response.status_mut() = StatusCode::from_u16(status).unwrap();
                 Ok(response)
             });
@@ -100,17 +100,18 @@ async fn a_final_response_invalidates_the_stored_one_in_every_store() {
 #[tokio::test]
 async fn a_304_for_another_version_refreshes_no_store() {
     let server = Server::start();
-    let origin = Origin::new(|_, _| Ok(answer(STALE_IF_ERROR, "old")));
+    let origin = Origin::new(|_, _| Ok(response_with(STALE_IF_ERROR, "old")));
     origin.open();
     for site in sites(&server, &origin) {
-        origin.responds(|_, _| Ok(answer(STALE_IF_ERROR, "old")));
+        origin.responds(|_, _| Ok(response_with(STALE_IF_ERROR, "old")));
         assert_eq!(stored(&site, || get("/a")).await, "old");
         site.hands.clock.advance(Duration::from_secs(3));
         origin.responds(|request, _| {
             if !request.headers().contains_key("if-none-match") {
-                return Ok(answer(&[("cache-control", "max-age=60")], "new"));
+                return Ok(response_with(&[("cache-control", "max-age=60")], "new"));
             }
-            let mut response = answer(&[("etag", "\"b\""), ("cache-control", "max-age=60")], "");
+            let mut response =
+                response_with(&[("etag", "\"b\""), ("cache-control", "max-age=60")], "");
             *response.status_mut() = StatusCode::NOT_MODIFIED;
             Ok(response)
         });
@@ -124,7 +125,7 @@ async fn concurrent_requests_of_every_kind_are_one_call_in_every_store() {
     let server = Server::start();
     let origin = Origin::new(|_, call| {
         let fields = [("cache-control", "max-age=60"), ("etag", "\"a\"")];
-        Ok(answer(&fields, format!("call {call}")))
+        Ok(response_with(&fields, format!("call {call}")))
     });
     for site in sites(&server, &origin) {
         let before = origin.calls();

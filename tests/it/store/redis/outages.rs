@@ -89,7 +89,7 @@ async fn freezes_that_lose_charges_admit_no_more_than_the_limit_and_one_share() 
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn resets_admit_no_more_than_deferred_instances_may_owe() {
+async fn connection_resets_never_exceed_the_deferred_bound() {
     const LIMIT: u64 = 6_000;
     let server = Server::start();
     let proxies = [0, 1, 2].map(|_| Proxy::new(server.addr()));

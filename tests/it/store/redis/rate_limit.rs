@@ -68,8 +68,8 @@ async fn eight_instances_with_64_tasks_each_admit_exactly_the_limit() {
                     let mut admitted = 0;
                     // Together all ask for more than the limit.
                     for _ in 0..3 {
-                        let answer = store.take(&partition, &charges).await.unwrap();
-                        admitted += u64::from(answer.is_admitted());
+                        let decisions = store.take(&partition, &charges).await.unwrap();
+                        admitted += u64::from(decisions.is_admitted());
                     }
                     admitted
                 }));
@@ -96,7 +96,7 @@ async fn eight_instances_with_64_tasks_each_admit_exactly_the_limit() {
 }
 
 #[tokio::test]
-async fn a_server_that_forgets_its_scripts_fails_no_call() {
+async fn script_flush_fails_no_call() {
     let server = Server::start();
     let (store, policy) = (
         store(&server),
@@ -208,13 +208,13 @@ async fn two_gateways_on_one_server_are_one_and_serve_on_without_it() {
     let until_hit = async |addr| {
         let begun = Instant::now();
         loop {
-            let answer = call(addr, Method::GET, "/data", &key).await;
+            let response = call(addr, Method::GET, "/data", &key).await;
             // On a busy machine the server may reply late, and then no key can be verified.
             let known = [StatusCode::OK, StatusCode::SERVICE_UNAVAILABLE];
-            assert!(known.contains(&answer.status), "{}", answer.status);
-            let status = answer.header("cache-status").unwrap_or_default();
+            assert!(known.contains(&response.status), "{}", response.status);
+            let status = response.header("cache-status").unwrap_or_default();
             if status.contains("; hit") {
-                return answer.body.clone();
+                return response.body.clone();
             }
             assert!(begun.elapsed() < Duration::from_secs(10), "never kept");
         }
@@ -227,11 +227,11 @@ async fn two_gateways_on_one_server_are_one_and_serve_on_without_it() {
     // Both count together.
     let (mut admitted, mut begun) = (0, Instant::now());
     for number in 0..320 {
-        let answer = call(addrs[number % 2], Method::GET, "/public", &[]).await;
+        let response = call(addrs[number % 2], Method::GET, "/public", &[]).await;
         if number == 0 {
             begun = Instant::now();
         }
-        admitted += u64::from(answer.status == StatusCode::OK);
+        admitted += u64::from(response.status == StatusCode::OK);
     }
     // 300 in ten seconds for one address: where the machine is slow, a window or more have passed.
     let windows = begun.elapsed().as_secs() / 10 + 1;
@@ -251,14 +251,14 @@ async fn two_gateways_on_one_server_are_one_and_serve_on_without_it() {
     }
     server.kill();
     for addr in addrs {
-        let answer = call(addr, Method::GET, "/public", &[]).await;
+        let response = call(addr, Method::GET, "/public", &[]).await;
         // A repeated denial stays in effect until `retry_after` elapses, and no request gets 503.
-        assert_ne!(answer.status, StatusCode::SERVICE_UNAVAILABLE);
+        assert_ne!(response.status, StatusCode::SERVICE_UNAVAILABLE);
     }
 }
 
 #[tokio::test]
-async fn who_was_denied_is_denied_without_asking_until_the_time_that_was_said() {
+async fn repeated_denials_are_answered_locally_until_retry_after() {
     let server = Server::start();
     let store = store(&server);
     let quota = Quota::new(2, Duration::from_millis(600));
@@ -407,7 +407,7 @@ async fn one_busy_instance_asks_once_for_many_and_gives_back_what_lies_idle() {
     assert_eq!(left.each()[0].remaining(), 9_998);
 }
 
-fn owing(policy: Policy, most: u32) -> Policy {
+fn deferred(policy: Policy, most: u32) -> Policy {
     let most = NonZeroU32::new(most).unwrap();
     policy.with_sync_mode(SyncMode::Deferred {
         max_unreported: most,
@@ -428,7 +428,7 @@ fn counted(server: &Server, policy: &Policy) -> [f64; 3] {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn debts_of_eight_instances_admit_no_more_than_all_may_owe_and_are_all_charged() {
+async fn eight_deferred_instances_stay_within_the_bound_and_charge_all() {
     let server = Server::start();
     let quota = Quota::per_hour(1_000);
     for policy in [
@@ -439,7 +439,7 @@ async fn debts_of_eight_instances_admit_no_more_than_all_may_owe_and_are_all_cha
         for most in [1, 16] {
             server.ask(&["FLUSHALL"]);
             let stores: Vec<RedisStore> = (0..8).map(|_| store(&server)).collect();
-            let policy = owing(policy.clone(), most);
+            let policy = deferred(policy.clone(), most);
             let admitted = contest(&stores, &policy, partition(u64::from(most))).await;
             let (bound, name) = (policy.max_over_admission(8), policy.name());
             assert_eq!(bound, u64::from(8 * most));
@@ -462,10 +462,10 @@ async fn debts_of_eight_instances_admit_no_more_than_all_may_owe_and_are_all_cha
 }
 
 #[tokio::test]
-async fn a_debt_is_told_at_half_of_what_may_be_owed_and_after_a_second() {
+async fn deferred_charges_are_reported_at_half_the_maximum_or_after_1_s() {
     let server = Server::start();
     let (one, other) = (store(&server), store(&server));
-    let policy = owing(
+    let policy = deferred(
         Policy::fixed_window("window", Quota::per_hour(10_000)).unwrap(),
         100,
     );
@@ -490,9 +490,9 @@ async fn a_debt_is_told_at_half_of_what_may_be_owed_and_after_a_second() {
 }
 
 #[tokio::test]
-async fn while_the_server_is_away_an_instance_admits_what_it_may_owe_and_tells_it_later() {
+async fn deferred_charges_during_an_outage_are_bounded_and_reported_later() {
     let server = Server::start();
-    let policy = owing(
+    let policy = deferred(
         Policy::aligned_window("window", Quota::per_hour(1_000)).unwrap(),
         10,
     );
@@ -548,7 +548,7 @@ async fn leases_deny_few_wrongly_while_traffic_shifts_between_instances() {
 }
 
 #[tokio::test]
-async fn a_partition_takes_what_the_guide_says() {
+async fn partition_memory_matches_the_guide() {
     let server = Server::start();
     let store = store(&server);
     let policies = each(100);

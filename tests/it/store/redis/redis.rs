@@ -77,7 +77,7 @@ async fn a_store_connects_at_its_first_call_by_network_and_by_socket() {
 }
 
 #[tokio::test]
-async fn a_service_starts_while_its_server_is_away_and_heals_when_it_comes() {
+async fn service_starts_without_its_server_and_recovers() {
     let server = Server::start();
     server.kill();
     let store = store(&server.url());
@@ -89,7 +89,7 @@ async fn a_service_starts_while_its_server_is_away_and_heals_when_it_comes() {
 }
 
 #[tokio::test]
-async fn a_wrong_password_is_told_and_shown_nowhere() {
+async fn wrong_password_is_reported_without_disclosing_it() {
     let server = Server::with(&["--requirepass", "the-right-one"]);
     let heard = Heard::default();
     let config = patient(RedisConfig::single(server.url()))
@@ -164,7 +164,7 @@ async fn calls_that_wait_are_woken_when_the_server_is_given_up() {
 }
 
 #[tokio::test]
-async fn a_lost_connection_is_made_anew_before_the_next_call_asks_for_it() {
+async fn lost_connection_is_reestablished_before_the_next_call() {
     let server = Server::start();
     let store = store(&server.url());
     store.ping().await.unwrap();

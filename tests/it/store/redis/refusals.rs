@@ -86,7 +86,7 @@ async fn ping_returns_the_reason_for_which_a_server_cannot_be_used() {
 }
 
 #[tokio::test]
-async fn ping_forgets_the_reason_once_the_server_can_be_used() {
+async fn ping_clears_the_reason_once_the_server_is_usable() {
     let server = Server::start();
     server.kill();
     let config = patient(RedisConfig::single(server.url()));

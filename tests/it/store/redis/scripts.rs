@@ -682,7 +682,7 @@ fn log_words(policy: &Policy, log: &Log, now: u64) -> [u64; 3] {
 }
 
 #[test]
-fn what_is_decided_together_is_decided_as_if_each_came_alone() {
+fn batched_decisions_equal_separate_decisions() {
     const DECISIONS: u64 = 100_000;
     // Later than any clock of a server: keys do not expire meanwhile.
     const LATER: u64 = 4_000_000_000_000_000;

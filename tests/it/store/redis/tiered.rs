@@ -59,7 +59,7 @@ async fn until_not(instance: &Instance, path: &str, shown: &str) -> Duration {
 }
 
 #[tokio::test]
-async fn a_purge_elsewhere_is_heard_and_an_own_one_is_at_once() {
+async fn remote_purge_arrives_and_own_purge_is_immediate() {
     let server = Server::start();
     let (one, other) = (instance(&server), instance(&server));
     for _ in 0..10 {
@@ -73,7 +73,7 @@ async fn a_purge_elsewhere_is_heard_and_an_own_one_is_at_once() {
 }
 
 #[tokio::test]
-async fn nothing_is_kept_in_memory_while_purges_are_not_heard() {
+async fn local_tier_is_unused_while_the_purge_channel_is_lost() {
     let server = Server::start();
     let (one, other) = (instance(&server), instance(&server));
     let shown = warm(&other, "/a", &server).await;

@@ -114,10 +114,10 @@ async fn attempt(config: RedisConfig) -> Result<(), StoreErrorKind> {
     let config = patient(config.auditor(downs.clone()));
     let store = RedisStore::new(config, keys()).unwrap();
     loop {
-        let answer = store.ping().await;
+        let reply = store.ping().await;
         match downs.0.lock().unwrap().first() {
             Some(kind) => return Err(*kind),
-            None if answer.is_ok() => return Ok(()),
+            None if reply.is_ok() => return Ok(()),
             None => {}
         }
         tokio::time::sleep(Duration::from_millis(1)).await;
@@ -200,7 +200,7 @@ async fn sentinels_and_a_cluster_are_reached_over_tls_too() {
 }
 
 #[test]
-fn what_tls_cannot_be_made_of_is_refused_before_the_first_call() {
+fn rejects_invalid_tls_options() {
     let authority = Authority::new();
     let one = || RedisConfig::single("rediss://redis.example");
     let refusals = [

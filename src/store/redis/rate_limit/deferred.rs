@@ -38,15 +38,15 @@ const UNUSED_MAX: Duration = Duration::from_secs(2);
 /// maximum of the policy's sync mode. Beyond it, the server decides. Regardless of the age of its
 /// view of the server, each instance admits at most that much after the quota is spent.
 #[derive(Debug, Default)]
-pub(super) struct Debts {
+pub(super) struct DeferredCharges {
     // Outside of the lock, so that it is not taken without deferred charges.
     count: AtomicUsize,
-    held: Mutex<HashMap<StoreKey, SmallVec<[Debt; 1]>>>,
+    held: Mutex<HashMap<StoreKey, SmallVec<[DeferredCharge; 1]>>>,
 }
 
 /// The deferred charges of one policy.
 #[derive(Debug)]
-struct Debt {
+struct DeferredCharge {
     policy: Policy,
     most: u64,
     view: Option<View>,
@@ -105,7 +105,7 @@ impl Fate {
 }
 
 /// Returns `true` if a request can be admitted locally: all of its policies are deferred.
-pub(super) fn may_owe(charges: &[Charge<'_>]) -> bool {
+pub(super) fn may_defer(charges: &[Charge<'_>]) -> bool {
     !charges.is_empty()
         && charges
             .iter()
@@ -135,15 +135,15 @@ impl View {
 /// Returns the states of the charged policies and the server's time, or `None` if one is unknown or
 /// if the cost exceeds its maximum of deferred charges.
 fn states_of(
-    debts: &[Debt],
+    deferred: &[DeferredCharge],
     charges: &[Charge<'_>],
     now: Timestamp,
 ) -> Option<(SmallVec<[State; 4]>, Timestamp)> {
     let (mut states, mut at) = (SmallVec::new(), Timestamp::EPOCH);
     for charge in charges {
-        let debt = debts.iter().find(|debt| debt.is_for(charge.policy))?;
-        let view = debt.view.filter(|view| view.is_alive(now))?;
-        if !debt.has_room_for(charge.cost, now) {
+        let entry = deferred.iter().find(|entry| entry.is_for(charge.policy))?;
+        let view = entry.view.filter(|view| view.is_alive(now))?;
+        if !entry.has_room_for(charge.cost, now) {
             return None;
         }
         at = at.max(view.server_now(now));
@@ -152,7 +152,7 @@ fn states_of(
     Some((states, at))
 }
 
-impl Debt {
+impl DeferredCharge {
     fn new(policy: Policy, most: u64, view: View, now: Timestamp) -> Self {
         Self {
             policy,
@@ -241,8 +241,8 @@ impl Debt {
     fn is_of_use(&self, now: Timestamp) -> bool {
         let is_known = self.view.is_some_and(|view| view.is_alive(now));
         let is_used = is_known && now < self.used_at + UNUSED_MAX;
-        let is_owing = self.unreported > 0 || self.on_its_way > 0;
-        is_owing || self.uncertain(now) > 0 || is_used
+        let is_outstanding = self.unreported > 0 || self.on_its_way > 0;
+        is_outstanding || self.uncertain(now) > 0 || is_used
     }
 
     /// Marks the unreported amount as being reported, and returns it.
@@ -255,7 +255,7 @@ impl Debt {
     }
 }
 
-impl Debts {
+impl DeferredCharges {
     /// Admits a request if the known states have enough left for it, and the maximum of deferred
     /// charges allows it.
     pub(super) fn spend(
@@ -268,21 +268,23 @@ impl Debts {
             return None;
         }
         let mut held = self.lock();
-        let debts = held.get_mut(partition)?;
-        let (mut states, at) = states_of(debts, charges, now)?;
+        let deferred = held.get_mut(partition)?;
+        let (mut states, at) = states_of(deferred, charges, now)?;
         let decisions = decide_all(charges, &mut states, at);
         if !decisions.is_admitted() {
             return None;
         }
         let mut is_due = false;
         for ((charge, decision), state) in charges.iter().zip(decisions.each()).zip(states) {
-            let debt = debts.iter_mut().find(|debt| debt.is_for(charge.policy))?;
+            let entry = deferred
+                .iter_mut()
+                .find(|entry| entry.is_for(charge.policy))?;
             let charged = match decision.is_admitted() {
                 true => charge.cost,
                 false => 0,
             };
-            debt.admit(charged, state, now);
-            is_due |= debt.is_due();
+            entry.admit(charged, state, now);
+            is_due |= entry.is_due();
         }
         Some(Spent { decisions, is_due })
     }
@@ -295,7 +297,7 @@ impl Debts {
     pub(super) fn learn(
         &self,
         partition: StoreKey,
-        told: &Report,
+        report: &Report,
         known: impl IntoIterator<Item = (Policy, State)>,
         [at, asked_at, now]: [Timestamp; 3],
     ) {
@@ -303,10 +305,10 @@ impl Debts {
         if held.len() >= PARTITIONS_MAX && !held.contains_key(&partition) {
             return;
         }
-        let debts = held.entry(partition).or_default();
-        for (policy, amount) in told {
-            if let Some(debt) = debts.iter_mut().find(|debt| debt.is_for(policy)) {
-                debt.on_its_way -= debt.on_its_way.min(*amount);
+        let deferred = held.entry(partition).or_default();
+        for (policy, amount) in report {
+            if let Some(entry) = deferred.iter_mut().find(|entry| entry.is_for(policy)) {
+                entry.on_its_way -= entry.on_its_way.min(*amount);
             }
         }
         for (policy, state) in known {
@@ -318,11 +320,11 @@ impl Debts {
                 at,
                 asked_at,
             };
-            match debts.iter_mut().find(|debt| debt.is_for(&policy)) {
-                Some(debt) => debt.update(view, now),
+            match deferred.iter_mut().find(|entry| entry.is_for(&policy)) {
+                Some(entry) => entry.update(view, now),
                 None => {
-                    debts.retain(|debt| debt.policy.id() != policy.id());
-                    debts.push(Debt::new(policy, most, view, now));
+                    deferred.retain(|entry| entry.policy.id() != policy.id());
+                    deferred.push(DeferredCharge::new(policy, most, view, now));
                 }
             }
         }
@@ -332,18 +334,18 @@ impl Debts {
     /// Takes the unreported amounts of a partition.
     pub(super) fn take(&self, partition: &StoreKey, now: Timestamp) -> Report {
         let mut held = self.lock();
-        let debts = held.get_mut(partition).into_iter().flatten();
-        debts
-            .filter_map(|debt| {
-                debt.expire_windows(now);
-                debt.send()
+        let deferred = held.get_mut(partition).into_iter().flatten();
+        deferred
+            .filter_map(|entry| {
+                entry.expire_windows(now);
+                entry.send()
             })
             .collect()
     }
 
     /// Takes the amounts whose reports are overdue, and removes unused partitions.
     pub(super) fn take_late(&self, now: Timestamp) -> Vec<(StoreKey, Report)> {
-        self.take_each(now, |debt| now >= debt.since + UNREPORTED_MAX)
+        self.take_each(now, |entry| now >= entry.since + UNREPORTED_MAX)
     }
 
     /// Takes all unreported amounts.
@@ -354,19 +356,21 @@ impl Debts {
     fn take_each(
         &self,
         now: Timestamp,
-        is_meant: impl Fn(&Debt) -> bool,
+        is_meant: impl Fn(&DeferredCharge) -> bool,
     ) -> Vec<(StoreKey, Report)> {
         let mut reports = Vec::new();
         let mut held = self.lock();
-        held.retain(|partition, debts| {
-            debts.iter_mut().for_each(|debt| debt.expire_windows(now));
-            let meant = debts.iter_mut().filter(|debt| is_meant(debt));
-            let report: Report = meant.filter_map(Debt::send).collect();
+        held.retain(|partition, deferred| {
+            deferred
+                .iter_mut()
+                .for_each(|entry| entry.expire_windows(now));
+            let meant = deferred.iter_mut().filter(|entry| is_meant(entry));
+            let report: Report = meant.filter_map(DeferredCharge::send).collect();
             if !report.is_empty() {
                 reports.push((*partition, report));
             }
-            debts.retain(|debt| debt.is_of_use(now));
-            !debts.is_empty()
+            deferred.retain(|entry| entry.is_of_use(now));
+            !deferred.is_empty()
         });
         self.count.store(held.len(), Ordering::Relaxed);
         reports
@@ -375,20 +379,20 @@ impl Debts {
     /// Records that a report was not charged, or that its effect is unknown.
     pub(super) fn lost(&self, partition: &StoreKey, report: &Report, fate: Fate, now: Timestamp) {
         let mut held = self.lock();
-        let Some(debts) = held.get_mut(partition) else {
+        let Some(deferred) = held.get_mut(partition) else {
             return;
         };
         for (policy, amount) in report {
-            let Some(debt) = debts.iter_mut().find(|debt| debt.is_for(policy)) else {
+            let Some(entry) = deferred.iter_mut().find(|entry| entry.is_for(policy)) else {
                 continue;
             };
-            debt.on_its_way -= debt.on_its_way.min(*amount);
+            entry.on_its_way -= entry.on_its_way.min(*amount);
             match fate {
                 Fate::NotCharged => {
-                    debt.unreported += amount;
-                    debt.since = now;
+                    entry.unreported += amount;
+                    entry.since = now;
                 }
-                Fate::Unknown => debt.doubt(*amount, now),
+                Fate::Unknown => entry.doubt(*amount, now),
             }
         }
     }
@@ -396,12 +400,12 @@ impl Debts {
     /// Discards the deferred charges of a partition that is reset.
     pub(super) fn forget(&self, partition: &StoreKey, policies: &[&Policy]) {
         let mut held = self.lock();
-        for debt in held.get_mut(partition).into_iter().flatten() {
+        for entry in held.get_mut(partition).into_iter().flatten() {
             if policies
                 .iter()
-                .any(|policy| policy.id() == debt.policy.id())
+                .any(|policy| policy.id() == entry.policy.id())
             {
-                (debt.view, debt.unreported, debt.uncertain) = (None, 0, 0);
+                (entry.view, entry.unreported, entry.uncertain) = (None, 0, 0);
             }
         }
     }
@@ -410,7 +414,7 @@ impl Debts {
         self.count.load(Ordering::Relaxed) == 0
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<StoreKey, SmallVec<[Debt; 1]>>> {
+    fn lock(&self) -> MutexGuard<'_, HashMap<StoreKey, SmallVec<[DeferredCharge; 1]>>> {
         self.held.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -431,7 +435,7 @@ mod tests {
     fn partition() -> StoreKey {
         StoreKeys::from_secret(&[7; 32])
             .unwrap()
-            .space("debts")
+            .space("deferred")
             .short_key(b"x")
     }
 
@@ -445,10 +449,10 @@ mod tests {
     }
 
     /// Records a reply with this usage, at the same time on the server and locally.
-    fn learn(debts: &Debts, policy: &Policy, used: u64, millis: u64) {
+    fn learn(deferred: &DeferredCharges, policy: &Policy, used: u64, millis: u64) {
         let state = policy.charge(State::NONE, at(millis), used);
         let times = [at(millis), at(millis), at(millis)];
-        debts.learn(
+        deferred.learn(
             partition(),
             &Report::new(),
             [(policy.clone(), state)],
@@ -457,91 +461,97 @@ mod tests {
     }
 
     /// Records the reply to a report, with the total usage.
-    fn charged(debts: &Debts, policy: &Policy, report: &Report, used: u64, millis: u64) {
+    fn charged(
+        deferred: &DeferredCharges,
+        policy: &Policy,
+        report: &Report,
+        used: u64,
+        millis: u64,
+    ) {
         let state = policy.charge(State::NONE, at(millis), used);
         let times = [at(millis), at(millis), at(millis)];
-        debts.learn(partition(), report, [(policy.clone(), state)], times);
+        deferred.learn(partition(), report, [(policy.clone(), state)], times);
     }
 
     /// Returns the number of requests that are admitted locally, one after another.
-    fn admitted(debts: &Debts, policy: &Policy, millis: u64) -> usize {
+    fn admitted(deferred: &DeferredCharges, policy: &Policy, millis: u64) -> usize {
         let charge = [Charge::new(policy, 1)];
-        let spend = || debts.spend(&partition(), &charge, at(millis));
+        let spend = || deferred.spend(&partition(), &charge, at(millis));
         (0..100).take_while(|_| spend().is_some()).count()
     }
 
     #[test]
-    fn no_more_is_admitted_unasked_than_the_mode_says_also_while_it_is_being_told() {
-        let (debts, policy) = (Debts::default(), policy(100));
-        assert_eq!(admitted(&debts, &policy, 0), 0);
-        learn(&debts, &policy, 1, 0);
-        assert_eq!(admitted(&debts, &policy, 0), 4);
-        let report = debts.take(&partition(), at(0));
+    fn local_admissions_stay_within_max_unreported_during_reports() {
+        let (deferred, policy) = (DeferredCharges::default(), policy(100));
+        assert_eq!(admitted(&deferred, &policy, 0), 0);
+        learn(&deferred, &policy, 1, 0);
+        assert_eq!(admitted(&deferred, &policy, 0), 4);
+        let report = deferred.take(&partition(), at(0));
         assert_eq!(report[0].1, 4);
-        assert_eq!(admitted(&debts, &policy, 0), 0);
-        assert!(debts.take(&partition(), at(0)).is_empty());
-        charged(&debts, &policy, &report, 5, 1);
-        assert_eq!(admitted(&debts, &policy, 1), 4);
+        assert_eq!(admitted(&deferred, &policy, 0), 0);
+        assert!(deferred.take(&partition(), at(0)).is_empty());
+        charged(&deferred, &policy, &report, 5, 1);
+        assert_eq!(admitted(&deferred, &policy, 1), 4);
     }
 
     #[test]
     fn no_more_is_admitted_than_is_left_by_what_is_known() {
-        let (debts, policy) = (Debts::default(), policy(10));
-        learn(&debts, &policy, 8, 0);
-        assert_eq!(admitted(&debts, &policy, 0), 2);
+        let (deferred, policy) = (DeferredCharges::default(), policy(10));
+        learn(&deferred, &policy, 8, 0);
+        assert_eq!(admitted(&deferred, &policy, 0), 2);
         // An equal reply does not include those charges yet.
-        learn(&debts, &policy, 8, 1);
-        assert_eq!(admitted(&debts, &policy, 1), 0);
+        learn(&deferred, &policy, 8, 1);
+        assert_eq!(admitted(&deferred, &policy, 1), 0);
         // A reply that a later one has overtaken is not used.
-        learn(&debts, &policy, 1, 0);
-        assert_eq!(admitted(&debts, &policy, 1), 0);
+        learn(&deferred, &policy, 1, 0);
+        assert_eq!(admitted(&deferred, &policy, 1), 0);
     }
 
     #[test]
-    fn it_is_time_to_tell_from_half_of_it_on_and_after_a_second() {
-        let (debts, policy) = (Debts::default(), policy(100));
-        learn(&debts, &policy, 1, 0);
+    fn report_is_due_at_half_the_maximum_and_after_one_second() {
+        let (deferred, policy) = (DeferredCharges::default(), policy(100));
+        learn(&deferred, &policy, 1, 0);
         let charge = [Charge::new(&policy, 1)];
         let due = || {
-            let spent = debts.spend(&partition(), &charge, at(0)).unwrap();
+            let spent = deferred.spend(&partition(), &charge, at(0)).unwrap();
             spent.is_due
         };
         assert_eq!([due(), due(), due()], [false, true, true]);
-        assert!(debts.take_late(at(999)).is_empty());
-        let late = debts.take_late(at(1_000));
+        assert!(deferred.take_late(at(999)).is_empty());
+        let late = deferred.take_late(at(1_000));
         assert_eq!(late[0].1[0].1, 3);
-        charged(&debts, &policy, &late[0].1, 4, 1_000);
-        debts.take_late(at(1_999));
-        assert!(!debts.is_empty());
-        debts.take_late(at(2_000));
-        assert!(debts.is_empty());
+        charged(&deferred, &policy, &late[0].1, 4, 1_000);
+        deferred.take_late(at(1_999));
+        assert!(!deferred.is_empty());
+        deferred.take_late(at(2_000));
+        assert!(deferred.is_empty());
     }
 
     #[test]
-    fn what_was_not_charged_is_told_again_and_what_may_have_been_is_not() {
-        let (debts, policy) = (Debts::default(), policy(100));
-        learn(&debts, &policy, 1, 0);
-        assert_eq!(admitted(&debts, &policy, 0), 4);
-        let report = debts.take(&partition(), at(0));
-        debts.lost(&partition(), &report, Fate::NotCharged, at(1));
-        let again = debts.take(&partition(), at(1));
+    fn uncharged_reports_are_resent_and_uncertain_reports_are_not() {
+        let (deferred, policy) = (DeferredCharges::default(), policy(100));
+        learn(&deferred, &policy, 1, 0);
+        assert_eq!(admitted(&deferred, &policy, 0), 4);
+        let report = deferred.take(&partition(), at(0));
+        deferred.lost(&partition(), &report, Fate::NotCharged, at(1));
+        let again = deferred.take(&partition(), at(1));
         assert_eq!(again[0].1, 4);
-        debts.lost(&partition(), &again, Fate::Unknown, at(2));
-        assert!(debts.take(&partition(), at(2)).is_empty());
+        deferred.lost(&partition(), &again, Fate::Unknown, at(2));
+        assert!(deferred.take(&partition(), at(2)).is_empty());
         // The state is unknown until the next reply.
-        assert_eq!(admitted(&debts, &policy, 2), 0);
+        assert_eq!(admitted(&deferred, &policy, 2), 0);
         // The amount counts until its window ends, since other instances may not see it.
-        learn(&debts, &policy, 1, 3);
-        assert_eq!(admitted(&debts, &policy, 3), 0);
-        debts.take_late(at(59_999));
-        assert!(!debts.is_empty());
-        learn(&debts, &policy, 1, 60_000);
-        assert_eq!(admitted(&debts, &policy, 60_000), 4);
+        learn(&deferred, &policy, 1, 3);
+        assert_eq!(admitted(&deferred, &policy, 3), 0);
+        deferred.take_late(at(59_999));
+        assert!(!deferred.is_empty());
+        learn(&deferred, &policy, 1, 60_000);
+        assert_eq!(admitted(&deferred, &policy, 60_000), 4);
     }
 
     /// Instances that share one server, with reports and replies that are lost.
     struct Instances {
-        debts: [Debts; 3],
+        deferred: [DeferredCharges; 3],
         on_their_way: Vec<(usize, Report)>,
         policies: Vec<Policy>,
         server: Vec<State>,
@@ -551,13 +561,13 @@ mod tests {
     impl Instances {
         fn request(&mut self, which: usize, now: u64, is_lost: bool) {
             let Self {
-                debts, policies, ..
+                deferred, policies, ..
             } = self;
             let charges: Vec<_> = policies.iter().map(|it| Charge::new(it, 1)).collect();
-            if let Some(spent) = debts[which].spend(&partition(), &charges, at(now)) {
+            if let Some(spent) = deferred[which].spend(&partition(), &charges, at(now)) {
                 self.admitted += 1;
                 if spent.is_due {
-                    let report = debts[which].take(&partition(), at(now));
+                    let report = deferred[which].take(&partition(), at(now));
                     self.on_their_way.push((which, report));
                 }
             } else if !is_lost {
@@ -569,18 +579,18 @@ mod tests {
 
         fn reply(&self, which: usize, report: &Report, now: u64) {
             let known = self.policies.iter().cloned().zip(self.server.clone());
-            self.debts[which].learn(partition(), report, known, [at(now); 3]);
+            self.deferred[which].learn(partition(), report, known, [at(now); 3]);
         }
 
         /// Delivers a report and its reply, or loses one of them.
-        fn report(&mut self, number: usize, now: u64, arrives: bool, is_heard: bool) {
+        fn report(&mut self, number: usize, now: u64, arrives: bool, is_acknowledged: bool) {
             let (which, report) = self.on_their_way.swap_remove(number);
             for (policy, amount) in report.iter().filter(|_| arrives) {
                 let place = self.policies.iter().position(|it| it.id() == policy.id());
                 let state = &mut self.server[place.unwrap()];
                 *state = policy.charge(*state, at(now), *amount);
             }
-            match (arrives, is_heard) {
+            match (arrives, is_acknowledged) {
                 (true, true) => self.reply(which, &report, now),
                 (false, true) => self.lost(which, &report, Fate::NotCharged, now),
                 (_, false) => self.lost(which, &report, Fate::Unknown, now),
@@ -588,13 +598,13 @@ mod tests {
         }
 
         fn lost(&self, which: usize, report: &Report, fate: Fate, now: u64) {
-            self.debts[which].lost(&partition(), report, fate, at(now));
+            self.deferred[which].lost(&partition(), report, fate, at(now));
         }
     }
 
     proptest! {
         #[test]
-        fn lost_reports_and_replies_admit_no_more_than_the_mode_says(
+        fn lost_reports_and_replies_never_exceed_max_unreported(
             which in prop::collection::vec(0_usize..4, 1..4),
             steps in prop::collection::vec((0_usize..3, 0_u64..3, any::<[bool; 3]>()), 300..600),
         ) {
@@ -612,19 +622,19 @@ mod tests {
             });
             let policies: Vec<Policy> = policies.collect();
             let mut scene = Instances {
-                debts: Default::default(),
+                deferred: Default::default(),
                 on_their_way: Vec::new(),
                 server: vec![State::NONE; policies.len()],
                 admitted: 0,
                 policies,
             };
             let mut now = 1_000;
-            for (which, pause, [is_lost, arrives, is_heard]) in steps {
+            for (which, pause, [is_lost, arrives, is_acknowledged]) in steps {
                 now += pause;
                 scene.request(which, now, is_lost);
                 if !scene.on_their_way.is_empty() && pause == 0 {
                     let number = which % scene.on_their_way.len();
-                    scene.report(number, now, arrives, is_heard);
+                    scene.report(number, now, arrives, is_acknowledged);
                 }
             }
             prop_assert!(scene.admitted <= 60 + 3 * 6, "{}", scene.admitted);
@@ -633,20 +643,20 @@ mod tests {
 
     #[test]
     fn no_window_is_charged_for_the_one_before() {
-        let (debts, policy) = (Debts::default(), policy(100));
-        learn(&debts, &policy, 1, 0);
-        assert_eq!(admitted(&debts, &policy, 0), 4);
-        assert!(debts.take(&partition(), at(60_000)).is_empty());
-        assert_eq!(admitted(&debts, &policy, 60_000), 0);
+        let (deferred, policy) = (DeferredCharges::default(), policy(100));
+        learn(&deferred, &policy, 1, 0);
+        assert_eq!(admitted(&deferred, &policy, 0), 4);
+        assert!(deferred.take(&partition(), at(60_000)).is_empty());
+        assert_eq!(admitted(&deferred, &policy, 60_000), 0);
     }
 
     #[test]
     fn one_policy_that_is_exact_makes_all_of_a_request_exact() {
-        let (owed, quota) = (policy(100), Quota::per_minute(1));
+        let (deferrable, quota) = (policy(100), Quota::per_minute(1));
         let exact = Policy::token_bucket("exact", quota).unwrap();
         let charge = |policy| Charge::new(policy, 1);
-        assert!(may_owe(&[charge(&owed)]));
-        assert!(!may_owe(&[charge(&owed), charge(&exact)]));
-        assert!(!may_owe(&[]));
+        assert!(may_defer(&[charge(&deferrable)]));
+        assert!(!may_defer(&[charge(&deferrable), charge(&exact)]));
+        assert!(!may_defer(&[]));
     }
 }

@@ -4,7 +4,7 @@ use super::audit::Audit;
 
 impl Audit {
     /// Returns `true` if there is an auditor.
-    pub(crate) fn is_heard(&self) -> bool {
+    pub(crate) fn has_auditor(&self) -> bool {
         self.auditor.get().is_some()
     }
 }

@@ -11,7 +11,9 @@ use portcullis::{
     store::MemoryStore,
 };
 
-use super::api_key::{Answer, Failing, Keys, challenges, forged, send, unknown_key, with_key};
+use super::api_key::{
+    ApiKeyResponse, Failing, Keys, challenges, forged, send, unknown_key, with_key,
+};
 use crate::support::{get, header, request, text};
 
 /// One row of the table: what a client sees.
@@ -24,7 +26,7 @@ struct Row<'a> {
 }
 
 impl Row<'_> {
-    async fn check(&self, case: &str, response: Answer) {
+    async fn check(&self, case: &str, response: ApiKeyResponse) {
         assert_eq!(response.status().as_u16(), self.status, "{case}");
         let headers = response.headers();
         assert_eq!(header(headers, "cache-control"), Some("no-store"), "{case}");
@@ -89,7 +91,7 @@ async fn a_key_that_is_no_good_whatever_is_wrong_with_it() {
 
 /// Threat A2: head, body and length are the same for each of them, also to HEAD and gRPC.
 #[tokio::test]
-async fn keys_that_are_no_good_cannot_be_told_apart() {
+async fn responses_to_invalid_keys_are_indistinguishable() {
     let keys = Keys::new();
     let cases = no_good(&keys).await;
     let head = |key: &str| {
@@ -106,19 +108,19 @@ async fn keys_that_are_no_good_cannot_be_told_apart() {
     };
     let ways: [&Ask; 3] = [&with_key, &head, &grpc];
     for ask in ways {
-        let mut answers = Vec::new();
+        let mut responses = Vec::new();
         for (_, key) in &cases {
             let response = keys.send(ask(key)).await;
             let seen = format!("{} {:?}", response.status(), response.headers());
-            answers.push(seen + &text(response).await);
+            responses.push(seen + &text(response).await);
         }
-        answers.dedup();
-        assert_eq!(answers.len(), 1, "{answers:#?}");
+        responses.dedup();
+        assert_eq!(responses.len(), 1, "{responses:#?}");
     }
 }
 
 #[tokio::test]
-async fn who_holds_a_whole_key_is_told_its_state_where_the_layer_is_told_to() {
+async fn disclose_state_reports_the_state_only_for_valid_secrets() {
     let keys = Keys::new();
     let layer = keys.layer().disclose_state().build().unwrap();
     for (case, key) in no_good(&keys).await {
@@ -320,7 +322,7 @@ impl Verifier for Panics {
 }
 
 #[tokio::test]
-async fn what_is_wrong_on_our_side() {
+async fn internal_faults_return_500() {
     let row = Row {
         status: 500,
         problem: "internal",
@@ -339,7 +341,7 @@ async fn what_is_wrong_on_our_side() {
 }
 
 #[tokio::test]
-async fn an_answer_to_head_has_no_body() {
+async fn head_response_has_no_body() {
     let response = Keys::new().send(request(Method::HEAD, "/")).await;
     assert_eq!(response.status(), StatusCode::UNAUTHORIZED);
     assert_eq!(text(response).await, "");
