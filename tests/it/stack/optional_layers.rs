@@ -115,7 +115,7 @@ impl Layers {
         let parsed = |line: &String| serde_json::from_str::<BTreeMap<String, Value>>(line).unwrap();
         let mut records: Vec<_> = self.records.all().iter().map(parsed).collect();
         for record in &mut records {
-            record.retain(|name, _| !name.ends_with("key.id") && name != "portcullis.request.id");
+            record.retain(|name, _| !name.ends_with("id"));
         }
         records
     }
