@@ -1,5 +1,6 @@
 //! The structure of the sources, enforced by reading them.
 
+mod dependencies;
 mod language;
 mod public_api;
 mod source;
