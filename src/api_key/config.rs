@@ -81,7 +81,7 @@ impl Attempt {
     }
 }
 
-/// The identity of a caller, and the rotation overlap of its key.
+/// The identity of a caller, and the rotation overlap of the caller's key.
 #[derive(Debug)]
 pub(super) struct AdmittedCaller {
     identity: Identity,
@@ -106,10 +106,10 @@ pub(super) struct Admission {
 }
 
 impl ApiKeyConfig {
-    /// Decides on a key by its record, and settles the attempt.
+    /// Decides on a key by its record, and completes the attempt.
     ///
-    /// There is no attempt if the record was available immediately. `proved` is the result of a
-    /// slow hash.
+    /// There is no attempt if the record was available immediately. `proved` is the result of the
+    /// slow hash, if one was verified.
     pub(super) fn settle<B>(
         &self,
         request: &Request<B>,
@@ -205,8 +205,8 @@ impl ApiKeyConfig {
         }
     }
 
-    /// Counts a wrong credential once, and remembers it, so that a client that repeats one wrong
-    /// key has one failure.
+    /// Counts a wrong credential once and remembers it. A client that repeats one wrong key
+    /// therefore has one failure.
     pub(super) fn settle_wrong<B>(
         &self,
         request: &Request<B>,

@@ -104,7 +104,7 @@ where
         }
     }
 
-    /// Passes the response of the inner service on.
+    /// Passes on the response of the inner service.
     #[inline]
     pub(super) fn passing(response: S::Future) -> Self {
         Self {

@@ -24,8 +24,8 @@ use crate::core::{
     not_built::not_built,
 };
 
-/// Rejects requests without an accepted key and adds the caller's [`Identity`](crate::Identity) to
-/// the others.
+/// Authenticates requests by API key. Requests with an accepted key receive the caller's
+/// [`Identity`](crate::Identity) as an extension, and all other requests are rejected.
 ///
 /// See the [module](super) for the responses.
 #[derive(Clone)]
@@ -34,18 +34,18 @@ pub struct ApiKeyLayer {
 }
 
 impl ApiKeyLayer {
-    /// Creates a layer with the defaults: each request needs a valid key in
-    /// `Authorization: Bearer` or `x-api-key`.
+    /// Creates a layer with default options. Each request must have a valid key in `Authorization:
+    /// Bearer` or `x-api-key`.
     ///
     /// # Errors
     ///
-    /// Returns an error as [`ApiKeyLayerBuilder::build`] does.
+    /// Returns an error under the same conditions as [`ApiKeyLayerBuilder::build`].
     pub fn new(ring: &KeyRing) -> Result<Self, ConfigError> {
         Self::builder(ring).build()
     }
 
-    /// Returns a builder for a layer that has no ring, no store and no pepper: a [`Verifier`], such
-    /// as [`StaticKeys`](super::StaticKeys), checks every credential.
+    /// Creates a builder for a layer without a ring, a store or a pepper. A [`Verifier`], such as
+    /// [`StaticKeys`](super::StaticKeys), checks every credential.
     ///
     /// ```
     /// use portcullis::{Identity, api_key::{ApiKeyLayer, StaticKeys}};
@@ -122,28 +122,29 @@ pub struct ApiKeyLayerBuilder {
 not_built!(ApiKeyLayerBuilder);
 
 impl ApiKeyLayerBuilder {
-    /// Sets the places in which a request can carry a key.
+    /// Sets the locations from which the key of a request is read.
     ///
-    /// Defaults to `Authorization: Bearer` and `x-api-key`. A request with keys in two of them
+    /// Defaults to `Authorization: Bearer` and `x-api-key`. A request with keys in two locations
     /// receives `400`.
     pub fn sources(mut self, sources: impl IntoIterator<Item = KeySource>) -> Self {
         self.sources = Some(sources.into_iter().collect());
         self
     }
 
-    /// Admits requests without a key; they carry no identity. Off by default.
+    /// Admits requests without a key. Such requests receive no identity. This option is off by
+    /// default.
     ///
-    /// A key that is presented must still be accepted: a wrong one is rejected.
+    /// If a request has a key, the key must be valid: a request with a wrong key is still rejected.
     pub fn optional(mut self) -> Self {
         self.optional = true;
         self
     }
 
-    /// Requires every one of these scopes of each key. None are required by default.
+    /// Requires each key to have all of these scopes. Defaults to no required scopes.
     ///
     /// Use [`RequireScopesLayer`](super::RequireScopesLayer) for the scopes of a single route.
-    /// [`build`](Self::build) fails if two calls require scopes, because the second would replace
-    /// the first.
+    /// [`build`](Self::build) fails if scopes are required more than once, because the last call
+    /// would replace the others.
     pub fn require_all_scopes<I>(mut self, scopes: I) -> Self
     where
         I: IntoIterator,
@@ -155,9 +156,9 @@ impl ApiKeyLayerBuilder {
         self
     }
 
-    /// Requires at least one of these scopes of each key. None are required by default.
+    /// Requires each key to have at least one of these scopes. Defaults to no required scopes.
     ///
-    /// [`build`](Self::build) fails if two calls require scopes.
+    /// [`build`](Self::build) fails if scopes are required more than once.
     pub fn require_any_scope<I>(mut self, scopes: I) -> Self
     where
         I: IntoIterator,
@@ -169,49 +170,50 @@ impl ApiKeyLayerBuilder {
         self
     }
 
-    /// Leaves the key in the request, marked as sensitive.
+    /// Leaves the key in the request and marks it as sensitive.
     ///
-    /// By default the key is removed, so that the inner service cannot log or forward it.
+    /// By default, this layer removes the key, so that the inner service cannot log or forward it.
     pub fn forward_credential(mut self) -> Self {
         self.keeps_credential = true;
         self
     }
 
-    /// Sets the realm of the challenges. Defaults to `api`.
+    /// Sets the realm in the challenges. Defaults to `api`.
     ///
-    /// [`build`](Self::build) fails unless it is one or more printable ASCII characters.
+    /// [`build`](Self::build) fails unless the realm consists of one or more printable ASCII
+    /// characters.
     pub fn realm(mut self, realm: impl Into<String>) -> Self {
         self.realm = realm.into();
         self
     }
 
     /// Responds with `404` instead of `403`, so that callers cannot probe for resources that they
-    /// are not allowed to use. Off by default.
+    /// are not allowed to use. This option is off by default.
     pub fn hide_forbidden(mut self) -> Self {
         self.hides_forbidden = true;
         self
     }
 
-    /// Discloses that a key is expired, disabled, revoked or not valid yet, in the
-    /// `error_description` of the challenge (RFC 6750). Off by default.
+    /// Discloses in a challenge's `error_description` (RFC 6750) that a key is expired, disabled,
+    /// revoked or not yet valid. This option is off by default.
     ///
-    /// Only a request with the whole key, secret included, receives it. It confirms to a finder of
-    /// an old key that the key was real.
+    /// Only a request with the whole key, including its secret, receives this description. It
+    /// confirms to anyone who finds an old key that the key was real.
     pub fn disclose_state(mut self) -> Self {
         self.discloses_state = true;
         self
     }
 
-    /// Admits CORS preflight requests, without an identity: a browser sends them without a key. Off
-    /// by default.
+    /// Admits CORS preflight requests without an identity, because browsers send them without a
+    /// key. This option is off by default.
     ///
-    /// The option is unnecessary with a CORS layer outside this one, which handles them itself.
+    /// The option is unnecessary if a CORS layer outside this one handles preflight requests.
     pub fn allow_preflight(mut self) -> Self {
         self.allows_preflight = true;
         self
     }
 
-    /// Sets the responder that writes the bodies of rejections. Defaults to
+    /// Sets the responder that writes the bodies of rejections. The default responder writes
     /// `application/problem+json`.
     pub fn responder(mut self, responder: Responder) -> Self {
         self.responder = Inherited::set(responder);
@@ -219,18 +221,19 @@ impl ApiKeyLayerBuilder {
     }
 
     /// Sets the number of different wrong credentials that one address can present at once, and
-    /// again in the course of each window. Defaults to 60 per minute.
+    /// again over the course of each window. Defaults to 60 per minute.
     ///
     /// Requests beyond the limit receive `429` without a store or verifier call, even if their
-    /// credential is correct. Repeating one wrong credential counts once within 5 seconds.
+    /// credential is correct. A wrong credential that is repeated within 5 seconds counts once.
     ///
-    /// A credential that was accepted within the last hour is exempt, so a neighbor at the same
-    /// address cannot lock its owner out. Each ring remembers the fingerprints of up to 16 384
-    /// accepted credentials in at most 2 MiB. A credential that a process sees for the first time
-    /// is not exempt.
+    /// A credential that was accepted within the last hour is exempt, so another client at the same
+    /// address cannot lock out its owner. Each ring remembers the fingerprints of up to 16 384
+    /// accepted credentials, which use at most 2 MiB. A credential that the process has not seen
+    /// before is not exempt.
     ///
-    /// Failures are counted in this process, by the address that [`client_addr`](Self::client_addr)
-    /// returns. Clients without an address are not counted.
+    /// Failures are counted in this process by the address that the
+    /// [`client_addr`](Self::client_addr) resolver returns. Failures of clients without an address
+    /// are not counted.
     ///
     /// [`build`](Self::build) fails if `failures` is 0, if `window` is longer than a day, or if the
     /// limit exceeds one failure per microsecond.
@@ -239,20 +242,20 @@ impl ApiKeyLayerBuilder {
         self
     }
 
-    /// Removes the limit on wrong credentials per address.
+    /// Removes the limit on wrong credentials per address. By default, the limit is 60 per minute.
     pub fn without_failure_limit(mut self) -> Self {
         self.failure_limit = None;
         self
     }
 
-    /// Sets the resolver of client addresses. Defaults to the peer address; behind a proxy,
-    /// configure the proxy as trusted.
+    /// Sets the resolver that determines the client's address. Defaults to the peer address. Behind
+    /// a proxy, use a resolver that trusts the proxy.
     pub fn client_addr(mut self, resolver: impl Into<ClientAddrResolver>) -> Self {
         self.client_addr = Inherited::set(resolver.into());
         self
     }
 
-    /// Adds a verifier of credentials that are not keys of the ring. None by default.
+    /// Adds a verifier for credentials that are not keys of the ring. Defaults to none.
     ///
     /// Verifiers are called in the order in which they are added.
     pub fn verifier(mut self, verifier: impl Verifier) -> Self {
@@ -260,13 +263,15 @@ impl ApiKeyLayerBuilder {
         self
     }
 
-    /// Sets the auditor that receives an event for each rejected caller: the reason, the address
-    /// that [`client_addr`](Self::client_addr) returns (unmasked), and the key id if the whole key
-    /// was correct. None by default.
+    /// Sets the auditor that receives an event for each rejected request. Defaults to none.
+    ///
+    /// The event contains the reason and the unmasked address that the
+    /// [`client_addr`](Self::client_addr) resolver returns. If the whole key was correct, it also
+    /// contains the key id.
     ///
     /// The auditor is called while the request waits and must not block. An auditor of the access
-    /// log already receives these events from its records, with masked addresses; if it is also set
-    /// here, it receives each of them twice.
+    /// log already receives these events from the records, with masked addresses. If the same
+    /// auditor is also set here, it receives each event twice.
     pub fn auditor(mut self, auditor: impl Auditor) -> Self {
         self.audit = KeyAudit::new(auditor);
         self
@@ -276,9 +281,9 @@ impl ApiKeyLayerBuilder {
     ///
     /// # Errors
     ///
-    /// Returns an error if there are no key sources or the same one twice, if scopes are required
-    /// while keys are [`optional`](Self::optional), if a scope or the realm is not valid in a
-    /// header, or if the failure limit is out of range.
+    /// Returns an error if there are no key sources or if two of them are equal, if scopes are
+    /// required while keys are [`optional`](Self::optional), if a scope or the realm is not valid
+    /// in a header, or if the failure limit is out of range.
     pub fn build(self) -> Result<ApiKeyLayer, ConfigError> {
         let requirement = self.requirement?;
         if self.optional && !matches!(requirement, Requirement::Nothing) {

@@ -1,8 +1,8 @@
 //! Middleware that authenticates requests by API key.
 //!
 //! A client sends its key in `Authorization: Bearer` or `x-api-key`. A request with an accepted key
-//! reaches the inner service with an [`Identity`](crate::Identity) in its extensions; the key
-//! itself is removed. Every other request is rejected, and a `401` does not disclose why:
+//! reaches the inner service with an [`Identity`](crate::Identity) in its extensions and without
+//! the key. Every other request is rejected. A `401` response does not disclose the reason:
 //!
 //! | Request | Response |
 //! |---|---|
@@ -14,9 +14,9 @@
 //! | a key, after too many wrong keys from the same address | `429`, `too-many-auth-failures`, `Retry-After` |
 //! | a key, while the store is unavailable | `503`, `auth-unavailable`, `Retry-After` |
 //!
-//! In a layer with a [`Verifier`], the title of a problem names the credential that was presented:
-//! an API key, a bearer token, or a credential. Only the `Bearer` challenge is sent for a bearer
-//! token.
+//! In a layer with a [`Verifier`], the title of a problem matches the presented credential: an API
+//! key, a bearer token, or a credential of another kind. If the credential was a bearer token, the
+//! response contains only the `Bearer` challenge.
 //!
 //! Response bodies are `application/problem+json` and are never cacheable.
 //!
@@ -52,13 +52,13 @@
 //! # Ok(()) }
 //! ```
 //!
-//! A key has the form `acmepay_live_1Zk3…_…`: the prefix of the service, the environment, a public
-//! id for lookups and logs, a secret of 256 bits, and a checksum that detects typing errors without
-//! a store request. The store holds the id and an HMAC-SHA-256 of the whole key under a [`Pepper`].
-//! Only the key's owner holds the secret.
+//! A key has the form `acmepay_live_1Zk3…_…`. It consists of the service's prefix, the environment,
+//! a public id for lookups and logs, a secret of 256 bits, and a checksum. The store holds the id
+//! and an HMAC-SHA-256 of the whole key, keyed with a [`Pepper`]. Only the key's owner has the
+//! secret.
 //!
-//! The checksum is public: it keeps typing errors away from the store, but not attackers. A
-//! [`KeyedTag`] replaces it with a check that only the service can compute.
+//! The checksum detects typing errors without a store request. It is public, so attackers can
+//! compute it too. A [`KeyedTag`] replaces it with a tag that only the service can compute.
 
 #[cfg(feature = "admin")]
 pub mod admin;

@@ -16,7 +16,7 @@ use super::{
 };
 use crate::core::{http::body::ResponseBody, service_accessors::service_accessors};
 
-/// Authenticates each request before the inner service is called.
+/// A service that authenticates each request before it calls the inner service.
 #[derive(Clone)]
 pub struct ApiKey<S> {
     inner: S,

@@ -11,37 +11,38 @@ use crate::core::{store_api::store_future::StoreFuture, time::Timestamp};
 
 /// A store of API key records.
 ///
-/// A store never receives a secret: only a public id and a record with a digest. Each method is
-/// atomic with respect to concurrent callers, and is one server command. On Redis that is a hash of
-/// records, a hash of uses, a sorted set of ids for each owner, one of all ids and one of ends,
-/// under one hash tag and changed by one script. In SQL it is one table with a unique id and one
-/// statement per method.
+/// A store never receives a secret. It receives only a public id and a record that contains a
+/// digest. Each method is atomic with respect to concurrent callers and needs only one server
+/// command. On Redis, a store can use a hash of records, a hash of uses, a sorted set of ids per
+/// owner, a sorted set of all ids and a sorted set of end times. They share one hash tag, and one
+/// script changes them. In SQL, a store can use one table with a unique id and one statement per
+/// method.
 ///
-/// A store that loses a record denies a valid key. A store that restores an old record reactivates
-/// a revoked key. A store whose `update` is not atomic lets a change of scopes undo a concurrent
+/// If a store loses a record, a valid key is denied. If a store restores an old record, a revoked
+/// key is accepted again. If `update` is not atomic, a change of scopes can undo a concurrent
 /// revocation.
 pub trait ApiKeyStore: Send + Sync + 'static {
-    /// Returns the record with this public id. Called for each request: it should be one field of a
-    /// hash, or a primary key lookup.
+    /// Returns the record with this public id. This method is called for each request, so it should
+    /// read one field of a hash, or use a primary key lookup.
     fn find(&self, id: KeyId) -> StoreFuture<Option<StoredKey>>;
 
     /// Stores a new record.
     ///
-    /// Fails with [`Conflict`](crate::StoreErrorKind::Conflict) if the id exists, and with
-    /// [`Full`](crate::StoreErrorKind::Full) if the record could only be stored by evicting
-    /// another.
+    /// Fails with [`Conflict`](crate::StoreErrorKind::Conflict) if the id exists. Fails with
+    /// [`Full`](crate::StoreErrorKind::Full) if the store would have to evict another record.
     fn create(&self, record: StoredKey) -> StoreFuture<()>;
 
-    /// Creates a record unless its owner has the maximum number of keys, in one step: concurrent
-    /// calls never exceed the maximum.
+    /// Creates a record unless its owner has the maximum number of keys. The check and the creation
+    /// are one step, so concurrent calls never exceed the maximum.
     ///
-    /// Count the owner's records with [`KeyCount`], which decides. Fails as
-    /// [`create`](Self::create) does.
+    /// Pass each of the owner's records to a [`KeyCount`], which determines whether the maximum is
+    /// reached. This method fails with the same errors as [`create`](Self::create).
     ///
-    /// The default returns `None`: the store cannot do this in one step. The managers of a ring
-    /// then list the owner's records before they create one. Within one process they never exceed
-    /// the maximum, but concurrent calls can be rejected a few keys below it. Calls from several
-    /// processes can exceed the maximum by as many keys as there are concurrent calls.
+    /// The default implementation returns `None`, which means that the store cannot do this in one
+    /// step. The managers of a ring then list the owner's records before they create a record.
+    /// Within one process, they never exceed the maximum, but they can reject concurrent calls a
+    /// few keys below it. Calls from several processes can exceed the maximum by the number of
+    /// concurrent calls.
     fn create_within(
         &self,
         record: StoredKey,
@@ -53,8 +54,8 @@ pub trait ApiKeyStore: Send + Sync + 'static {
 
     /// Replaces the record with the same id if its version is `expected`.
     ///
-    /// Fails with [`NotFound`](crate::StoreErrorKind::NotFound) if there is no such record, and
-    /// with [`Conflict`](crate::StoreErrorKind::Conflict) if its version differs.
+    /// Fails with [`NotFound`](crate::StoreErrorKind::NotFound) if there is no such record. Fails
+    /// with [`Conflict`](crate::StoreErrorKind::Conflict) if the record has another version.
     fn update(&self, record: StoredKey, expected: u64) -> StoreFuture<()>;
 
     /// Returns a page of records in the order of their creation.
@@ -63,23 +64,25 @@ pub trait ApiKeyStore: Send + Sync + 'static {
     /// created concurrently.
     fn list(&self, query: KeyQuery) -> StoreFuture<KeyPage>;
 
-    /// Adds uses to the totals: the latest instant wins, counts are added. Unknown ids are skipped.
+    /// Adds uses to the stored totals. For each key, the latest time is retained and the numbers of
+    /// uses are added. Unknown ids are skipped.
     fn record_uses(&self, uses: Vec<KeyUse>) -> StoreFuture<()>;
 
-    /// Removes at most `max` records that ended before the given instant (see
-    /// [`KeyRecord::ended_at`]), together with their usage, and returns the number removed.
+    /// Removes up to `max` records that ended before the given time, together with their usage, and
+    /// returns the number of removed records. See [`KeyRecord::ended_at`].
     fn purge(&self, before: Timestamp, max: usize) -> StoreFuture<usize>;
 
-    /// Returns the source of notifications about changes by other processes. It determines whether
-    /// records can be cached. A ring calls this once, when it is built.
+    /// Returns the source of notifications about changes by other processes, which determines
+    /// whether records can be cached. A ring calls this method once, when it is built.
     ///
-    /// The default returns [`ChangeNotifications::None`]: no notifications, and no caching.
+    /// The default implementation returns [`ChangeNotifications::None`], so there are no
+    /// notifications and records are not cached by default.
     fn changes(&self) -> ChangeNotifications {
         ChangeNotifications::None
     }
 
-    /// Returns `true` if the store limits the time of each call itself. The layer applies its own
-    /// timeout otherwise. The default returns `false`.
+    /// Returns `true` if the store enforces its own timeout for each call. Otherwise, the ring
+    /// applies a timeout. The default implementation returns `false`.
     fn has_timeout(&self) -> bool {
         false
     }
@@ -139,8 +142,8 @@ pub enum KeyCreation {
 
 /// Counts the keys of an owner against a maximum.
 ///
-/// Ended keys do not count, but the number of records is limited to
-/// [ten](Self::RECORDS_PER_KEY) times the maximum.
+/// Ended keys do not count, but the number of records is limited to [ten
+/// times](Self::RECORDS_PER_KEY) the maximum number of keys.
 #[derive(Clone, Debug)]
 pub struct KeyCount {
     now: Timestamp,
@@ -150,7 +153,7 @@ pub struct KeyCount {
 }
 
 impl KeyCount {
-    /// The maximum number of records, including those of ended keys, per allowed key.
+    /// The maximum number of records, including those of ended keys, for each allowed key.
     pub const RECORDS_PER_KEY: usize = 10;
 
     /// Creates an empty count. `now` is the creation time of the new key.
@@ -189,16 +192,16 @@ impl KeyCount {
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct KeyQuery {
-    /// The owner of the keys, or `None` for all owners.
+    /// The owner of the listed keys, or `None` for all owners.
     pub owner: Option<String>,
-    /// The end of the previous page.
+    /// The cursor at the end of the previous page, or `None` for the first page.
     pub after: Option<KeyCursor>,
     /// The maximum number of records on a page, from 1 to [`KeyQuery::MAX_LIMIT`].
     pub limit: usize,
 }
 
 impl KeyQuery {
-    /// The maximum value of [`limit`](Self::limit()).
+    /// The maximum [`limit`](Self::limit()).
     pub const MAX_LIMIT: usize = 1_000;
 
     /// Creates a query for the first page of the keys of all owners.
@@ -218,14 +221,14 @@ impl KeyQuery {
         }
     }
 
-    /// Continues after the end of the previous page.
+    /// Returns the query for the page after this cursor.
     #[must_use]
     pub fn after(mut self, cursor: KeyCursor) -> Self {
         self.after = Some(cursor);
         self
     }
 
-    /// Sets the maximum number of records on a page. Defaults to 100; larger values than
+    /// Sets the maximum number of records on a page. Defaults to 100. Values above
     /// [`KeyQuery::MAX_LIMIT`] are reduced to it.
     #[must_use]
     pub fn limit(mut self, records: usize) -> Self {
@@ -234,7 +237,7 @@ impl KeyQuery {
     }
 }
 
-/// The end of a page: the position of its last record in the order of creation.
+/// The end of a page, as the position of its last record in the order of creation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[non_exhaustive]
 pub struct KeyCursor {
@@ -245,7 +248,7 @@ pub struct KeyCursor {
 }
 
 impl KeyCursor {
-    /// Creates a cursor at this position, which does not need to be that of a record.
+    /// Creates a cursor at this position. There does not need to be a record at the position.
     pub fn new(created_at: Timestamp, id: KeyId) -> Self {
         Self { created_at, id }
     }
@@ -261,7 +264,7 @@ impl From<&KeyRecord> for KeyCursor {
     }
 }
 
-/// See [`From<&KeyRecord>`](#impl-From%3C%26KeyRecord%3E-for-KeyCursor).
+/// Returns the position of the record. The page after this cursor starts with the next record.
 impl From<&StoredKey> for KeyCursor {
     fn from(record: &StoredKey) -> Self {
         Self::from(&**record)
@@ -274,7 +277,7 @@ impl From<&StoredKey> for KeyCursor {
 pub struct KeyPage {
     /// The records, oldest first.
     pub keys: Vec<ListedKey>,
-    /// The position from which to continue, or `None` on the last page.
+    /// The cursor from which to continue, or `None` on the last page.
     pub next: Option<KeyCursor>,
 }
 
@@ -308,7 +311,7 @@ impl ListedKey {
     }
 }
 
-/// The uses of a key since the previous report.
+/// The uses of a key since the previous usage report.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct KeyUse {
@@ -321,7 +324,7 @@ pub struct KeyUse {
 }
 
 impl KeyUse {
-    /// Creates a usage report.
+    /// Creates a usage report for one key.
     pub fn new(id: KeyId, at: Timestamp, uses: u64) -> Self {
         Self { id, at, uses }
     }

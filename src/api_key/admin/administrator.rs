@@ -7,12 +7,13 @@ use crate::{
     core::store_api::store_future::StoreFuture,
 };
 
-/// Authorizes the requests to the admin router.
+/// Authorizes requests to the admin router.
 ///
-/// It is called for each request with the request's head, before anything else is processed. Return
-/// `None` to reject the request with `403`. An error results in `503`, a panic in `500`.
+/// The router calls [`authorize`](Self::authorize) with the head of each request before it
+/// processes anything else. Return `None` to reject the request with `403`. An error results in
+/// `503`, and a panic results in `500`.
 ///
-/// Implemented for functions: see the [module](super).
+/// Functions implement this trait: see the [module](super).
 pub trait Authorizer: Send + Sync + 'static {
     /// Returns the administrator that sent a request, or `None` to reject it.
     fn authorize(&self, request: &Parts) -> StoreFuture<Option<Administrator>>;
@@ -27,7 +28,7 @@ where
     }
 }
 
-/// An administrator of all keys, or of the keys of one owner.
+/// An administrator of all keys, or of one owner's keys.
 ///
 /// ```
 /// use portcullis::api_key::admin::Administrator;
@@ -44,7 +45,7 @@ pub struct Administrator {
     bounds: Option<OwnerBounds>,
 }
 
-/// The restrictions of an owner's administrator.
+/// The restrictions of an administrator of one owner's keys.
 #[derive(Clone, Debug)]
 struct OwnerBounds {
     owner: String,
@@ -54,9 +55,9 @@ struct OwnerBounds {
 }
 
 impl Administrator {
-    /// Creates an administrator of all keys without restrictions, for the service's operators.
+    /// Creates an unrestricted administrator of all keys, for the service's operators.
     ///
-    /// The name appears in records and in the audit trail.
+    /// The name appears in key records and in the audit trail.
     pub fn global(name: impl Into<String>) -> Self {
         Self {
             name: name.into(),
@@ -64,18 +65,21 @@ impl Administrator {
         }
     }
 
-    /// Creates an administrator of the keys of one owner, for customers.
+    /// Creates an administrator of one owner's keys, for the service's customers.
     ///
-    /// It cannot see other keys. It can only grant the scopes and tiers that it [may
-    /// grant](Self::may_grant_scopes), and no credits, limits or metadata. A key with a scope that
-    /// it may not grant can only be disabled, expired and revoked by it.
+    /// This administrator cannot see the keys of other owners. It can only grant the scopes and
+    /// tiers that [`may_grant_scopes`](Self::may_grant_scopes) and
+    /// [`may_grant_tiers`](Self::may_grant_tiers) add. It cannot grant credits, limits or metadata.
+    /// If a key has a scope that the administrator may not grant, the administrator can only
+    /// disable, expire or revoke the key.
     ///
-    /// It cannot override the service. It can tighten a setting of the service (the expiry, the
-    /// start, the constraints, the scopes, the tier and the disabled state), but not extend, lift
-    /// or remove it. A key that it rotates ends no later than the service has set. It can change
-    /// settings by an owner's administrator within its grants, until the service updates the
-    /// key. Only the service can enable a key that the service disabled or revoked, even if the
-    /// owner did so before.
+    /// The administrator cannot override the service. It can tighten a setting that the service
+    /// made (the expiry, the start time, the constraints, the scopes, the tier or the disabled
+    /// state), but it cannot extend, lift or remove the setting. When it rotates a key, the new key
+    /// expires no later than the service allows. An administrator of the owner can change settings
+    /// that an administrator of the owner made, within its own grants, until the service updates
+    /// the key. If the service disabled or revoked a key, the owner cannot undo that, even if the
+    /// owner had already disabled or revoked the key.
     pub fn for_owner(name: impl Into<String>, owner: impl Into<String>) -> Self {
         Self {
             name: name.into(),
@@ -88,7 +92,7 @@ impl Administrator {
         }
     }
 
-    /// Adds scopes that the administrator can give to keys. None by default.
+    /// Adds scopes that the administrator can grant. Defaults to none.
     pub fn may_grant_scopes<I>(mut self, scopes: I) -> Self
     where
         I: IntoIterator,
@@ -100,7 +104,7 @@ impl Administrator {
         self
     }
 
-    /// Adds tiers that the administrator can give to keys. None by default.
+    /// Adds tiers that the administrator can grant. Defaults to none.
     pub fn may_grant_tiers<I>(mut self, tiers: I) -> Self
     where
         I: IntoIterator,
@@ -112,11 +116,11 @@ impl Administrator {
         self
     }
 
-    /// Sets the maximum number of keys of this administrator's owner. Defaults to the maximum of
-    /// the router's manager, see
-    /// [`KeyManager::max_keys_per_owner`](crate::api_key::KeyManager::max_keys_per_owner).
+    /// Sets the maximum number of keys that this administrator's owner can have. Defaults to the
+    /// [`max_keys_per_owner`](crate::api_key::KeyManager::max_keys_per_owner) of the router's
+    /// manager.
     ///
-    /// Requests for more keys receive `409`, `too-many-keys`.
+    /// Requests to create more keys receive `409` with the problem type `too-many-keys`.
     pub fn max_keys(mut self, keys: usize) -> Self {
         if let Some(bounds) = &mut self.bounds {
             bounds.max_keys = Some(keys);
@@ -163,8 +167,9 @@ impl Administrator {
         self.only_owner().is_none_or(|owner| owner == key.owner())
     }
 
-    /// Returns `true` if the administrator could have created this key, apart from its tier and its
-    /// allowances: the owner has those already, and the manager does not change them.
+    /// Returns `true` if the administrator could have created this key. The key's tier and
+    /// allowances are not checked: the owner already has them, and the manager does not change
+    /// them.
     pub(super) fn may_handle(&self, key: &KeyRecord) -> bool {
         self.sees(key) && key.scopes().all(|scope| self.may_grant_scope(scope))
     }

@@ -29,7 +29,7 @@ use crate::{
     core::store_api::store_future::ReadyOrPending,
 };
 
-/// The maximum size of a body, which fits the largest record as JSON.
+/// The maximum size of a request body. The JSON form of the largest record fits.
 const BODY_BYTES_MAX: usize = 64 * 1024;
 
 /// The options of the router.
@@ -117,9 +117,10 @@ pub(super) type Changing<T> = Pin<Box<dyn Future<Output = Result<T, KeyError>> +
 /// The permission that a change requires.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Need {
-    /// Seeing the key, for changes that reduce its permissions.
+    /// The administrator must be able to see the key. For changes that reduce the key's
+    /// permissions.
     Sight,
-    /// Granting all of the key's scopes.
+    /// The administrator must be able to grant all of the key's scopes.
     Grant,
 }
 
@@ -198,7 +199,7 @@ fn decode(text: &str) -> Result<String, Problem> {
     Ok(decoded.to_owned())
 }
 
-/// The members of an object. Those that are not taken out are unknown.
+/// The members of an object. Members that are never taken out are reported as unknown.
 #[derive(Default)]
 pub(super) struct Members(Map<String, Value>);
 
@@ -260,7 +261,7 @@ pub(super) fn text(name: &str, value: Value) -> Result<String, Problem> {
     }
 }
 
-/// Parses a whole number, which a query contains as text.
+/// Parses a whole number. In a query, it is a string.
 pub(super) fn number(name: &str, value: Value) -> Result<u64, Problem> {
     let number = match &value {
         Value::Number(number) => number.as_u64(),

@@ -69,23 +69,24 @@
 //!
 //! A key is an object with `id`, `display`, `version`, `owner`, `lineage`, `environment`, `status`
 //! (`active`, `disabled`, `revoked`, `not_yet_valid` or `expired`), `status_change`, `created_at`,
-//! `rotated_from` and `rotated_to`; in a list also with `last_used_at` and `uses`. Its settings are
-//! `name`, `tier`, `credits` and `limit` (for example `"1000/day"`), `scopes`, `not_before`,
-//! `expires_at`, `metadata`, and `constraints` with `networks`, `methods` and `origins`. Times are
-//! whole seconds since the Unix epoch. Unset members are `null`.
+//! `rotated_from` and `rotated_to`. In a list, it also has `last_used_at` and `uses`. Its settings
+//! are `name`, `tier`, `credits`, `limit`, `scopes`, `not_before`, `expires_at`, `metadata` and
+//! `constraints`. The values of `credits` and `limit` have the form `"1000/day"`. The members of
+//! `constraints` are `networks`, `methods` and `origins`. Times are whole seconds since the Unix
+//! epoch. Unset members are `null`.
 //!
-//! Only the responses to `POST /keys` and to `rotate` contain the secret, as `secret` next to
-//! `key`. No response is cacheable.
+//! Only the responses to `POST /keys` and `POST /keys/{id}/rotate` contain the secret. They have
+//! the members `key` and `secret`. No response is cacheable.
 //!
-//! Requests that change something require `Content-Type: application/json`, with or without a body,
-//! which forms of other sites cannot send. Unknown members are rejected. Errors are
-//! `application/problem+json`.
+//! Requests that change something require `Content-Type: application/json`, even if they have no
+//! body, because forms on other sites cannot send this header. Requests with unknown members are
+//! rejected. Error responses are `application/problem+json`.
 //!
-//! Each change applies to the version of the key that was checked. `409`, `key-changed` means that
-//! concurrent changes prevented it. Requests beyond the owner's
-//! [maximum](super::KeyManager::max_keys_per_owner) of keys receive `409`, `too-many-keys`. Changes
-//! that an owner's administrator [cannot make](Administrator::for_owner) receive `403`,
-//! `forbidden`.
+//! Each change applies only to the version of the key that was checked. If concurrent changes
+//! prevent it, the response is `409` with the problem type `key-changed`. If the owner already has
+//! the [maximum](super::KeyManager::max_keys_per_owner) number of keys, a request to create another
+//! receives `409` with the type `too-many-keys`. Changes that an owner's administrator [cannot
+//! make](Administrator::for_owner) receive `403` with the type `forbidden`.
 
 mod administrator;
 mod call;

@@ -10,7 +10,7 @@ use crate::{
     core::{error::StoreError, http::rejection::Rejection},
 };
 
-/// A boxed rejection: rejections are rare and must not enlarge every result.
+/// A boxed rejection. Rejections are rare and must not enlarge every `Result`.
 #[derive(Debug)]
 pub(super) struct Problem(Box<Rejection>);
 

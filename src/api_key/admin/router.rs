@@ -31,15 +31,15 @@ use crate::{
     core::time::Timestamp,
 };
 
-/// The default maximum number of keys of an owner.
+/// The default maximum number of keys per owner.
 const MAX_KEYS_PER_OWNER: usize = 100;
 
 type HandlerResult = Result<Response, Problem>;
 
-/// Creates a router for the management of keys. See the [module](super) for the endpoints.
+/// Creates a router for key management. See the [module](super) for the endpoints.
 ///
 /// Changes are recorded under the administrator's name rather than the manager's actor. An owner
-/// has at most 100 keys, unless the [manager](KeyManager::max_keys_per_owner) or the
+/// can have at most 100 keys, unless the [manager](KeyManager::max_keys_per_owner) or the
 /// [administrator](super::Administrator::max_keys) sets another maximum.
 pub fn router(manager: KeyManager, authorizer: impl Authorizer) -> Router {
     let max_keys = manager.max_keys.unwrap_or(MAX_KEYS_PER_OWNER);
@@ -92,7 +92,7 @@ async fn list(mut call: AdminCall) -> HandlerResult {
     ))
 }
 
-/// Returns a page of all keys, or of those that a filter selects.
+/// Returns a page of all keys, or of the keys that a filter selects.
 async fn page(call: &mut AdminCall, query: KeyQuery) -> Result<KeyPage, Problem> {
     let unused_since = call.query.take_number("unused_since")?;
     let list_expiring_within = call.query.take_number("expiring_within_secs")?;

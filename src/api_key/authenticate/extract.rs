@@ -16,7 +16,7 @@ use crate::core::{error::ConfigError, http::client_uri::ClientUri};
 
 const X_API_KEY: HeaderName = HeaderName::from_static("x-api-key");
 
-/// A place in which a request can carry its key.
+/// A location from which the API key of a request is read.
 ///
 /// ```
 /// use portcullis::api_key::KeySource;
@@ -45,12 +45,12 @@ enum KeyLocation {
 }
 
 impl KeySource {
-    /// Reads the whole value of a header.
+    /// Reads a header whose whole value is the key.
     ///
     /// # Errors
     ///
-    /// Returns an error if this is not a valid header name, or if it is `authorization` or
-    /// `cookie`, whose values contain more than a key.
+    /// Returns an error if `name` is not a valid header name. It also returns an error for
+    /// `authorization` and `cookie`, because their values contain more than a key.
     pub fn header(name: &str) -> Result<Self, ConfigError> {
         let refused = |problem: &str| {
             ConfigError::new("header", name, problem)
@@ -86,20 +86,22 @@ impl KeySource {
         }
     }
 
-    /// Reads `Authorization: Basic`: the password, or the user name if the password is empty, as in
-    /// `curl -u KEY:`. A browser prompts its user for a password if it receives this challenge.
+    /// Reads `Authorization: Basic`. The key is the password, or the user name if the password is
+    /// empty, as in `curl -u KEY:`. Browsers that receive the `Basic` challenge prompt the user for
+    /// a password.
     pub fn basic() -> Self {
         Self {
             place: KeyLocation::Basic,
         }
     }
 
-    /// Reads a cookie. Browsers send cookies with requests from other sites, so protect the service
-    /// against forged requests.
+    /// Reads a cookie. Browsers also send cookies with requests from other sites, so protect the
+    /// service against cross-site request forgery.
     ///
     /// # Errors
     ///
-    /// Returns an error unless the name consists of letters, digits, `-`, `_`, `.` and `~`.
+    /// Returns an error if the name is empty or contains a character other than a letter, a digit,
+    /// `-`, `_`, `.` or `~`.
     pub fn cookie(name: &str) -> Result<Self, ConfigError> {
         let place = KeyLocation::Cookie(token("cookie", name)?);
         Ok(Self { place })
@@ -107,12 +109,13 @@ impl KeySource {
 
     /// Reads a query parameter.
     ///
-    /// Queries appear in access logs, browser histories and `Referer`, so a key in a query leaks.
-    /// Use it only for clients without an alternative.
+    /// Query strings appear in access logs, browser histories and `Referer` headers, so keys in
+    /// them leak. Use this source only for clients that have no alternative.
     ///
     /// # Errors
     ///
-    /// Returns an error unless the name consists of letters, digits, `-`, `_`, `.` and `~`.
+    /// Returns an error if the name is empty or contains a character other than a letter, a digit,
+    /// `-`, `_`, `.` or `~`.
     pub fn insecure_query_parameter(name: &str) -> Result<Self, ConfigError> {
         let place = KeyLocation::Query(token("query parameter", name)?);
         Ok(Self { place })

@@ -28,8 +28,7 @@ pub(crate) struct Failures {
 pub(crate) struct FailureCell(usize);
 
 impl Failures {
-    /// Creates a limiter of `failures` at once, and of as many again in the course of each
-    /// `window`.
+    /// Creates a limiter that allows `failures` at once and regains that many over each `window`.
     pub(crate) fn new(failures: u32, window: Duration) -> Result<Self, ConfigError> {
         let window_micros = u64::try_from(window.as_micros()).unwrap_or(u64::MAX);
         let interval_micros = window_micros / u64::from(failures.max(1));

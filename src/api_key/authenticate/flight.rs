@@ -1,4 +1,4 @@
-//! One question to the store that many requests wait for.
+//! A store query that many requests wait for.
 
 use std::{
     fmt,
@@ -18,11 +18,11 @@ use crate::{
 /// The store's reply. Each waiter reads a copy, so a failure has only its kind.
 pub(crate) type FindResult = Result<Option<StoredKey>, StoreErrorKind>;
 
-/// A query in progress. Each waiter that is polled leads it for the time of the poll, so the
-/// question goes on as long as a request waits, and needs no task of its own.
+/// A query in progress. Each waiter that is polled leads the query during that poll. The query
+/// makes progress as long as a request waits for it, and it needs no task of its own.
 pub(crate) struct RecordFlight {
     flight: Arc<Flight<FindResult>>,
-    /// Absent once it is answered.
+    /// `None` once the query has completed.
     question: Mutex<Option<Pending<Option<StoredKey>>>>,
 }
 
@@ -42,8 +42,8 @@ impl RecordFlight {
         self.flight.waiters() > 0
     }
 
-    /// Drives the question on behalf of a waiter. A waiter that is dropped wakes no other: whenever
-    /// the question gets on, all are woken, and each of them can drive it.
+    /// Drives the query on behalf of a waiter. A waiter that is dropped does not need to wake
+    /// another one: every progress of the query wakes all waiters, and each of them can drive it.
     pub(crate) fn poll(
         &self,
         waiter: &FlightWaiter<FindResult>,

@@ -28,7 +28,7 @@ pub(crate) fn scoped(mut fingerprint: Fingerprint, layer: u64) -> Fingerprint {
     fingerprint
 }
 
-/// The recently checked credentials of a ring.
+/// The credentials that a ring checked recently.
 pub(crate) struct Guesses {
     wrong: Mutex<TtlMap<Fingerprint, AuthDenial>>,
     wrong_for: Duration,

@@ -183,9 +183,9 @@ impl Lookup {
         }
     }
 
-    /// Removes a flight that a waiter has left, if it was the last one: left alone, the question
-    /// would answer a much later request with what is true now. Requests join under the lock of the
-    /// table.
+    /// Removes a flight that a waiter has left, if that waiter was the last one. Otherwise, the
+    /// abandoned query would give a much later request an outdated result. Requests join under the
+    /// lock of the table.
     fn leave(&self, id: KeyId, flight: &Arc<RecordFlight>) {
         let mut table = self.table(id);
         if !flight.has_waiters() {

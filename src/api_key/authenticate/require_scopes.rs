@@ -30,11 +30,11 @@ use crate::{
     },
 };
 
-/// Requires scopes of the identity that an outer layer has authenticated.
+/// Requires the authenticated identity of a request to have certain scopes.
 ///
-/// Callers without an identity receive `401`; callers without a required scope receive `403`.
-/// Scopes belong to routes rather than paths, so an alternative spelling of a path cannot bypass
-/// them.
+/// An outer layer must authenticate the request. Requests without an identity receive `401`, and
+/// requests whose identity lacks a required scope receive `403`. The requirement applies to a route
+/// rather than to a path, so an alternative spelling of the path cannot bypass it.
 ///
 /// ```
 /// use portcullis::api_key::RequireScopesLayer;
@@ -53,11 +53,11 @@ pub struct RequireScopesLayer {
 }
 
 impl RequireScopesLayer {
-    /// Requires each of these scopes.
+    /// Requires all of these scopes.
     ///
     /// # Errors
     ///
-    /// Returns an error if the list is empty or a scope is not valid in a header.
+    /// Returns an error if there are no scopes or if a scope is not valid in a header.
     pub fn all<I>(scopes: I) -> Result<Self, ConfigError>
     where
         I: IntoIterator,
@@ -70,7 +70,7 @@ impl RequireScopesLayer {
     ///
     /// # Errors
     ///
-    /// Returns an error if the list is empty or a scope is not valid in a header.
+    /// Returns an error if there are no scopes or if a scope is not valid in a header.
     pub fn any<I>(scopes: I) -> Result<Self, ConfigError>
     where
         I: IntoIterator,
@@ -79,16 +79,16 @@ impl RequireScopesLayer {
         Requirement::any(scopes).map(Self::new)
     }
 
-    /// Requires an identity with any scopes.
+    /// Requires an identity, regardless of its scopes.
     pub fn none() -> Self {
         Self::new(Requirement::Nothing)
     }
 
-    /// Sets the realm of the challenges. Defaults to `api`.
+    /// Sets the realm in the challenges. Defaults to `api`.
     ///
     /// # Errors
     ///
-    /// Returns an error unless the realm is one or more printable ASCII characters.
+    /// Returns an error unless the realm consists of one or more printable ASCII characters.
     pub fn realm(mut self, realm: &str) -> Result<Self, ConfigError> {
         let hides = self.challenges.hides_forbidden();
         let challenges = challenges(realm, &self.requirement)?.hiding_forbidden(hides);
@@ -97,7 +97,7 @@ impl RequireScopesLayer {
     }
 
     /// Responds with `404` instead of `403`, so that callers cannot probe for resources that they
-    /// are not allowed to use. Off by default.
+    /// are not allowed to use. This option is off by default.
     #[must_use]
     pub fn hide_forbidden(mut self) -> Self {
         let challenges = Challenges::clone(&self.challenges).hiding_forbidden(true);
@@ -105,7 +105,7 @@ impl RequireScopesLayer {
         self
     }
 
-    /// Sets the responder that writes the bodies of rejections. Defaults to
+    /// Sets the responder that writes the bodies of rejections. The default responder writes
     /// `application/problem+json`.
     #[must_use]
     pub fn responder(mut self, responder: Responder) -> Self {
@@ -113,9 +113,9 @@ impl RequireScopesLayer {
         self
     }
 
-    /// Sets the auditor that receives an event for each rejected caller. It must not block; see
-    /// [`ApiKeyLayerBuilder::auditor`](crate::api_key::ApiKeyLayerBuilder::auditor). The events of
-    /// this layer carry no client address.
+    /// Sets the auditor that receives an event for each rejected request. The auditor must not
+    /// block; see [`ApiKeyLayerBuilder::auditor`](crate::api_key::ApiKeyLayerBuilder::auditor).
+    /// This layer's events contain no client address.
     #[must_use]
     pub fn auditor(mut self, auditor: impl Auditor) -> Self {
         self.audit = KeyAudit::new(auditor);
@@ -155,7 +155,7 @@ impl fmt::Debug for RequireScopesLayer {
     }
 }
 
-/// Requires scopes before the inner service is called.
+/// A service that requires scopes before it calls the inner service.
 #[derive(Clone, Debug)]
 pub struct RequireScopes<S> {
     inner: S,

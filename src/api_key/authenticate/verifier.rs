@@ -13,14 +13,14 @@ const STATIC_KEYS_MAX: usize = 1_000;
 
 /// Authenticates callers by a credential that is not a key of the ring, for example a JWT.
 ///
-/// A layer calls its verifiers in order, and only for credentials that do not have the form of a
-/// key of the ring. The first result other than [`Verdict::NotRecognized`] decides. An error
-/// decides too: the caller receives `503`, and no later verifier is called.
+/// A layer calls its verifiers in order. It calls them only for credentials that do not have the
+/// form of the ring's keys. The first result other than [`Verdict::NotRecognized`] is final. An
+/// error is also final: the caller receives `503`, and no later verifier is called.
 ///
-/// Verifiers are not called for a credential that was rejected within the last 5 seconds, nor for
-/// an address that has reached the [failure
-/// limit](crate::api_key::ApiKeyLayerBuilder::failure_limit). A credential that every verifier
-/// rejects or does not recognize counts as a failure of its address.
+/// Verifiers are not called for a credential that was rejected within the last 5 seconds. They are
+/// also not called for an address that has reached the [failure
+/// limit](crate::api_key::ApiKeyLayerBuilder::failure_limit). If every verifier rejects or does not
+/// recognize a credential, the attempt counts as a failure of the client's address.
 ///
 /// If a verifier panics, the caller receives `500`.
 ///
@@ -48,11 +48,11 @@ pub trait Verifier: Send + Sync + 'static {
     fn verify(&self, credential: &Credential<'_>) -> StoreFuture<Verdict>;
 }
 
-/// The verdict of a verifier.
+/// The result of a verifier.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub enum Verdict {
-    /// The credential is accepted, and this is its caller.
+    /// The credential is accepted. The value is the identity of its caller.
     Caller(Identity),
     /// The credential is rejected. The caller receives `401`.
     Rejected,
@@ -60,7 +60,7 @@ pub enum Verdict {
     NotRecognized,
 }
 
-/// A credential of a request. `Debug` prints only the type's name.
+/// A credential from a request. `Debug` prints only the name of the type.
 pub struct Credential<'a>(&'a [u8]);
 
 impl<'a> Credential<'a> {
@@ -68,7 +68,7 @@ impl<'a> Credential<'a> {
         Self(bytes)
     }
 
-    /// Returns the bytes from the request, without the scheme and the surrounding whitespace.
+    /// Returns the bytes of the credential, without the scheme and the surrounding whitespace.
     pub fn expose_secret(&self) -> &'a [u8] {
         self.0
     }
@@ -80,9 +80,10 @@ impl fmt::Debug for Credential<'_> {
     }
 }
 
-/// A small set of keys from a configuration, for services that call each other.
+/// A small set of configured keys, for services that call each other.
 ///
-/// The keys are not stored, only their digests under a secret that is generated per process.
+/// The set stores digests instead of the keys. The digests are keyed with a secret that each
+/// process generates.
 ///
 /// ```
 /// use portcullis::{Identity, api_key::StaticKeys};
@@ -106,7 +107,7 @@ impl StaticKeys {
     ///
     /// # Panics
     ///
-    /// Panics if the system has no source of randomness, like the standard library's maps.
+    /// Panics if the system has no source of randomness.
     pub fn new() -> Self {
         let mut secret = [0; 32];
         getrandom::fill(&mut secret).expect("the system has a source of randomness");
@@ -116,12 +117,12 @@ impl StaticKeys {
         }
     }
 
-    /// Reads keys from an environment variable: `NAME=KEY` pairs, separated by commas or line
-    /// breaks.
+    /// Reads keys from an environment variable that contains `NAME=KEY` pairs, separated by commas
+    /// or line breaks.
     ///
-    /// `NAME` becomes the [`key_id`](Identity::key_id) of the caller. Blanks around a name or a key
-    /// are ignored. A key may contain `=`, a name may not. Generate keys with
-    /// `openssl rand -hex 32`.
+    /// `NAME` becomes the [`key_id`](Identity::key_id) of the caller. Whitespace around a name or a
+    /// key is ignored. A key can contain `=`, but a name cannot. Generate keys with `openssl rand
+    /// -hex 32`.
     ///
     /// ```no_run
     /// use portcullis::api_key::{ApiKeyLayer, StaticKeys};
@@ -134,9 +135,13 @@ impl StaticKeys {
     ///
     /// # Errors
     ///
-    /// Returns an error if the variable is not set, is not Unicode, or has no pair, if a pair has
-    /// no name or two pairs have the same one, or as [`StaticKeys::key`] does. No error contains a
-    /// key.
+    /// Returns an error in these cases:
+    ///
+    /// - the variable is not set, is not valid Unicode or contains no pair;
+    /// - a pair has no name, or two pairs have the same name;
+    /// - [`StaticKeys::key`] rejects a key.
+    ///
+    /// No error contains a key.
     pub fn from_env(variable: &str) -> Result<Self, ConfigError> {
         let text = env::var(variable).map_err(|error| {
             let problem = match error {
@@ -181,8 +186,8 @@ impl StaticKeys {
     /// # Errors
     ///
     /// Returns an error if the key has fewer than 32 bytes, if all of its bytes are equal, if it is
-    /// an unexpanded variable (`${KEY}`, `$KEY`), if the key is already in the set, or if the set
-    /// has 1000 keys.
+    /// an unexpanded variable (`${KEY}` or `$KEY`), or if it is already in the set. It also returns
+    /// an error if the set already contains 1000 keys.
     pub fn key(mut self, key: &str, caller: Identity) -> Result<Self, ConfigError> {
         let bytes = key.as_bytes();
         let refused = |problem: &str| {

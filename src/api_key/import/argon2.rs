@@ -19,14 +19,14 @@ const TEXT_LEN_MAX: usize = 512;
 impl ImportedHash {
     /// Parses an argon2 hash in the PHC string format: `$argon2id$v=19$m=19456,t=2,p=1$salt$hash`.
     ///
-    /// The hash is computed once per key, on one of two background threads. While 64 requests wait
-    /// for them, further ones receive `503`. Until the first use of such a key, the response time
-    /// reveals whether it exists.
+    /// Each imported key is verified against its argon2 hash once, on one of two background
+    /// threads. While 64 requests are queued for these threads, further requests receive `503`.
+    /// Until the first use of such a key, the response time reveals whether the key exists.
     ///
     /// # Errors
     ///
-    /// Returns an error if the text is not an argon2 hash, or if it costs more than 256 MiB, 16
-    /// passes or 16 lanes.
+    /// Returns an error if `text` is not an argon2 hash, or if its cost exceeds 256 MiB, 16 passes
+    /// or 16 lanes.
     pub fn argon2(text: &str) -> Result<Self, InvalidKeySpec> {
         let refused = || {
             InvalidKeySpec::new(

@@ -17,15 +17,15 @@ use crate::{
     core::record::AuthDenial,
 };
 
-/// The minimum length of an imported key in printable ASCII. Other credentials are rejected.
+/// The minimum length of an imported key, in printable ASCII characters.
 const FOREIGN_LEN_MIN: usize = 16;
 const FOREIGN_LEN_MAX: usize = 512;
 
-/// The rule for finding imported keys. Records are looked up by a public id, which keys of another
-/// system do not have in this crate's format.
+/// The method by which imported keys are found. Records are looked up by public id, but the keys of
+/// another system do not contain an id in this crate's format.
 ///
-/// The id is derived from the key, so that a key has the same id in each process and under each
-/// pepper.
+/// The public id is derived from the imported key. An imported key therefore has the same id in
+/// every process and under every pepper.
 ///
 /// ```
 /// use portcullis::{
@@ -66,23 +66,25 @@ enum Rule {
 type PublicPart = dyn for<'a> Fn(&'a str) -> Option<&'a str> + Send + Sync;
 
 impl ImportedKeys {
-    /// Finds a key by the SHA-256 of the whole key, as the previous system stored it.
+    /// Finds a key by the SHA-256 hash of the whole key, as the previous system stored it.
     ///
-    /// The id is derived from the hash and appears in logs, from which keys of less than 128 random
-    /// bits could be guessed. Use argon2 and [`by_public_part`](Self::by_public_part) for those.
+    /// The public id is derived from the hash and appears in logs. Keys with fewer than 128 random
+    /// bits could be guessed from these ids. For such keys, use argon2 hashes and
+    /// [`by_public_part`](Self::by_public_part).
     pub fn by_sha256() -> Self {
         Self { rule: Rule::Sha256 }
     }
 
-    /// Finds a key by the SHA-512 of the whole key. See [`ImportedKeys::by_sha256`].
+    /// Finds a key by the SHA-512 hash of the whole key. See [`ImportedKeys::by_sha256`].
     pub fn by_sha512() -> Self {
         Self { rule: Rule::Sha512 }
     }
 
-    /// Finds a key by a public part, which the function returns. A key like `pk7d2.secret` has one
-    /// before the dot. Return `None` for credentials that are not keys of the previous system.
+    /// Finds a key by its public part, which `part` returns. For example, the public part of the
+    /// key `pk7d2.secret` is the text before the dot. Return `None` for credentials that are not
+    /// keys of the previous system.
     ///
-    /// The function is called for every such credential of printable ASCII from 16 to 512 bytes.
+    /// The function is called for credentials that consist of 16 to 512 bytes of printable ASCII.
     pub fn by_public_part<F>(part: F) -> Self
     where
         F: for<'a> Fn(&'a str) -> Option<&'a str> + Send + Sync + 'static,
@@ -171,7 +173,7 @@ fn id_of(kind: &[u8], what: &[u8]) -> KeyId {
     KeyId::from_digest(&digest.into())
 }
 
-/// An imported key, as the previous system stored it.
+/// A key to import, in the form in which the previous system stored it.
 #[derive(Clone, Debug)]
 #[must_use]
 pub struct ImportedKey {
@@ -180,7 +182,7 @@ pub struct ImportedKey {
 }
 
 impl ImportedKey {
-    /// Creates an imported key from its hash.
+    /// Creates a key to import from its hash.
     pub fn new(hash: ImportedHash) -> Self {
         Self {
             hash,
@@ -188,8 +190,8 @@ impl ImportedKey {
         }
     }
 
-    /// Sets the public part of the key, for rings that find keys
-    /// [by it](ImportedKeys::by_public_part).
+    /// Sets the public part of the key, for rings that find keys by their [public
+    /// part](ImportedKeys::by_public_part).
     pub fn with_public_part(mut self, public_part: impl Into<String>) -> Self {
         self.public_part = Some(public_part.into());
         self
@@ -200,8 +202,8 @@ impl ImportedKey {
     }
 }
 
-/// The hash of an imported key, as the previous system stored it. It covers the whole key without a
-/// salt, except for argon2.
+/// The hash of an imported key, as the previous system stored it. The hash covers the whole key.
+/// Only argon2 hashes are salted.
 #[derive(Clone)]
 pub struct ImportedHash {
     kind: HashKind,
@@ -218,22 +220,22 @@ pub(crate) enum HashKind {
 }
 
 impl ImportedHash {
-    /// Parses a SHA-256 of 64 hexadecimal digits.
+    /// Parses a SHA-256 hash of 64 hexadecimal digits.
     ///
     /// # Errors
     ///
-    /// Returns an error if the text has another form.
+    /// Returns an error if `hex` has another form.
     pub fn sha256(hex: &str) -> Result<Self, InvalidKeySpec> {
         let refused = || InvalidKeySpec::new("SHA-256", "must be 64 hexadecimal digits");
         let hash = read_hex(hex).ok_or_else(refused)?;
         Ok(Self::of(HashKind::Sha256(hash)))
     }
 
-    /// Parses a SHA-512 of 128 hexadecimal digits.
+    /// Parses a SHA-512 hash of 128 hexadecimal digits.
     ///
     /// # Errors
     ///
-    /// Returns an error if the text has another form.
+    /// Returns an error if `hex` has another form.
     pub fn sha512(hex: &str) -> Result<Self, InvalidKeySpec> {
         let refused = || InvalidKeySpec::new("SHA-512", "must be 128 hexadecimal digits");
         let hash = read_hex(hex).ok_or_else(refused)?;

@@ -2,7 +2,7 @@
 
 use crate::core::error::{StoreError, StoreErrorKind};
 
-/// Fails as unavailable: another build imported this record.
+/// Fails as unavailable, because a build with the argon2 feature imported this record.
 pub(crate) fn is_hash_of(_text: &str, _key: &[u8]) -> Result<bool, StoreError> {
     Err(StoreErrorKind::Misconfigured.into())
 }

@@ -1,5 +1,5 @@
-//! Keyed tags, which only the service can compute and which reject forged keys without a store
-//! request.
+//! Keyed tags, which only the service can compute. They allow forged keys to be rejected without a
+//! store request.
 
 use std::fmt;
 
@@ -9,12 +9,13 @@ use subtle::{Choice, ConstantTimeEq};
 
 use crate::core::error::ConfigError;
 
-/// A secret for a keyed tag that replaces the public checksum in the last six characters of keys.
+/// A secret for the keyed tag that replaces the public checksum in the last six characters of a
+/// key.
 ///
-/// A forged key has a valid tag with a probability of 1 in 4 billion. All others are rejected
-/// without a store request. The tag costs one more HMAC-SHA-256 per request.
+/// A forged key has a valid tag with a probability of 1 in 4 billion. All other forged keys are
+/// rejected without a store request. The tag costs one additional HMAC-SHA-256 per request.
 ///
-/// Only the service can recognize its keys by the tag. Scanners must therefore report their
+/// Only the service can verify the tag of a key. Secret scanners must therefore report their
 /// findings to [`KeyManager::report_leaked`](crate::api_key::KeyManager::report_leaked).
 ///
 /// ```
@@ -31,7 +32,7 @@ pub struct KeyedTag {
 }
 
 impl KeyedTag {
-    /// Creates a tag from a secret, which must differ from the pepper.
+    /// Creates a keyed tag from a secret, which must differ from the pepper.
     ///
     /// # Errors
     ///

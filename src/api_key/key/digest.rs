@@ -16,10 +16,11 @@ const SLOW_HASH_PURPOSE: &[u8] = b"apikey-v1 slow hash\0";
 const SEAL_PURPOSE: &[u8] = b"apikey-v1 record\0";
 const FINGERPRINT_PURPOSE: &[u8] = b"apikey-v1 fingerprint\0";
 
-/// A secret of the service under which keys are digested. Without it, a reader of the store can
-/// neither forge a key nor check whether a key belongs to the store.
+/// A secret with which the service digests keys. A reader of the store who does not have this
+/// secret can neither forge a key nor check whether a key is in the store.
 ///
-/// Store it apart from the records, in a secret manager. There is no default.
+/// Store the pepper separately from the records, for example in a secret manager. There is no
+/// default pepper.
 ///
 /// ```
 /// use portcullis::api_key::Pepper;
@@ -37,7 +38,7 @@ pub struct Pepper {
 }
 
 impl Pepper {
-    /// Creates a pepper. Each record names the id of its pepper.
+    /// Creates a pepper. Each record contains the id of the pepper that its digest is keyed with.
     ///
     /// # Errors
     ///
@@ -67,12 +68,12 @@ impl Pepper {
         })
     }
 
-    /// Creates a random pepper for this process, for demos and tests. Keys that are created under
-    /// it are not valid in other processes or after a restart.
+    /// Creates a random pepper for this process, for demos and tests. Keys that are created under a
+    /// random pepper are not valid in other processes or after a restart.
     ///
     /// # Panics
     ///
-    /// Panics if the system has no source of randomness, like the standard library's maps.
+    /// Panics if the system has no source of randomness.
     pub fn random(id: u16) -> Self {
         let mut bytes = Zeroizing::new([0; 32]);
         getrandom::fill(&mut *bytes).expect("the system has a source of randomness");
@@ -154,22 +155,22 @@ impl fmt::Debug for KeyDigest {
     }
 }
 
-/// The digest algorithm of a record. It is stored in the record, so that a key cannot choose it.
+/// The digest algorithm of a record. The record contains it, so that a key cannot choose it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum DigestAlgorithm {
-    /// HMAC-SHA-256 under a pepper.
+    /// HMAC-SHA-256, keyed with a pepper.
     HmacSha256 {
         /// The id of the pepper.
         pepper_id: u16,
     },
     /// SHA-256 without a pepper.
     Sha256,
-    /// The digest of the previous system's hash, for an imported key that has not been used yet.
+    /// The previous system's hash, digested again, for an imported key that has not been used yet.
     Imported {
         /// The hash algorithm of the previous system.
         hash: ImportedAlgorithm,
-        /// The id of the pepper under which the hash was digested, if any.
+        /// The id of the pepper with which the hash was digested, if any.
         pepper_id: Option<u16>,
     },
 }
@@ -182,7 +183,7 @@ pub enum ImportedAlgorithm {
     Sha256,
     /// SHA-512 of the key.
     Sha512,
-    /// Salted argon2.
+    /// Salted argon2 hash of the key.
     Argon2,
 }
 

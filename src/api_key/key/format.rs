@@ -29,7 +29,7 @@ const BASE62: &[u8; 62] = b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnop
 
 /// The public id of a key, for lookups, logs and display.
 ///
-/// It has 16 characters, of which 15 are random, and reveals neither the secret nor the age.
+/// The id has 16 characters, of which 15 are random. It does not reveal the key's secret or age.
 ///
 /// ```
 /// use portcullis::api_key::KeyId;
@@ -50,7 +50,7 @@ impl Hash for KeyId {
 }
 
 impl KeyId {
-    /// Returns the id: 16 characters of `0-9A-Za-z`.
+    /// Returns the id as a string of 16 characters in `0-9A-Za-z`.
     pub fn as_str(&self) -> &str {
         str::from_utf8(&self.0).expect("an id is ASCII")
     }
@@ -100,7 +100,7 @@ impl fmt::Debug for KeyId {
 
 /// The error of parsing a key or a key id.
 ///
-/// It contains neither the reason nor the input.
+/// The error contains neither the reason nor the input.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the value does not have the format of a key")]
 #[non_exhaustive]
@@ -168,7 +168,7 @@ impl KeyFormat {
         rest.is_some_and(|rest| rest.starts_with(b"_"))
     }
 
-    /// Returns the environment of new keys that do not name one.
+    /// Returns the environment of new keys for which none is specified.
     pub(crate) fn default_environment(&self) -> &str {
         &self.environments[0]
     }
@@ -315,10 +315,10 @@ impl fmt::Debug for ParsedKey<'_> {
 /// Detection of leaked keys, for example in repositories, pastes and logs.
 ///
 /// The expression `[a-z][a-z0-9_]{2,23}_[a-z][a-z0-9]{0,9}_1[0-9A-Za-z]{15}_[0-9A-Za-z]{49}` finds
-/// candidates in text. With the prefix of the service it is exact: `acme_(live|test)_1..`.
-/// [`verify`](scan::verify) checks the form and the checksum of a candidate, without a store
-/// request. Keys with a [keyed tag](crate::api_key::KeyedTag) have a `2` in place of the `1`, and
-/// only the service can verify them. A rule for gitleaks:
+/// candidates in text. With the service's prefix and environments, it is exact:
+/// `acme_(live|test)_1..`. [`verify`](scan::verify) checks the form and the checksum of a candidate
+/// without a store request. Keys with a [keyed tag](crate::api_key::KeyedTag) have a `2` instead of
+/// the `1`, and only the service can verify them. A rule for gitleaks:
 ///
 /// ```toml
 /// [[rules]]
@@ -338,7 +338,7 @@ impl fmt::Debug for ParsedKey<'_> {
 pub mod scan {
     use super::{KeyId, Parts};
 
-    /// A regular expression that finds candidates for [`verify`], without look-around and anchors.
+    /// A regular expression that finds candidates for [`verify`]. It has no look-around or anchors.
     pub const CANDIDATE_REGEX: &str =
         "[a-z][a-z0-9_]{2,23}_[a-z][a-z0-9]{0,9}_1[0-9A-Za-z]{15}_[0-9A-Za-z]{49}";
 

@@ -6,10 +6,11 @@ use zeroize::Zeroizing;
 
 /// A whole key including its secret, as its owner receives it once.
 ///
-/// It has no `Display`, no `Clone` and no comparison, `Debug` prints only the type's name, and its
-/// memory is overwritten on drop. [`SecretKey::expose_secret`] is the only access to its content.
+/// This type does not implement `Display`, `Clone` or `PartialEq`. `Debug` prints only the name of
+/// the type, and the memory is overwritten on drop. Only [`SecretKey::expose_secret`] returns the
+/// key.
 ///
-/// It cannot be copied by accident (threat A17):
+/// A `SecretKey` cannot be copied by accident (threat A17):
 ///
 /// ```compile_fail
 /// fn copied(key: &portcullis::api_key::SecretKey) -> portcullis::api_key::SecretKey {
@@ -17,7 +18,7 @@ use zeroize::Zeroizing;
 /// }
 /// ```
 ///
-/// It cannot be printed:
+/// A `SecretKey` cannot be printed:
 ///
 /// ```compile_fail
 /// fn printed(key: &portcullis::api_key::SecretKey) -> String {
@@ -25,7 +26,7 @@ use zeroize::Zeroizing;
 /// }
 /// ```
 ///
-/// It cannot be compared byte by byte (threat A1):
+/// A `SecretKey` cannot be compared byte by byte (threat A1):
 ///
 /// ```compile_fail
 /// use portcullis::api_key::SecretKey;

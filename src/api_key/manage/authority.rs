@@ -9,8 +9,8 @@ pub(crate) enum Authority {
     Owner,
 }
 
-/// The fields of a record that an owner's administrator has set, as bits. The service has set the
-/// others.
+/// The fields of a record that an owner's administrator has set, as bits. The service has set all
+/// other fields.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct SetByOwner(u8);
 

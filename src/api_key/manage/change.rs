@@ -27,13 +27,15 @@ const REASON_LEN_MAX: usize = 256;
 impl KeyManager {
     /// Updates a key.
     ///
-    /// # Errors
+    /// Returns one of these errors:
     ///
-    /// Returns [`KeyError::Conflict`] if the update is conditional on another version,
-    /// [`KeyError::Forbidden`] if the manager acts for the owner and the update lifts a setting of
-    /// the service, [`KeyError::NotFound`] if there is no such key, [`KeyError::Ended`] if the key
-    /// is revoked, [`KeyError::Invalid`] if a value is out of bounds, and another error if the
-    /// store fails.
+    /// - [`KeyError::Conflict`] if the update requires another version of the key;
+    /// - [`KeyError::Forbidden`] if the manager acts for the owner and the update would loosen a
+    ///   setting that the service made;
+    /// - [`KeyError::NotFound`] if there is no such key;
+    /// - [`KeyError::Ended`] if the key is revoked;
+    /// - [`KeyError::Invalid`] if a value is out of bounds;
+    /// - [`KeyError::Store`] if the store fails.
     pub async fn update(&self, id: KeyId, update: KeyUpdate) -> Result<StoredKey, KeyError> {
         let updated = self.apply(id, update).await;
         self.audited(KeyAction::Updated, updated)
@@ -41,8 +43,9 @@ impl KeyManager {
 
     /// Disables a key until it is [enabled](Self::enable).
     ///
-    /// Disabling a disabled key has no effect, with one exception: the service takes over a key
-    /// that [the owner](Self::acting_for_owner) disabled, so that the owner cannot enable it.
+    /// Disabling a disabled key has no effect, with one exception. If [the
+    /// owner](Self::acting_for_owner) disabled the key and the service disables it again, the owner
+    /// can no longer enable it.
     ///
     /// # Errors
     ///
@@ -65,9 +68,9 @@ impl KeyManager {
     ///
     /// # Errors
     ///
-    /// Returns [`KeyError::NotFound`] if there is no such key, [`KeyError::Ended`] if the key is
-    /// revoked, [`KeyError::Forbidden`] if the manager acts for the owner and did not disable the
-    /// key itself, and another error if the store fails.
+    /// Returns [`KeyError::NotFound`] if there is no such key, and [`KeyError::Ended`] if the key
+    /// is revoked. Returns [`KeyError::Forbidden`] if the manager acts for the owner and its actor
+    /// did not disable the key. Returns another error if the store fails.
     pub async fn enable(&self, id: KeyId) -> Result<StoredKey, KeyError> {
         let enabled = self.change(id, |record| {
             not_revoked(record)?;
@@ -85,8 +88,9 @@ impl KeyManager {
 
     /// Revokes a key permanently.
     ///
-    /// Revoking a revoked key has no effect, except that the service takes over a key that
-    /// [the owner](Self::acting_for_owner) revoked.
+    /// Revoking a revoked key has no effect, with one exception. If [the
+    /// owner](Self::acting_for_owner) revoked the key and the service revokes it again, the service
+    /// becomes responsible for the revocation.
     ///
     /// # Errors
     ///
@@ -97,8 +101,8 @@ impl KeyManager {
         self.audited(KeyAction::Revoked, revoked)
     }
 
-    /// Expires a key immediately and ends its rotation overlap. A key that has expired already
-    /// keeps its expiry.
+    /// Expires a key immediately and ends its rotation overlap. The expiry of a key that has
+    /// already expired does not change.
     ///
     /// # Errors
     ///
@@ -114,14 +118,14 @@ impl KeyManager {
     }
 
     /// Revokes a key that was found in public, for example by a scanner, and returns its record.
-    /// Returns `None` if it is not a key of this ring.
+    /// Returns `None` if the key does not belong to this ring.
     ///
-    /// `found` must be the whole key: an id is not enough to revoke a key.
+    /// `found` must be the whole key. An id is not enough to revoke a key.
     ///
     /// # Errors
     ///
-    /// Returns an error if the store fails, or if the record was not written by a holder of the
-    /// pepper.
+    /// Returns an error if the store fails, or if the record was not created with a pepper of the
+    /// ring.
     pub async fn report_leaked(&self, found: &str) -> Result<Option<StoredKey>, KeyError> {
         let ring = &self.ring.shared;
         let Ok(key) = ring.read(found.as_bytes()) else {

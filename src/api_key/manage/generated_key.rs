@@ -23,7 +23,7 @@ impl GeneratedKey {
         &self.record
     }
 
-    /// Returns the whole key. Show it only to its owner.
+    /// Returns the whole key, including its secret. Show it only to its owner.
     pub fn expose_secret(&self) -> &str {
         self.secret.expose_secret()
     }

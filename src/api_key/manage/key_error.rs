@@ -18,13 +18,13 @@ pub enum KeyError {
     /// The key is revoked, or its state does not allow this change.
     #[error("the state of the key does not allow this change")]
     Ended,
-    /// The key that this one replaces is still accepted.
+    /// The key replaces another key that is still accepted.
     #[error("the key that this one replaces is still accepted")]
     Overlap,
     /// The manager acts for the owner and cannot override the service.
     #[error("an administrator of the owner cannot override the service")]
     Forbidden,
-    /// The owner has the maximum number of keys.
+    /// The owner already has the maximum number of keys.
     #[error("the owner has the maximum number of keys; revoke one, or purge ended ones")]
     TooManyKeys,
     /// A value is out of bounds.

@@ -38,8 +38,9 @@ impl KeyManager {
         Ok(self.ring.shared.store.list(query).await?)
     }
 
-    /// Returns the active keys of a page that were not used since the given time. Keys that were
-    /// created after it are excluded. A page without such keys can have a next page.
+    /// Returns a page of keys, filtered to active keys that have not been used since the given
+    /// time. Keys that were created after that time are excluded. An empty page can be followed by
+    /// another page.
     ///
     /// # Errors
     ///
@@ -58,8 +59,8 @@ impl KeyManager {
         Ok(page)
     }
 
-    /// Returns the keys of a page that are accepted now but expire within the given time. A page
-    /// without such keys can have a next page.
+    /// Returns a page of keys, filtered to keys that are accepted now but expire within the given
+    /// time. An empty page can be followed by another page.
     ///
     /// # Errors
     ///
@@ -79,9 +80,9 @@ impl KeyManager {
         Ok(page)
     }
 
-    /// Returns the usable keys of a page whose digest is not under the current pepper. A previous
-    /// pepper can be removed when there are none left. A page without such keys can have a next
-    /// page.
+    /// Returns a page of keys, filtered to keys that are not revoked or expired and whose digest is
+    /// not under the current pepper. A previous pepper can be removed when there are no such keys
+    /// left. An empty page can be followed by another page.
     ///
     /// # Errors
     ///
@@ -98,10 +99,11 @@ impl KeyManager {
         Ok(page)
     }
 
-    /// Removes keys that ended longer ago than `retention`, and returns the number removed.
+    /// Removes the keys that ended longer ago than `retention`, and returns the number of removed
+    /// keys.
     ///
-    /// Until then their records remain, so that audits can refer to them and their ids are not
-    /// reused.
+    /// Until then, their records remain in the store, so that audits can refer to them and their
+    /// ids are not reused.
     ///
     /// # Errors
     ///

@@ -20,7 +20,8 @@ use crate::{
 
 /// Creates, changes, rotates, lists and revokes the keys of a ring.
 ///
-/// It is for the service's own code: it performs no authorization. A clone manages the same keys.
+/// A manager performs no authorization, so it is only for the service's own code. Clones manage the
+/// same keys.
 ///
 /// ```
 /// use portcullis::{api_key::{KeyManager, KeyRing, NewKey, Pepper}, store::MemoryStore};
@@ -48,7 +49,7 @@ pub struct KeyManager {
 }
 
 impl KeyManager {
-    /// Creates a manager of the keys of a ring.
+    /// Creates a manager for the keys of a ring.
     pub fn new(ring: &KeyRing) -> Self {
         Self {
             ring: ring.clone(),
@@ -59,7 +60,7 @@ impl KeyManager {
         }
     }
 
-    /// Returns a manager of the same keys that records this actor in its changes.
+    /// Returns a manager for the same keys that records this actor in its changes.
     #[must_use]
     pub fn acting_as(&self, actor: impl Into<String>) -> Self {
         Self {
@@ -68,17 +69,17 @@ impl KeyManager {
         }
     }
 
-    /// Returns a manager of the same keys that acts for their owner rather than for the service,
-    /// and records this actor in its changes.
+    /// Returns a manager for the same keys that acts for the owner of a key rather than for the
+    /// service. The manager records this actor in its changes.
     ///
-    /// It can tighten the settings of the service, but not extend, lift or remove them: it can
-    /// reduce scopes, move an expiry earlier or a start later, narrow constraints, and disable or
-    /// revoke keys. It can only undo its own changes. A key that it rotates ends no later than
-    /// before, with the same tier, credits, limit and metadata. Every other change fails with
-    /// [`KeyError::Forbidden`].
+    /// The manager can tighten the settings that the service made, but it cannot extend, lift or
+    /// remove them. It can remove scopes, make an expiry earlier or a start time later, narrow
+    /// constraints, and disable or revoke keys. It can only undo its own changes. When it rotates a
+    /// key, the new key expires no later than the old one, and has the same tier, credits, limit
+    /// and metadata. Every other change fails with [`KeyError::Forbidden`].
     ///
-    /// The application must check which keys it can see, and which scopes and tiers it can give to
-    /// new keys.
+    /// The application must decide which keys the owner can see, and which scopes and tiers the
+    /// owner can give to new keys.
     #[must_use]
     pub fn acting_for_owner(&self, actor: impl Into<String>) -> Self {
         Self {
@@ -87,11 +88,11 @@ impl KeyManager {
         }
     }
 
-    /// Returns a manager of the same keys that only changes a key of this version, and fails with
-    /// [`KeyError::Conflict`] otherwise.
+    /// Returns a manager for the same keys that changes a key only if the key has this version.
+    /// Otherwise, changes fail with [`KeyError::Conflict`].
     ///
-    /// Use it to check a record and then change the checked version, so that concurrent changes are
-    /// not missed.
+    /// Use this method to check a record and then change the version that was checked, so that no
+    /// concurrent change is missed.
     #[must_use]
     pub fn if_version(&self, version: u64) -> Self {
         Self {
@@ -100,14 +101,14 @@ impl KeyManager {
         }
     }
 
-    /// Sets the maximum number of keys of an owner. Defaults to unlimited; the `admin` router
-    /// applies 100 if the manager has no maximum.
+    /// Sets the maximum number of keys per owner. Defaults to unlimited. If the manager has no
+    /// maximum, the `admin` router applies a maximum of 100.
     ///
-    /// [`create`](Self::create) and [`import`](Self::import) fail with [`KeyError::TooManyKeys`]
-    /// beyond it. Revoked and expired keys do not count, but an owner has at most ten times as many
-    /// records until ended keys are [purged](Self::purge). Rotations are exempt. `MemoryStore` and
-    /// `RedisStore` count and create in one step; see
-    /// [`ApiKeyStore::create_within`](crate::api_key::ApiKeyStore::create_within) for other stores.
+    /// Beyond the maximum, [`create`](Self::create) and [`import`](Self::import) fail with
+    /// [`KeyError::TooManyKeys`]. Revoked and expired keys do not count, but an owner can have at
+    /// most ten times as many records as keys until ended keys are [purged](Self::purge). Rotations
+    /// are exempt. `MemoryStore` and `RedisStore` count and create in one step. For other stores,
+    /// see [`ApiKeyStore::create_within`](crate::api_key::ApiKeyStore::create_within).
     #[must_use]
     pub fn max_keys_per_owner(&self, keys: usize) -> Self {
         Self {
@@ -118,14 +119,14 @@ impl KeyManager {
 
     /// Creates a key.
     ///
-    /// The returned value is the only copy of the secret. Show it to the owner once; it cannot be
-    /// retrieved again.
+    /// The returned value contains the only copy of the secret. Show the secret to the owner once,
+    /// because it cannot be retrieved again.
     ///
     /// # Errors
     ///
-    /// Returns [`KeyError::Invalid`] if a value is out of bounds, [`KeyError::TooManyKeys`] if the
-    /// owner has the [maximum](Self::max_keys_per_owner) number of keys, and another error if the
-    /// store fails.
+    /// Returns [`KeyError::Invalid`] if a value is out of bounds, and [`KeyError::TooManyKeys`] if
+    /// the owner already has the [maximum](Self::max_keys_per_owner) number of keys. Returns
+    /// another error if the store fails.
     pub async fn create(&self, new: NewKey) -> Result<GeneratedKey, KeyError> {
         let environment = self.environment(&new)?;
         let generate = || self.generate(environment, &new);
@@ -134,19 +135,23 @@ impl KeyManager {
         Ok(key)
     }
 
-    /// Imports a key that another system issued, from the hash that the system stored. Its owner
-    /// continues to use it unchanged.
+    /// Imports a key that another system issued, from the hash that the other system stored. The
+    /// owner can continue to use the key unchanged.
     ///
-    /// The record holds a digest of the hash under the current pepper (for argon2, the hash
-    /// itself). On the first use, the key receives a digest like the ring's own keys, and the hash
-    /// is removed. [`rotate`](Self::rotate) replaces it with a key of the ring's format.
+    /// The record contains a digest of the hash under the current pepper. For argon2, it contains
+    /// the hash itself. On its first use, the key receives the same kind of digest as the ring's
+    /// own keys, and the original hash is removed. [`rotate`](Self::rotate) replaces the key with
+    /// one in the ring's format.
     ///
     /// # Errors
     ///
-    /// Returns [`KeyError::Conflict`] if the key was imported before, [`KeyError::Invalid`] if the
-    /// ring has no [`ImportedKeys`](crate::api_key::import::ImportedKeys) that find this key or if
-    /// a value is out of bounds, [`KeyError::TooManyKeys`] if the owner has the maximum number of
-    /// keys, and another error if the store fails.
+    /// Returns one of these errors:
+    ///
+    /// - [`KeyError::Conflict`] if the key was already imported;
+    /// - [`KeyError::Invalid`] if the ring's [`ImportedKeys`](crate::api_key::import::ImportedKeys)
+    ///   are not set or cannot find this key, or if a value is out of bounds;
+    /// - [`KeyError::TooManyKeys`] if the owner already has the maximum number of keys;
+    /// - [`KeyError::Store`] if the store fails.
     pub async fn import(&self, new: NewKey, key: ImportedKey) -> Result<StoredKey, KeyError> {
         let ring = &self.ring.shared;
         let none = || {

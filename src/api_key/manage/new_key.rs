@@ -65,9 +65,9 @@ impl Expiry {
 }
 
 impl NewKey {
-    /// Creates a specification of a key of this owner, without scopes and without an expiry.
+    /// Creates the specification of a key for this owner, without scopes and without an expiry.
     ///
-    /// The owner is 1 to 256 bytes long.
+    /// The owner must be 1 to 256 bytes long.
     pub fn new(owner: impl Into<String>) -> Self {
         Self {
             owner: owner.into(),
@@ -84,39 +84,40 @@ impl NewKey {
         }
     }
 
-    /// Sets the environment. Defaults to the first environment of the ring.
+    /// Sets the environment of the key. Defaults to the first environment of the ring.
     pub fn environment(mut self, environment: impl Into<String>) -> Self {
         self.environment = Some(environment.into());
         self
     }
 
-    /// Sets the display name, 1 to 256 bytes long.
+    /// Sets the display name, which must be 1 to 256 bytes long. Defaults to none.
     pub fn name(mut self, name: impl Into<String>) -> Self {
         self.name = Some(name.into());
         self
     }
 
-    /// Sets the tier that selects the limits, 1 to 64 bytes long.
+    /// Sets the tier that selects the key's limits. The tier must be 1 to 64 bytes long. Defaults
+    /// to none.
     pub fn tier(mut self, tier: impl Into<String>) -> Self {
         self.tier = Some(tier.into());
         self
     }
 
-    /// Sets the credits: the allowance per period that the key and its rotations share. A rate
-    /// limiter that is configured for credits enforces it.
+    /// Sets the credits, an allowance per period that the key shares with the keys that replace it.
+    /// A rate limiter that is configured to use credits enforces them. Defaults to none.
     pub fn credits(mut self, credits: Allowance) -> Self {
         self.credits = Some(credits);
         self
     }
 
-    /// Sets a limit that replaces the tier's. A rate limiter that is configured for the limits of
-    /// keys enforces it.
+    /// Sets a limit that replaces the limit of the tier. A rate limiter that is configured to use
+    /// the limits of keys enforces it. Defaults to none.
     pub fn limit(mut self, limit: Allowance) -> Self {
         self.limit = Some(limit);
         self
     }
 
-    /// Adds scopes, at most 64.
+    /// Adds scopes to the key. A key can have at most 64 scopes. Defaults to none.
     pub fn scopes<I>(mut self, scopes: I) -> Self
     where
         I: IntoIterator,
@@ -126,25 +127,26 @@ impl NewKey {
         self
     }
 
-    /// Sets the time before which the key is not accepted.
+    /// Sets the time before which the key is not accepted. Defaults to none.
     pub fn not_before(mut self, from: Timestamp) -> Self {
         self.not_before = Some(from);
         self
     }
 
-    /// Sets the time from which the key is no longer accepted.
+    /// Sets the time from which the key is no longer accepted. Defaults to none.
     pub fn expires_at(mut self, at: Timestamp) -> Self {
         self.expiry = Expiry::At(at);
         self
     }
 
-    /// Sets the time to live, from the creation of the key.
+    /// Sets the time to live of the key, counted from its creation. Defaults to no expiry.
     pub fn expires_in(mut self, duration: Duration) -> Self {
         self.expiry = Expiry::In(duration);
         self
     }
 
-    /// Restricts the networks, methods and origins that can use the key.
+    /// Restricts the networks, methods and origins from which the key can be used. Defaults to no
+    /// restrictions.
     pub fn constraints(mut self, constraints: Constraints) -> Self {
         self.constraints = constraints;
         self
@@ -152,7 +154,8 @@ impl NewKey {
 
     /// Adds a metadata entry, which inner layers can read from the [`Identity`](crate::Identity).
     ///
-    /// A key has at most 64 entries and 4096 bytes of names and values.
+    /// A key can have at most 64 entries. Their names and values can have at most 4096 bytes in
+    /// total.
     pub fn metadata(mut self, name: impl Into<String>, value: impl Into<String>) -> Self {
         self.metadata.insert(name.into(), value.into());
         self

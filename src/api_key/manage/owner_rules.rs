@@ -69,8 +69,8 @@ fn may_end(record: &KeyRecord, update: &KeyUpdate) -> bool {
     }
 }
 
-/// Records the restrictions that an owner's administrator adds where the service set none. It can
-/// lift those again.
+/// Records the restrictions that an owner's administrator adds where the service set none. An
+/// owner's administrator can lift these restrictions again.
 fn note_restrictions(record: &mut KeyRecord, update: &KeyUpdate) {
     let owner = Authority::Owner;
     if update.not_before.is_some() && record.not_before.is_none() {
@@ -84,8 +84,8 @@ fn note_restrictions(record: &mut KeyRecord, update: &KeyUpdate) {
     }
 }
 
-/// Returns `true` if this authority can enable a disabled key. An owner's administrator can if it
-/// disabled the key itself.
+/// Returns `true` if this authority can enable a disabled key. An owner's administrator can enable
+/// only a key that the same administrator disabled.
 pub(super) fn may_enable(record: &KeyRecord, by: Authority, actor: Option<&str>) -> bool {
     match (by, record.state()) {
         (Authority::Service, _) | (Authority::Owner, KeyState::Active | KeyState::Revoked(_)) => {

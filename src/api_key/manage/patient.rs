@@ -1,4 +1,5 @@
-//! The store that managers use: monitored, and with a longer timeout than that of requests.
+//! The store that managers use. Its calls are audited and have a longer timeout than those of
+//! requests.
 
 use std::{fmt, sync::Arc};
 

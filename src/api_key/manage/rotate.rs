@@ -21,27 +21,30 @@ use crate::{
 };
 
 impl KeyManager {
-    /// Replaces a key with a new one of the same lineage, owner, name, tier, scopes, metadata and
-    /// constraints.
+    /// Replaces a key with a new key that has the same owner, name, tier, scopes, metadata and
+    /// constraints. Both keys belong to the same [lineage](KeyRecord::lineage).
     ///
-    /// The new key has the time to live that the old one had at its creation. If the manager [acts
-    /// for the owner](Self::acting_for_owner) and the service set the expiry, the new key expires
-    /// with the old one.
+    /// The new key has the time to live that the old one had at its creation. There is one
+    /// exception: if the manager [acts for the owner](Self::acting_for_owner) and the service set
+    /// the expiry, the new key expires no later than the old one.
     ///
     /// The old key remains accepted for `overlap`, but not beyond its own expiry. After a leak, use
-    /// an overlap of zero. Both keys share the same limits. A lineage has at most two accepted
-    /// keys.
+    /// an overlap of zero. Both keys share the same limits. At most two keys of a lineage are
+    /// accepted at the same time.
     ///
-    /// The new key is based on the version of the old key that it replaces, so a concurrent change
-    /// of the old key is never lost.
+    /// The new key is a copy of the exact version that it replaces, so a concurrent change to the
+    /// old key is never lost.
     ///
     /// # Errors
     ///
-    /// Returns [`KeyError::Ended`] if the key is not accepted now or has been replaced already,
-    /// [`KeyError::Overlap`] if `overlap` is not zero while another key of the lineage is accepted
-    /// or can become accepted again, [`KeyError::Conflict`] if the key has another version than
-    /// [required](Self::if_version), [`KeyError::NotFound`] if there is no such key, and another
-    /// error if the store fails.
+    /// Returns one of these errors:
+    ///
+    /// - [`KeyError::Ended`] if the key is not accepted now or has already been replaced;
+    /// - [`KeyError::Overlap`] if `overlap` is not zero and another key of the lineage is accepted
+    ///   or can become accepted again;
+    /// - [`KeyError::Conflict`] if the key does not have the [required version](Self::if_version);
+    /// - [`KeyError::NotFound`] if there is no such key;
+    /// - [`KeyError::Store`] if the store fails.
     pub async fn rotate(&self, id: KeyId, overlap: Duration) -> Result<GeneratedKey, KeyError> {
         let mut attempt = 1;
         loop {

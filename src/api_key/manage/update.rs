@@ -8,7 +8,7 @@ use crate::{
     core::{allowance::Allowance, time::Timestamp},
 };
 
-/// An update of a key. Settings that it does not name are unchanged.
+/// An update of a key. Settings that the update does not include remain unchanged.
 ///
 /// ```
 /// use portcullis::api_key::KeyUpdate;
@@ -46,27 +46,27 @@ impl KeyUpdate {
         self
     }
 
-    /// Sets the tier, or removes it with `None`. The new limits apply from the next request. Usage
-    /// is not reset.
+    /// Sets the tier, or removes it with `None`. The limits of the new tier apply from the next
+    /// request. The usage so far is not reset.
     pub fn tier<'a>(mut self, tier: impl Into<Option<&'a str>>) -> Self {
         self.tier = Some(tier.into().map(str::to_owned));
         self
     }
 
     /// Sets the credits, or removes them with `None`. The new amount applies from the next request.
-    /// The usage of the current period is not reset.
+    /// The usage in the current period is not reset.
     pub fn credits(mut self, credits: impl Into<Option<Allowance>>) -> Self {
         self.credits = Some(credits.into());
         self
     }
 
-    /// Sets the limit that replaces the tier's, or removes it with `None`.
+    /// Sets the limit that replaces the limit of the tier, or removes it with `None`.
     pub fn limit(mut self, limit: impl Into<Option<Allowance>>) -> Self {
         self.limit = Some(limit.into());
         self
     }
 
-    /// Replaces the scopes.
+    /// Replaces all scopes.
     pub fn scopes<I>(mut self, scopes: I) -> Self
     where
         I: IntoIterator,
@@ -82,14 +82,14 @@ impl KeyUpdate {
         self
     }
 
-    /// Sets the time from which the key is no longer accepted, or removes it with `None`. It does
-    /// not extend a rotation overlap.
+    /// Sets the time from which the key is no longer accepted, or removes it with `None`. This time
+    /// does not extend a rotation overlap.
     pub fn expires_at(mut self, at: impl Into<Option<Timestamp>>) -> Self {
         self.expires_at = Some(at.into());
         self
     }
 
-    /// Replaces the constraints.
+    /// Replaces all constraints.
     pub fn constraints(mut self, constraints: Constraints) -> Self {
         self.constraints = Some(constraints);
         self
@@ -106,8 +106,8 @@ impl KeyUpdate {
         self
     }
 
-    /// Makes the update conditional on this version. It fails with
-    /// [`KeyError::Conflict`](super::key_error::KeyError::Conflict) if the key has another version.
+    /// Makes the update conditional on this version of the key. If the key has another version, the
+    /// update fails with [`KeyError::Conflict`](super::key_error::KeyError::Conflict).
     pub fn if_version(mut self, version: u64) -> Self {
         self.version = Some(version);
         self

@@ -28,12 +28,13 @@ const SCHEMA_SET_BY_OWNER: u8 = 2;
 const COUNT_MAX: usize = KeyRecord::MAX_BYTES / 4;
 
 impl KeyRecord {
-    /// The maximum size of a serialized record. The bounds of a `NewKey` are far below it.
+    /// The maximum size of a serialized record. The limits of `NewKey` are far below this size.
     pub const MAX_BYTES: usize = 16 * 1024;
 
     /// Serializes the record.
     ///
-    /// The bytes contain no secret. A writer of the bytes can change the scopes of the key.
+    /// The result contains no secret. A writer of the stored bytes can change the scopes of the
+    /// key.
     pub fn to_bytes(&self) -> Vec<u8> {
         let mut out = self.body();
         out.optional(self.seal.as_ref(), |out, seal| {
@@ -90,7 +91,7 @@ impl KeyRecord {
         out
     }
 
-    /// Parses the output of [`KeyRecord::to_bytes`].
+    /// Parses a record from the output of [`KeyRecord::to_bytes`].
     ///
     /// # Errors
     ///

@@ -10,7 +10,7 @@ use crate::core::net::ip_network::IpNetwork;
 const ENTRIES_MAX: usize = 64;
 const ENTRY_LEN_MAX: usize = 256;
 
-/// Restrictions of a key to networks, methods and origins. An empty list does not restrict.
+/// Restrictions of a key to networks, methods and origins. An empty list imposes no restriction.
 ///
 /// ```
 /// use http::Method;
@@ -31,12 +31,12 @@ pub struct Constraints {
 }
 
 impl Constraints {
-    /// Creates constraints without restrictions.
+    /// Creates constraints that restrict nothing.
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// Restricts the key to clients of these networks, at most 64. Requests without a known client
+    /// Restricts the key to clients in these networks, at most 64. Requests without a known client
     /// address receive `403`.
     pub fn networks(mut self, networks: impl IntoIterator<Item = IpNetwork>) -> Self {
         self.networks = networks.into_iter().collect();
@@ -49,10 +49,11 @@ impl Constraints {
         self
     }
 
-    /// Restricts the key to pages of these origins, at most 64, in the form that a browser sends in
-    /// `Origin`: `https://app.example`. Requests without `Origin` receive `403`.
+    /// Restricts the key to pages of these origins, at most 64. Each origin has the form that a
+    /// browser sends in `Origin`, such as `https://app.example`. Requests without `Origin` receive
+    /// `403`.
     ///
-    /// This prevents pages of other sites from using the key. Clients other than browsers can send
+    /// This prevents pages on other sites from using the key. Clients other than browsers can send
     /// any `Origin`.
     pub fn origins<I>(mut self, origins: I) -> Self
     where

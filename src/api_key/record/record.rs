@@ -73,12 +73,12 @@ impl KeyRecord {
         &self.environment
     }
 
-    /// Returns the version: 1 at creation, incremented by each change.
+    /// Returns the version of the record. It is 1 at creation, and each change increments it.
     pub fn version(&self) -> u64 {
         self.version
     }
 
-    /// Returns the digest algorithm of the secret.
+    /// Returns the algorithm of the key's digest.
     pub fn algorithm(&self) -> DigestAlgorithm {
         self.algorithm
     }
@@ -88,27 +88,27 @@ impl KeyRecord {
         &self.owner
     }
 
-    /// Returns the id of the first key of the lineage, which all of its rotations share.
+    /// Returns the lineage of the key: the id of the first key in its chain of rotations.
     pub fn lineage(&self) -> KeyId {
         self.lineage
     }
 
-    /// Returns the display name that was given to the key.
+    /// Returns the display name of the key, if it has one.
     pub fn name(&self) -> Option<&str> {
         self.name.as_deref()
     }
 
-    /// Returns the tier that selects the limits.
+    /// Returns the tier that selects the key's limits, if it has one.
     pub fn tier(&self) -> Option<&str> {
         self.tier.as_deref()
     }
 
-    /// Returns the credits of the lineage: its allowance per period.
+    /// Returns the credits, an allowance per period that all keys of the lineage share.
     pub fn credits(&self) -> Option<Allowance> {
         self.credits
     }
 
-    /// Returns the limit that replaces that of the tier.
+    /// Returns the limit that replaces the limit of the tier.
     pub fn limit(&self) -> Option<Allowance> {
         self.limit
     }
@@ -166,7 +166,7 @@ impl KeyRecord {
         })
     }
 
-    /// Returns the custom metadata.
+    /// Returns the metadata that the application added to the key.
     pub fn metadata(&self) -> &BTreeMap<String, String> {
         &self.metadata
     }
@@ -197,8 +197,8 @@ impl KeyRecord {
         matches!(self.state, KeyState::Active) && times.iter().all(Option::is_none)
     }
 
-    /// Returns the time from which the key can never be accepted again, if it is known. Stores use
-    /// it as the index for `purge`.
+    /// Returns the time from which the key can never be accepted again, or `None` if there is no
+    /// such time. Stores use it as the index for [`purge`](crate::api_key::ApiKeyStore::purge).
     pub fn ended_at(&self) -> Option<Timestamp> {
         match &self.state {
             KeyState::Revoked(change) => Some(change.at),
@@ -270,7 +270,7 @@ pub enum KeyState {
 pub struct StateChange {
     /// The time of the change.
     pub at: Timestamp,
-    /// The actor, if the manager has one.
+    /// The actor that made the change, if it is known.
     pub by: Option<String>,
     /// The reason, if one was given.
     pub reason: Option<String>,
@@ -292,7 +292,7 @@ pub enum KeyStatus {
     Expired,
 }
 
-/// A shared record and its precomputed [`Identity`], as stores and caches pass it on. A clone costs
+/// A stored record with its precomputed [`Identity`]. The record is shared: a clone only increments
 /// two reference counts.
 #[derive(Debug)]
 pub struct StoredKey {

@@ -38,9 +38,9 @@ use crate::{
 };
 
 impl KeyRing {
-    /// Creates a builder for a ring of keys that start with `prefix`, the name of the service: 3 to
-    /// 24 of `a-z`, `0-9` and single inner underscores. Six letters or more prevent false positives
-    /// of secret scanners.
+    /// Creates a builder for a ring whose keys start with `prefix`, the name of the service. A
+    /// prefix consists of 3 to 24 characters in `a-z0-9` and single inner underscores. With six or
+    /// more letters, secret scanners report fewer false positives.
     pub fn builder(prefix: impl Into<String>, store: impl ApiKeyStore) -> KeyRingBuilder {
         KeyRingBuilder {
             prefix: prefix.into(),
@@ -114,8 +114,8 @@ pub struct KeyRingBuilder {
 impl KeyRingBuilder {
     /// Sets the environments whose keys are accepted. Defaults to `live`.
     ///
-    /// New keys without an environment use the first one. An environment is 1 to 10 of `a-z` and
-    /// `0-9` and starts with a letter.
+    /// New keys without an environment use the first one. The name of an environment consists of 1
+    /// to 10 characters in `a-z0-9` and starts with a letter.
     pub fn environments<I>(mut self, environments: I) -> Self
     where
         I: IntoIterator,
@@ -125,98 +125,101 @@ impl KeyRingBuilder {
         self
     }
 
-    /// Sets the pepper under which new keys are digested. Required, unless
-    /// [`without_pepper`](Self::without_pepper) is called.
+    /// Sets the pepper with which new keys are digested. There is no default: a ring needs a pepper
+    /// unless [`without_pepper`](Self::without_pepper) is called.
     ///
-    /// A writer of the store that does not know the pepper cannot create a key: every digest, and
-    /// every hash of an imported key, is bound to a pepper of the ring. It can still edit the
-    /// owner, scopes, tier or expiry of an existing key, unless records are
+    /// A writer of the store who does not have the pepper cannot create a key, because every digest
+    /// and every hash of an imported key is bound to a pepper of the ring. Such a writer can still
+    /// edit the owner, scopes, tier or expiry of an existing key, unless records are
     /// [sealed](Self::seal_records).
     pub fn pepper(mut self, pepper: Pepper) -> Self {
         self.pepper = Some(pepper);
         self
     }
 
-    /// Adds a previous pepper, whose keys are still accepted. None by default.
+    /// Adds a previous pepper, whose keys are still accepted. Defaults to none.
     ///
-    /// It is trusted as much as the current one: its holder can create keys together with a writer
-    /// of the store. Remove a pepper that has leaked.
+    /// A previous pepper is trusted as much as the current one. A writer of the store who has it
+    /// can create keys, so remove a pepper that has leaked.
     pub fn previous_pepper(mut self, pepper: Pepper) -> Self {
         self.previous.push(pepper);
         self
     }
 
-    /// Disables the pepper: keys are digested by SHA-256 alone, and a writer of the store can
-    /// create keys.
+    /// Disables the pepper. Keys are then digested with plain SHA-256, and a writer of the store
+    /// can create keys. By default, a pepper is required.
     pub fn without_pepper(mut self) -> Self {
         self.unpeppered = true;
         self
     }
 
-    /// Sets the clock for expiry. Defaults to that of [`Gate::clock`](crate::Gate::clock), or else
-    /// to the system clock.
+    /// Sets the clock that determines whether a key has expired. Defaults to the clock of
+    /// [`Gate::clock`](crate::Gate::clock), or to the system clock if there is none.
     pub fn clock(mut self, clock: impl Clock) -> Self {
         self.clock = Inherited::set(LayerClock::new(clock));
         self
     }
 
-    /// Sets the auditor that receives an event for each change by a manager of this ring, and for
-    /// each forged record (see [`seal_records`](Self::seal_records)). None by default. The queue of
-    /// the access log is an auditor.
+    /// Sets the auditor of the ring. Defaults to none. The auditor receives an event for each
+    /// change that a manager of this ring makes and for each forged record (see
+    /// [`seal_records`](Self::seal_records)). The queue of the access log is an auditor.
     ///
-    /// The auditor is called after the change is stored, on the task that made it, and must not
-    /// block. If it panics, the change is still in effect.
+    /// The auditor is called after the change is stored, on the task that made the change, and must
+    /// not block. If the auditor panics, the change remains in effect.
     pub fn auditor(mut self, auditor: impl Auditor) -> Self {
         self.audit = KeyAudit::new(auditor);
         self
     }
 
-    /// Counts the uses of each key. [`KeyRing::flush`] reports them to the store. Off by default.
+    /// Counts the uses of each key. [`KeyRing::flush`] reports them to the store. This option is
+    /// off by default.
     ///
-    /// Requests never write to the store. At most 16 384 keys are counted between two reports; the
-    /// uses of further keys are not counted.
+    /// Requests never write to the store. Between two reports, the uses of at most 16 384 keys are
+    /// counted. Uses of additional keys are not counted.
     pub fn count_uses(mut self) -> Self {
         self.counts_uses = true;
         self
     }
 
-    /// Flushes the ring periodically (see [`KeyRing::flush`]). Off by default.
+    /// Flushes the ring periodically (see [`KeyRing::flush`]). This option is off by default.
     ///
-    /// The interval must be at least 1 second; 30 to 60 seconds are recommended. The task ends when
-    /// the ring is dropped.
+    /// The interval must be at least 1 second. An interval of 30 to 60 seconds is recommended. The
+    /// task ends when the ring is dropped.
     pub fn flush_every(mut self, interval: Duration, runtime: impl Runtime) -> Self {
         self.flush = Some((interval, Arc::new(runtime)));
         self
     }
 
-    /// Sets the timeout of store calls by requests, which receive `503` after it. Defaults to 50
-    /// milliseconds, or to the store's [own timeout](ApiKeyStore::has_timeout).
+    /// Sets the timeout of store calls for requests. A request whose call times out receives `503`.
+    /// Defaults to 50 milliseconds, or to the store's [own timeout](ApiKeyStore::has_timeout) if it
+    /// has one.
     ///
-    /// [`runtime`](Self::runtime) provides the timer. It does not apply to in-memory stores.
-    /// [`build`](Self::build) fails if it is zero.
+    /// [`runtime`](Self::runtime) provides the timer. The timeout does not apply to in-memory
+    /// stores. [`build`](Self::build) fails if the timeout is zero.
     pub fn store_timeout(mut self, after: Duration) -> Self {
         self.deadline.set(Some(after));
         self
     }
 
-    /// Removes the timeout of requests, for stores with a timeout of their own.
+    /// Removes the timeout of store calls for requests, for stores that have their own timeout.
     pub fn without_store_timeout(mut self) -> Self {
         self.deadline.set(None);
         self
     }
 
     /// Sets the timeout of store calls by a [`KeyManager`](crate::api_key::KeyManager) or a
-    /// [flush](KeyRing::flush), which fail with [`Timeout`](crate::StoreErrorKind::Timeout) after
-    /// it. Defaults to 5 seconds, or to the store's [own timeout](ApiKeyStore::has_timeout).
+    /// [flush](KeyRing::flush). Calls that take longer fail with
+    /// [`Timeout`](crate::StoreErrorKind::Timeout). Defaults to 5 seconds, or to the store's [own
+    /// timeout](ApiKeyStore::has_timeout) if it has one.
     ///
-    /// [`build`](Self::build) fails if it is zero.
+    /// [`build`](Self::build) fails if the timeout is zero.
     pub fn manager_timeout(mut self, after: Duration) -> Self {
         self.patience.set(Some(after));
         self
     }
 
-    /// Sets the runtime that provides the timer of store timeouts. Defaults to the Tokio runtime of
-    /// the request (feature `tokio`). There are no timeouts without a runtime.
+    /// Sets the runtime whose timer enforces store timeouts. Defaults to the Tokio runtime of the
+    /// request (feature `tokio`). Without a runtime, store calls have no timeout.
     pub fn runtime(mut self, runtime: impl Runtime) -> Self {
         let runtime: Arc<dyn Runtime> = Arc::new(runtime);
         self.deadline.sleep_on(Arc::clone(&runtime));
@@ -224,75 +227,75 @@ impl KeyRingBuilder {
         self
     }
 
-    /// Replaces the checksum of new keys with a tag, and rejects keys without one, so that forged
-    /// keys cause no store requests. No tag by default. The ids of new keys start with `2`.
+    /// Replaces the checksum of new keys with a keyed tag, and rejects keys without a valid tag, so
+    /// that forged keys cause no store requests. Defaults to no tag. The ids of new keys start with
+    /// `2`.
     ///
-    /// If keys with a checksum exist already, call [`accept_untagged`](Self::accept_untagged).
+    /// If keys with a checksum already exist, also call [`accept_untagged`](Self::accept_untagged).
     pub fn keyed_tag(mut self, tag: KeyedTag) -> Self {
         self.tag = Some(tag);
         self
     }
 
-    /// Adds a previous tag, whose keys are still accepted. None by default.
+    /// Adds a previous keyed tag, whose keys are still accepted. Defaults to none.
     pub fn previous_keyed_tag(mut self, tag: KeyedTag) -> Self {
         self.previous_tags.push(tag);
         self
     }
 
-    /// Accepts keys that were created before the ring had a tag. Off by default. While it is set,
-    /// forged keys without a tag still cause store requests.
+    /// Accepts keys that were created before the ring had a keyed tag. This option is off by
+    /// default. While it is set, forged keys without a tag cause store requests.
     pub fn accept_untagged(mut self) -> Self {
         self.checksums_too = true;
         self
     }
 
-    /// Seals every record with a MAC under the pepper, and rejects records without a valid seal.
-    /// Off by default.
+    /// Seals every record with a MAC that is keyed with the pepper, and rejects records without a
+    /// valid seal. This option is off by default.
     ///
     /// The MAC covers the whole record: id, version, digest, owner, lineage, tier, scopes, state,
     /// times, metadata, constraints, credits and limits. A writer of the store can then neither
-    /// create a key nor change the permissions of a key. It can still delete a record, or replace a
-    /// record with an older version of the same key.
+    /// create a key nor change the permissions of a key. A writer can still delete a record, or
+    /// replace it with an older version of the same record.
     ///
-    /// A request with a key whose record has no valid seal receives `500`, and the auditor receives
-    /// [`KeyRecordForged`](crate::AuditEvent::KeyRecordForged). Enable it before the first key is
-    /// created: keys without a seal are rejected.
+    /// If the record of a key has no valid seal, requests with the key receive `500`, and the
+    /// auditor receives [`KeyRecordForged`](crate::AuditEvent::KeyRecordForged). Enable this option
+    /// before the first key is created, because keys without a seal are rejected.
     pub fn seal_records(mut self) -> Self {
         self.seals = true;
         self
     }
 
-    /// Accepts keys that were created before the ring had a pepper. Off by default.
+    /// Accepts keys that were created before the ring had a pepper. This option is off by default.
     ///
-    /// They receive a digest under the pepper when they are next used. Until all of them have one,
-    /// a writer of the store can create keys.
+    /// On its next use, such a key receives a digest that is keyed with the pepper. Until all of
+    /// these keys have been used, a writer of the store can create keys.
     pub fn accept_unpeppered(mut self) -> Self {
         self.plain_too = true;
         self
     }
 
     /// Accepts keys that another system issued and that were
-    /// [imported](crate::api_key::KeyManager::import), and sets the method of finding them. Off by
-    /// default.
+    /// [imported](crate::api_key::KeyManager::import), and sets the method by which they are found.
+    /// This option is off by default.
     ///
-    /// A credential that does not have the form of the ring's keys, and that no verifier of the
-    /// layer recognizes, is looked up as an imported key. The first use of such a key renews its
-    /// digest under the current pepper; the next [`KeyRing::flush`] writes it.
+    /// A credential is looked up as an imported key if it does not have the form of the ring's keys
+    /// and no verifier of the layer recognizes it. On its first use, an imported key receives a
+    /// digest that is keyed with the current pepper. The next [`KeyRing::flush`] writes the digest.
     ///
-    /// Without this option, a record with the digest or the hash of an imported key is rejected
-    /// with `500`.
+    /// Without this option, requests with a key whose record contains an imported digest or hash
+    /// receive `500`.
     pub fn imported_keys(mut self, foreign: ImportedKeys) -> Self {
         self.foreign = Some(foreign);
         self
     }
 
     /// Sets the time for which records from a server are cached, at most 10 seconds. Zero disables
-    /// the cache.
+    /// the cache. Defaults to 10 seconds if the store announces changes, and to zero otherwise.
     ///
-    /// Defaults to 10 seconds if the store announces changes, and to zero otherwise. Changes by a
-    /// manager of this ring take effect in this process immediately. Changes by other processes
-    /// take effect when the store announces them, or else after this time. In-memory stores are not
-    /// cached.
+    /// Changes by a manager of this ring take effect in this process immediately. Changes by other
+    /// processes take effect when the store announces them or, without announcements, after this
+    /// time. Records from in-memory stores are not cached.
     pub fn key_cache_ttl(mut self, duration: Duration) -> Self {
         self.memory.records_for = Some(duration);
         self
@@ -308,16 +311,20 @@ impl KeyRingBuilder {
     ///
     /// # Errors
     ///
-    /// Returns an error if the prefix or an environment is invalid, if two peppers have the same
-    /// id, if neither [`pepper`](Self::pepper) nor [`without_pepper`](Self::without_pepper) is
-    /// called or both are, if [`key_cache_ttl`](Self::key_cache_ttl) exceeds 10 seconds, if a
-    /// timeout is zero, if [`flush_every`](Self::flush_every) is less than 1 second, if records are
-    /// sealed without a pepper, or if there is a previous tag or
-    /// [`accept_untagged`](Self::accept_untagged) without a current tag.
+    /// Returns an error in these cases:
+    ///
+    /// - the prefix or an environment is invalid;
+    /// - two peppers have the same id;
+    /// - [`pepper`](Self::pepper) and [`without_pepper`](Self::without_pepper) are both called or
+    ///   both omitted;
+    /// - [`key_cache_ttl`](Self::key_cache_ttl) exceeds 10 seconds;
+    /// - a timeout is zero, or [`flush_every`](Self::flush_every) is less than 1 second;
+    /// - records are sealed without a pepper;
+    /// - a previous tag or [`accept_untagged`](Self::accept_untagged) is set without a current tag.
     ///
     /// # Panics
     ///
-    /// Panics if [`flush_every`](Self::flush_every) is set and its runtime cannot spawn here.
+    /// Panics if [`flush_every`](Self::flush_every) is set and its runtime cannot spawn a task.
     pub fn build(self) -> Result<KeyRing, ConfigError> {
         self.check_memory()?;
         self.check_pepper()?;

@@ -10,14 +10,15 @@ use std::{
 
 use crate::api_key::key::format::KeyId;
 
-/// The caching of a store's records and its source of change notifications.
+/// The source of change notifications from a store. It determines whether records are cached.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub enum ChangeNotifications {
-    /// The store is in this process's memory. It is called each time and nothing is cached.
+    /// The store is in this process's memory. It is called for each request, and nothing is cached.
     Immediate,
-    /// The store announces changes. Records are cached for some seconds, and invalidated when they
-    /// change or when the subscription is lost.
+    /// The store announces changes. Records are cached for up to 10 seconds by default. A cached
+    /// record is invalidated when it changes, and all are invalidated when the subscription is
+    /// lost.
     Feed(KeyChangeFeed),
     /// The store does not announce changes. Records are cached only if
     /// [`key_cache_ttl`](crate::api_key::KeyRingBuilder::key_cache_ttl) is set.
@@ -26,10 +27,10 @@ pub enum ChangeNotifications {
 
 /// A feed of change notifications from a store.
 ///
-/// A store on a server owns one, and returns a clone from
+/// A store on a server owns a feed, and returns a clone of it from
 /// [`ApiKeyStore::changes`](crate::api_key::ApiKeyStore::changes). The task that subscribes to the
-/// server calls the three methods. Nothing is cached before the first call to
-/// [`KeyChangeFeed::connected`].
+/// server calls [`connected`](Self::connected), [`changed`](Self::changed) and
+/// [`lost`](Self::lost). Nothing is cached before the first call to [`connected`](Self::connected).
 ///
 /// ```
 /// use portcullis::store::backend::KeyChangeFeed;
@@ -64,7 +65,8 @@ impl KeyChangeFeed {
         Self::default()
     }
 
-    /// Reports that the subscription is active: every change from now on is announced.
+    /// Reports that the subscription is active and that the store announces every change from now
+    /// on.
     pub fn connected(&self) {
         // Invalidate records that were read before the subscription: a change may have been missed.
         self.each(|listener| listener.forget_all());
@@ -76,8 +78,8 @@ impl KeyChangeFeed {
         self.each(|listener| listener.forget(id));
     }
 
-    /// Reports that the subscription is lost. Invalidates all cached records and disables caching
-    /// until [`KeyChangeFeed::connected`] is called again.
+    /// Reports that the subscription is lost. This invalidates all cached records and disables
+    /// caching until [`connected`](Self::connected) is called again.
     pub fn lost(&self) {
         self.shared.connected.store(false, Ordering::SeqCst);
         self.each(|listener| listener.forget_all());

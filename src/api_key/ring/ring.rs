@@ -8,8 +8,8 @@ use crate::core::error::StoreError;
 /// The keys of a service: their format, peppers and store.
 ///
 /// A [`KeyManager`](crate::api_key::KeyManager) creates keys, and an
-/// [`ApiKeyLayer`](crate::api_key::ApiKeyLayer) checks them; both share the options of the ring. A
-/// clone is the same ring.
+/// [`ApiKeyLayer`](crate::api_key::ApiKeyLayer) checks them. Both use the options of the ring.
+/// Clones refer to the same ring.
 ///
 /// ```
 /// use portcullis::{api_key::{KeyRing, Pepper}, store::MemoryStore};
@@ -29,14 +29,15 @@ pub struct KeyRing {
 
 impl KeyRing {
     /// Writes pending data to the store: the uses of keys, if they are counted, and new digests of
-    /// keys under a previous pepper.
+    /// keys whose digest was outdated.
     ///
-    /// Call it when the service shuts down. Only uses since the last flush are lost otherwise.
+    /// Call this method when the service shuts down. Otherwise, the uses since the last flush are
+    /// lost.
     ///
     /// # Errors
     ///
-    /// Returns an error if the store fails. Data that was certainly not stored is written by the
-    /// next flush.
+    /// Returns an error if the store fails. The next flush retries the data that the store
+    /// definitely did not store.
     pub async fn flush(&self) -> Result<(), StoreError> {
         self.shared.flush().await
     }

@@ -54,11 +54,10 @@ impl KeyRingInner {
         }
     }
 
-    /// Returns `true` if the proof in a record was written by a holder of the pepper. The digest of
-    /// an imported key or a slow hash is only valid if imported keys are configured and find this
-    /// key.
+    /// Returns `true` if a holder of the pepper wrote the proof in a record. The digest or slow
+    /// hash of an imported key is valid only if imported keys are configured and find this key.
     ///
-    /// Other records are forged, and are audited.
+    /// All other records are forged and are audited.
     pub(crate) fn honors(&self, record: &StoredKey, key: &ParsedKey<'_>) -> bool {
         let brief = record.brief();
         let honored = match brief.algorithm {
