@@ -1,10 +1,10 @@
 //! Graceful shutdown: stop at a signal, complete running requests within a timeout, then exit.
 //!
-//! Process managers stop a process with SIGTERM, terminals with SIGINT (Ctrl-C). [`Shutdown`]
+//! Process managers stop a process with SIGTERM, and terminals with SIGINT (Ctrl-C). [`Shutdown`]
 //! listens for both. At the first signal, the server stops accepting connections and completes the
-//! requests in flight. It has [`drain_timeout`](Shutdown::drain_timeout) for that, 10 s by default,
-//! so an idle connection or an incomplete request cannot keep the process running. A second signal
-//! exits the process immediately.
+//! requests in flight. The server has until the [`drain_timeout`](Shutdown::drain_timeout), 10 s by
+//! default, so an idle connection or an incomplete request cannot keep the process running. A
+//! second signal exits the process immediately.
 //!
 //! ```no_run
 //! use axum::{Router, routing::get};
@@ -34,9 +34,9 @@
 //! # }
 //! ```
 //!
-//! With hyper, stop the accept loop when [`requested`](Shutdown::requested) completes, and use
-//! `hyper_util::server::graceful::GracefulShutdown` to close the connections. Run both in the
-//! future that is drained; see `examples/hyper.rs`.
+//! With hyper, stop the accept loop when [`requested`](Shutdown::requested) completes. Then close
+//! the connections with `hyper_util::server::graceful::GracefulShutdown`. Do both in the future
+//! that is passed to [`drain`](Shutdown::drain); see `examples/hyper.rs`.
 //!
 //! # Order of the steps
 //!
@@ -48,9 +48,10 @@
 //! 3. Close the store, for example with `RedisStore::close`.
 //! 4. Return from `main`.
 //!
-//! A request that is still running after the timeout is dropped with the runtime. Its record has
-//! the outcome `dropped` or `body_dropped`. [`JsonLines`](crate::access_log::sinks::JsonLines)
-//! writes it; a [`LogQueue`](crate::access_log::sinks::LogQueue) can no longer store it.
+//! If a request is still running when the timeout elapses, the runtime drops the request at the end
+//! of `main`. The request's record has the outcome `dropped` or `body_dropped`.
+//! [`JsonLines`](crate::access_log::sinks::JsonLines) writes this record, but a
+//! [`LogQueue`](crate::access_log::sinks::LogQueue) can no longer store it.
 
 mod shutdown;
 #[cfg(not(unix))]

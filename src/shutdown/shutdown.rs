@@ -23,7 +23,7 @@ use crate::core::{
 /// The default of [`Shutdown::drain_timeout`].
 pub(super) const DRAIN_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// A shutdown request with a timeout for the server.
+/// A shutdown request and the time that the server has to complete its requests.
 ///
 /// Clones share the request. See the [module](super) for an example.
 #[derive(Clone)]
@@ -33,7 +33,7 @@ pub struct Shutdown {
 }
 
 impl Shutdown {
-    /// Creates a shutdown that starts with [`request`](Self::request) only, for tests and for
+    /// Creates a shutdown that only [`request`](Self::request) starts, for tests and for
     /// applications that handle signals themselves.
     pub fn new() -> Self {
         Self {
@@ -45,13 +45,13 @@ impl Shutdown {
     /// Creates a shutdown that starts at the first SIGINT or SIGTERM, or at Ctrl-C on systems
     /// without Unix signals.
     ///
-    /// Signals are received from this call on. A second one exits the process immediately, with
+    /// Signals are received from this call on. A second signal exits the process immediately with
     /// status 130 (SIGINT) or 143 (SIGTERM).
     ///
     /// # Errors
     ///
-    /// Returns an error outside of a Tokio runtime, in a runtime without an I/O driver, or if the
-    /// operating system rejects the handler.
+    /// Returns an error if it is called outside of a Tokio runtime or in a runtime without an I/O
+    /// driver, or if the operating system rejects the signal handler.
     pub fn on_signal() -> Result<Self, ConfigError> {
         let shutdown = Self::new();
         let mut signals = listen()?;
@@ -64,29 +64,29 @@ impl Shutdown {
         Ok(shutdown)
     }
 
-    /// Sets the maximum time from the request to shut down to the end of [`drain`](Self::drain).
+    /// Sets the maximum time from the shutdown request to the end of [`drain`](Self::drain).
     ///
     /// Defaults to 10 s. Zero drops running requests immediately. Process managers kill a process
-    /// that exceeds their timeout (30 s for Kubernetes, 10 s for `docker stop`), so use a shorter
-    /// one.
+    /// that exceeds their own timeout (30 s for Kubernetes, 10 s for `docker stop`), so use a
+    /// shorter time here.
     #[must_use]
     pub fn drain_timeout(mut self, timeout: Duration) -> Self {
         self.drain_timeout = timeout;
         self
     }
 
-    /// Requests the shutdown, like the first signal.
+    /// Requests the shutdown, as the first signal does.
     pub fn request(&self) {
         self.requested.send_replace(true);
     }
 
-    /// Returns `true` if the shutdown was requested.
+    /// Returns `true` if the shutdown has been requested.
     pub fn is_requested(&self) -> bool {
         *self.requested.borrow()
     }
 
-    /// Completes when the shutdown is requested, for `axum::serve(..).with_graceful_shutdown(..)`
-    /// and accept loops.
+    /// Completes when the shutdown is requested. Use it in
+    /// `axum::serve(..).with_graceful_shutdown(..)` or in an accept loop.
     pub fn requested(&self) -> impl Future<Output = ()> + Send + use<> {
         let mut requested = self.requested.subscribe();
         async move {
@@ -97,11 +97,10 @@ impl Shutdown {
         }
     }
 
-    /// Runs a server until it ends, but no longer than [`drain_timeout`](Self::drain_timeout) after
-    /// the shutdown is requested.
+    /// Runs a server until it ends, but no longer than the [`drain_timeout`](Self::drain_timeout)
+    /// after the shutdown is requested.
     ///
-    /// Returns the output of the server, or `None` if the timeout elapsed, which is reported as a
-    /// notice.
+    /// Returns the output of the server. If the timeout elapses, returns `None` and emits a notice.
     pub async fn drain<S: IntoFuture>(&self, server: S) -> Option<S::Output> {
         let mut server = pin!(server.into_future());
         let mut expired = pin!(self.expired());
