@@ -1,6 +1,6 @@
-//! The address of the client, from the peer and from the fields of trusted proxies.
+//! Client addresses, determined from the peer address and the headers of trusted proxies.
 //!
-//! [`ClientAddrResolver`](crate::ClientAddrResolver) reads it.
+//! [`ClientAddrResolver`](crate::ClientAddrResolver) determines the address.
 
 pub use crate::core::net::{
     client_addr::{ForwardedHeader, MissingClientAddrError},

@@ -1,7 +1,7 @@
 //! The outcome of each layer for one request.
 //!
 //! The layers put [`AuthOutcome`], [`RateLimitOutcome`] and [`CacheOutcome`] into the extensions of
-//! the response and into the record of the access log. A layer of your own writes into that record
+//! the response and into the request's access log record. A custom layer can write to that record
 //! through [`RecordHandle`].
 
 pub use crate::core::record::{
