@@ -8,7 +8,8 @@ use http::request::Parts;
 use super::record::request_log::RequestLog;
 use crate::core::framework;
 
-/// Extracts the handle of the request's record and records the matched route. Never fails.
+/// Extracts the handle to the request's record and records the matched route. Extraction never
+/// fails.
 impl<S: Send + Sync> FromRequestParts<S> for RequestLog {
     type Rejection = Infallible;
 

@@ -16,8 +16,8 @@ use super::record::{guard::Guard, record::RequestOutcome};
 pin_project! {
     /// A response body that completes the record of its request when it ends.
     ///
-    /// Frames, trailers, size hints and errors pass through unchanged. The default is an empty body
-    /// without a record.
+    /// Frames, trailers, size hints and errors pass through unchanged. The default value is an
+    /// empty body without a record.
     pub struct AccessLogBody<B> {
         // The inner body is dropped first: its drop may still write to the record.
         // `None` is an empty body, so that `Default` requires nothing of `B`.

@@ -17,9 +17,9 @@ use super::{
 };
 
 pin_project! {
-    /// Response future of [`AccessLog`](super::AccessLog).
+    /// The response future of [`AccessLog`](super::AccessLog).
     ///
-    /// If it is dropped before it is ready, the record has the outcome `dropped`.
+    /// If this future is dropped before it is ready, the record has the outcome `dropped`.
     pub struct ResponseFuture<F> {
         // The inner future is dropped first: its drop can still write to the record.
         #[pin]

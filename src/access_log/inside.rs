@@ -30,14 +30,15 @@ macro_rules! plain_layer {
 
 /// Adds the matched route to the record if the access log is outside of the router.
 ///
-/// With axum (feature `axum`), apply it by `router.route_layer(RecordRouteLayer)`. An access log
-/// that `Router::layer` applies does not need it. If no route matches, the record has no route.
+/// With axum (feature `axum`), apply this layer with `router.route_layer(RecordRouteLayer)`. It is
+/// not needed if `Router::layer` applies the access log. If no route matches, the record has no
+/// route.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct RecordRouteLayer;
 
 plain_layer!(RecordRouteLayer => RecordRoute);
 
-/// Service that adds the matched route to the record; created by [`RecordRouteLayer`].
+/// A service that adds the matched route to the record; created by [`RecordRouteLayer`].
 #[derive(Clone, Copy, Debug)]
 pub struct RecordRoute<S> {
     inner: S,
@@ -67,16 +68,16 @@ where
     }
 }
 
-/// Counts the request body bytes that the inner service reads, for the record.
+/// Counts the request body bytes that the inner service reads, and adds the count to the record.
 ///
-/// The inner service receives a body of another type, [`CountedBody`], so the access log does not
-/// apply this layer itself. axum's `Router` accepts any body type.
+/// The inner service receives another type of body, [`CountedBody`], so the access log does not
+/// apply this layer itself. The `Router` of axum accepts any body type.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct CountRequestBodyLayer;
 
 plain_layer!(CountRequestBodyLayer => CountRequestBody);
 
-/// Service that counts request body bytes; created by [`CountRequestBodyLayer`].
+/// A service that counts request body bytes; created by [`CountRequestBodyLayer`].
 #[derive(Clone, Copy, Debug)]
 pub struct CountRequestBody<S> {
     inner: S,
@@ -108,9 +109,10 @@ where
 }
 
 pin_project! {
-    /// A request body that adds the bytes that are read to the record.
+    /// A request body that counts the bytes that are read and adds the count to the record.
     ///
-    /// Frames, trailers, size hints and errors pass through unchanged. The default has no record.
+    /// Frames, trailers, size hints and errors pass through unchanged. The default value has no
+    /// record.
     #[derive(Default)]
     pub struct CountedBody<B> {
         #[pin]

@@ -28,7 +28,8 @@ use crate::core::{
 
 /// Writes exactly one record per request to its sinks when the request ends.
 ///
-/// Apply it outside of all layers whose responses are recorded. It is cheap to clone.
+/// Apply this layer outside of all layers whose responses are recorded. The layer is cheap to
+/// clone.
 #[derive(Clone)]
 pub struct AccessLogLayer {
     pub(super) emitter: Arc<Emitter>,
@@ -59,7 +60,7 @@ impl AccessLogLayer {
         Self::new(JsonLines::writer(writer))
     }
 
-    /// Creates a layer and a handle that returns its latest records, for tests.
+    /// Creates a layer that retains its latest records, and a handle that returns them, for tests.
     ///
     /// ```
     /// use std::convert::Infallible;
@@ -149,48 +150,49 @@ pub struct AccessLogLayerBuilder {
 not_built!(AccessLogLayerBuilder);
 
 impl AccessLogLayerBuilder {
-    /// Adds a sink, which receives every record. Defaults to JSON lines on stderr if no sink is
-    /// added.
+    /// Adds a sink, which receives every record. If no sink is added, records are written as JSON
+    /// lines to stderr by default.
     pub fn sink(mut self, sink: impl Sink) -> Self {
         self.config.sinks.push(Arc::new(sink));
         self
     }
 
-    /// Adds an observer, which receives every request, including those whose record is not written.
-    /// Defaults to none.
+    /// Adds an observer, which receives every request, including requests whose record is not
+    /// written. Defaults to none.
     pub fn observer(mut self, observer: impl Observer) -> Self {
         self.config.observers.push(Arc::new(observer));
         self
     }
 
-    /// Sets the auditor, which receives each request that authentication rejects, including those
-    /// whose record is not written, and each configuration warning of this process. Defaults to
-    /// none.
+    /// Sets the auditor. Defaults to none. The auditor receives each request that authentication
+    /// rejects, even if its record is not written, and each configuration warning in this process.
     ///
     /// The auditor is called on the thread that serves the request and must not block.
     /// [`LogQueue`](super::sinks::LogQueue) and [`JsonLines`](super::sinks::JsonLines) are
-    /// auditors. [`Gate::auditor`](crate::Gate::auditor) sets one for all layers.
+    /// auditors. [`Gate::auditor`](crate::Gate::auditor) sets one auditor for all layers.
     pub fn auditor(mut self, auditor: impl Auditor) -> Self {
         self.config.audit = Audit::to(auditor);
         self.config.audit.forward_notices();
         self
     }
 
-    /// Exempts requests that match the predicate: they have no record. Defaults to none.
+    /// Exempts requests that match the predicate. Exempt requests have no record. Defaults to none.
     ///
-    /// Repeated calls add predicates; a request is exempt if any of them matches. A predicate that
-    /// panics matches nothing.
+    /// Repeated calls add predicates. A request is exempt if any predicate matches. A predicate
+    /// that panics matches nothing.
     pub fn skip(mut self, skip: impl Fn(&Parts) -> bool + Send + Sync + 'static) -> Self {
         self.config.skip.push(Arc::new(skip));
         self
     }
 
-    /// Sets the function that returns the level of a record. It can start from the default,
-    /// [`Record::level`]; if it panics, the default is used.
+    /// Sets the function that determines the level of a record. The function can start from the
+    /// default level, which [`Record::level`] returns. If the function panics, the default level is
+    /// used.
     ///
-    /// By default, server failures (5xx, a panic, a failed body) are `Error`, requests that
-    /// authentication rejects are `Warn`, `OPTIONS` requests are `Debug`, and all others, including
-    /// `429` and disconnected clients, are `Info`.
+    /// By default, server failures (5xx, a panic, a failed body) have level `Error`, requests that
+    /// authentication rejects have level `Warn`, and `OPTIONS` requests have level `Debug`. All
+    /// other requests, including those with `429` and those from disconnected clients, have level
+    /// `Info`.
     pub fn level(
         mut self,
         level: impl Fn(&Record<'_>) -> LogLevel + Send + Sync + 'static,
@@ -199,14 +201,14 @@ impl AccessLogLayerBuilder {
         self
     }
 
-    /// Sets the minimum level of emitted records. Defaults to [`LogLevel::Debug`], which emits all
-    /// records.
+    /// Sets the minimum level of emitted records. Defaults to [`LogLevel::Debug`], at which all
+    /// records are emitted.
     pub fn min_level(mut self, level: LogLevel) -> Self {
         self.config.min_level = level;
         self
     }
 
-    /// Marks requests that take at least this long as slow. Defaults to never.
+    /// Marks requests that take at least this long as slow. By default, no request is marked.
     pub fn slow_after(mut self, slow: Duration) -> Self {
         self.config.slow_after = Some(slow);
         self
@@ -215,8 +217,8 @@ impl AccessLogLayerBuilder {
     /// Emits the record of one in `requests` routine requests. Defaults to 1, which emits all
     /// records. [`build`](Self::build) returns an error for 0.
     ///
-    /// Records of requests that failed or were dropped, rejected or slow, and records of level
-    /// `Warn` or higher, are always emitted. A digest of the request id selects the others, with
+    /// The records of requests that failed or were dropped, rejected or slow are always emitted, as
+    /// are records of level `Warn` or higher. A digest of the request id selects the others, with
     /// the same result in every process. `portcullis.sample_rate` is the number of requests that a
     /// record represents.
     pub fn sample_one_in(mut self, requests: u32) -> Self {
@@ -224,21 +226,22 @@ impl AccessLogLayerBuilder {
         self
     }
 
-    /// Combines repeated denials within this window into one record. A denial repeats another if
-    /// the caller or client, the route and the reason are equal. Defaults to off.
+    /// Combines repeated denials within this window into one record. This option is off by default.
+    /// Two denials are combined if they have the same caller or client, route and reason.
     ///
-    /// The first denial is recorded immediately. The last of the following ones represents all of
-    /// them, with `portcullis.repeat_count`. It is recorded with the first request that ends after
-    /// the window, or when the layer and all its services are dropped.
+    /// The first denial is recorded immediately. The last of the later denials represents all of
+    /// them, and `portcullis.repeat_count` is their number. It is recorded when the first request
+    /// ends after the window, or when the layer and all of its services are dropped.
     pub fn aggregate_denials(mut self, window: Duration) -> Self {
         self.config.fold_window = Some(window);
         self
     }
 
-    /// Adds request headers to the record. Defaults to none, not even `User-Agent`.
+    /// Adds request headers to the record. By default, no headers are recorded, not even
+    /// `User-Agent`.
     ///
     /// A value that is marked as sensitive is recorded as `REDACTED`. [`build`](Self::build)
-    /// returns an error for a header that carries credentials.
+    /// returns an error for a header that contains credentials.
     pub fn request_headers(mut self, names: impl IntoIterator<Item = HeaderName>) -> Self {
         self.config.redaction.request_headers.extend(names);
         self
@@ -251,17 +254,17 @@ impl AccessLogLayerBuilder {
         self
     }
 
-    /// Marks headers as credentials, like `Authorization` and `Cookie`: [`build`](Self::build)
-    /// returns an error if a record would contain one. Defaults to a fixed list of common
-    /// credential headers, which this call extends.
+    /// Marks headers as credentials, like `Authorization` and `Cookie`. [`build`](Self::build)
+    /// returns an error if a record would contain one of them. By default, only a fixed list of
+    /// common credential headers is marked. This call extends the list.
     pub fn redact_headers(mut self, names: impl IntoIterator<Item = HeaderName>) -> Self {
         self.config.redaction.redact_headers.extend(names);
         self
     }
 
-    /// Records the values of these query parameters. Names are case-sensitive and compared as
-    /// spelled in the query. Defaults to none: only names are recorded, with `REDACTED` for each
-    /// value.
+    /// Records the values of these query parameters. Names are case-sensitive and must match the
+    /// spelling in the query. By default, only the names of parameters are recorded, with
+    /// `REDACTED` as each value.
     pub fn query_values<I>(mut self, names: I) -> Self
     where
         I: IntoIterator,
@@ -272,52 +275,53 @@ impl AccessLogLayerBuilder {
         self
     }
 
-    /// Redacts path segments: for `/reset/{token}` and all paths below it, the segment in braces is
-    /// recorded as `REDACTED`. If several patterns match a path, all of them apply. Defaults to
-    /// none. [`build`](Self::build) returns an error for a pattern that redacts nothing.
+    /// Redacts path segments. For `/reset/{token}`, the segment in braces is recorded as `REDACTED`
+    /// in this path and all paths below it. Defaults to none. If several patterns match a path, all
+    /// of them apply. [`build`](Self::build) returns an error for a pattern that redacts nothing.
     ///
-    /// Secrets of API keys are always redacted in paths, queries, headers and fields,
-    /// percent-encoded or not.
+    /// The secrets of API keys are always redacted in paths, queries, headers and fields, even if
+    /// they are percent-encoded.
     pub fn redact_path(mut self, pattern: impl Into<String>) -> Self {
         self.secret_paths.push(pattern.into());
         self
     }
 
-    /// Records the owner of the caller's key as `user.id`. Defaults to off.
+    /// Records the owner of the caller's key as `user.id`. This option is off by default.
     pub fn include_user_id(mut self) -> Self {
         self.config.redaction.users = Users::Id;
         self
     }
 
-    /// Records a keyed digest of the owner of the caller's key as `user.hash`: the first 16 bytes
-    /// of HMAC-SHA-256 under this secret. Defaults to off. The digest of an owner is stable while
-    /// the secret is, and owners cannot be guessed from the log alone.
+    /// Records a keyed digest of the owner of the caller's key as `user.hash`. This option is off
+    /// by default. The digest consists of the first 16 bytes of an HMAC-SHA-256 that is keyed with
+    /// `secret`. The same owner and secret always have the same digest, and owners cannot be
+    /// guessed from the log alone.
     pub fn include_user_hash(mut self, secret: impl AsRef<[u8]>) -> Self {
         self.config.redaction.users = Users::hashed(secret.as_ref());
         self
     }
 
     /// Records a part of the digest that the cache uses as its key. Requests that can share a
-    /// cached response have the same value. Defaults to off.
+    /// cached response have the same value. This option is off by default.
     pub fn include_cache_key_hash(mut self) -> Self {
         self.config.redaction.cache_key = true;
         self
     }
 
-    /// Sets the resolver of the client address. Defaults to the peer address.
+    /// Sets the resolver that determines the client's address. Defaults to the peer address.
     pub fn client_addr(mut self, resolver: impl Into<ClientAddrResolver>) -> Self {
         self.config.client_addr = Inherited::set(resolver.into());
         self
     }
 
-    /// Records only the network of the client and peer addresses: /24 for IPv4, /48 for IPv6.
-    /// Defaults to off.
+    /// Records only the network of the client and peer addresses: /24 for IPv4, /48 for IPv6. This
+    /// option is off by default.
     pub fn mask_client_addr(mut self) -> Self {
         self.config.mask_client_addr = true;
         self
     }
 
-    /// Sets the peers whose `x-request-id` becomes the request id. Defaults to no peer.
+    /// Sets the peers whose `x-request-id` header is used as the request id. Defaults to no peers.
     ///
     /// An id has 1 to 128 characters of `A-Z a-z 0-9 . _ -` and contains no API key. Any other
     /// value is replaced by a generated id.
@@ -326,24 +330,24 @@ impl AccessLogLayerBuilder {
         self
     }
 
-    /// Sets the peers whose `traceparent` is trusted. Defaults to all peers.
+    /// Sets the peers whose `traceparent` header is trusted. Defaults to all peers.
     ///
-    /// A trusted, valid `traceparent` sets `trace_id`, `trace_flags` and the caller's span as
-    /// `parent_id`. A client can send the trace id of another client. An invalid or repeated
-    /// `traceparent` is ignored.
+    /// A trusted and valid `traceparent` sets `trace_id`, `trace_flags`, and the caller's span as
+    /// `parent_id`. If clients are trusted, a client can send the trace id of another client. An
+    /// invalid or repeated `traceparent` is ignored.
     pub fn trust_traceparent(mut self, trust: Trust) -> Self {
         self.config.trust_traceparent = trust;
         self
     }
 
-    /// Omits `x-request-id` from responses. By default, each response carries it.
+    /// Omits the `x-request-id` header from responses. By default, each response has it.
     pub fn without_request_id_header(mut self) -> Self {
         self.config.echo_request_id = false;
         self
     }
 
-    /// Sets the clock that measures durations and sets timestamps. Defaults to that of
-    /// [`Gate::clock`](crate::Gate::clock), or else to the system clock.
+    /// Sets the clock that measures durations and sets timestamps. Defaults to the clock of
+    /// [`Gate::clock`](crate::Gate::clock), or to the system clock if there is none.
     pub fn clock(mut self, clock: impl Clock) -> Self {
         self.config.clock = Inherited::set(LayerClock::new(clock));
         self

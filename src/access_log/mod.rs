@@ -1,7 +1,7 @@
 //! Access log middleware that writes exactly one record per request.
 //!
-//! The record is emitted once: when the response body ends, the client disconnects, or the handler
-//! panics. It contains the decisions of every layer of this crate.
+//! The record is emitted when the response body ends, the client disconnects, or the handler
+//! panics. It contains the decisions of all of this crate's layers.
 //!
 //! ```
 //! use std::convert::Infallible;
@@ -44,8 +44,9 @@
 //! | `panicked` | the handler or the body panicked | `panic` |
 //! | `failed` | the inner service returned an error | `service_error` |
 //!
-//! A timeout layer outside of the access log drops the request, exactly like a client that
-//! disconnects. Place the access log outside of the timeout layer to record the timeout response.
+//! If a timeout layer is outside of the access log, a timeout drops the request, exactly as a
+//! disconnected client does. To record the timeout response, place the access log outside of the
+//! timeout layer.
 //!
 //! # Redaction
 //!
@@ -53,45 +54,48 @@
 //!
 //! - no header, including `User-Agent`, unless
 //!   [`request_headers`](AccessLogLayerBuilder::request_headers) or
-//!   [`response_headers`](AccessLogLayerBuilder::response_headers) names it; credential headers are
-//!   never recorded;
-//! - no query value, unless [`query_values`](AccessLogLayerBuilder::query_values) names its
+//!   [`response_headers`](AccessLogLayerBuilder::response_headers) includes it; credential headers
+//!   are never recorded;
+//! - no query value, unless [`query_values`](AccessLogLayerBuilder::query_values) includes its
 //!   parameter;
-//! - no API key except its public id, and no owner unless
-//!   [`include_user_id`](AccessLogLayerBuilder::include_user_id) is called;
+//! - no API key except its public id;
+//! - no owner unless [`include_user_id`](AccessLogLayerBuilder::include_user_id) is called;
 //! - only the name and port of `Host`, if they are well formed.
 //!
-//! Control characters and bidirectional formatting characters are escaped. Every text has a maximum
-//! length.
+//! Control characters and bidirectional formatting characters are escaped. Every string has a
+//! maximum length.
 //!
 //! # Start records
 //!
-//! A record is written when its request ends, so a killed process leaves no record of requests in
-//! progress. Start records, which are off by default, remain. Enable them for requests that [match
-//! a predicate](AccessLogLayerBuilder::start_records), for
+//! A record is written when its request ends. If the process is killed, the requests in progress
+//! therefore have no record. Start records, which are off by default, show that such requests
+//! arrived. Enable them for requests that [match a
+//! predicate](AccessLogLayerBuilder::start_records), for
 //! [streams](AccessLogLayerBuilder::start_records_for_streams), or for [long-running
 //! requests](AccessLogLayerBuilder::start_records_after).
 //!
 //! # Trace ids
 //!
-//! A valid `traceparent` sets `trace_id`, `parent_id` (the caller's span) and `trace_flags`. The
-//! request's own `span_id` comes [from the application's tracing](AccessLogLayerBuilder::trace_ids)
-//! or is [created](AccessLogLayerBuilder::create_trace_ids). Otherwise, the record has no
+//! A valid `traceparent` header sets `trace_id`, `parent_id` (the caller's span) and `trace_flags`.
+//! The `span_id` of the request itself comes [from the application's
+//! tracing](AccessLogLayerBuilder::trace_ids) or is
+//! [created](AccessLogLayerBuilder::create_trace_ids). If neither is enabled, the record has no
 //! `span_id`.
 //!
 //! # Bodies
 //!
 //! Response bytes are counted as the server reads them. The gRPC status is read from the trailers.
-//! The request body keeps its type, so any inner service accepts it; the record contains the
-//! declared length. An inner [`CountRequestBodyLayer`] counts the bytes that are read;
-//! [`GateLayer::count_request_bodies`](crate::GateLayer::count_request_bodies) adds one.
+//! The type of the request body does not change, so any inner service accepts the request. The
+//! record contains the declared length of the request body. An inner [`CountRequestBodyLayer`]
+//! counts the bytes that are read.
+//! [`GateLayer::count_request_bodies`](crate::GateLayer::count_request_bodies) adds this layer.
 //!
 //! # Routes
 //!
-//! `http.route` is the route template, such as `/users/{id}`. It is absent if no route matched and
-//! is never the path. The access log reads it if axum's `Router::layer` applies it (feature
-//! `axum`). Outside of the router, add an inner [`RecordRouteLayer`] or extract [`RequestLog`] in
-//! the handler.
+//! `http.route` is the route template, such as `/users/{id}`. It is never the path, and it is
+//! absent if no route matched. If `Router::layer` of axum applies the access log, the access log
+//! reads the route itself (feature `axum`). If the access log is outside of the router, add an
+//! inner [`RecordRouteLayer`] or extract [`RequestLog`] in the handler.
 
 #[cfg(feature = "axum")]
 mod axum;

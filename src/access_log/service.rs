@@ -15,7 +15,7 @@ use super::{
 };
 use crate::core::service_accessors::service_accessors;
 
-/// Service that writes one record per request; created by
+/// A service that writes one record per request; created by
 /// [`AccessLogLayer`](super::AccessLogLayer).
 #[derive(Clone)]
 pub struct AccessLog<S> {

@@ -8,21 +8,22 @@ use super::layer::AccessLogLayerBuilder;
 use crate::core::runtime::Runtime;
 
 impl AccessLogLayerBuilder {
-    /// Writes an additional start record for requests that match the predicate, before the inner
-    /// service is called. Defaults to none.
+    /// Writes a start record, in addition to the usual record, for requests that match the
+    /// predicate. The start record is written before the inner service is called. Defaults to none.
     ///
-    /// The record of a request is written when the request ends, so a killed process leaves no
-    /// record of requests in progress. A start record remains. Its `event.name` is
-    /// `http.server.request.start` and its `portcullis.outcome` is `running`. It has the same
-    /// request id, trace ids and timestamp as the record of the end, but its own `log.record.uid`.
-    /// The same redaction applies. It lacks the fields that the response and the inner layers add.
+    /// The usual record of a request is written when the request ends. If the process is killed,
+    /// the requests in progress have only their start records. The `event.name` of a start record
+    /// is `http.server.request.start`, and its `portcullis.outcome` is `running`. It has the same
+    /// request id, trace ids and timestamp as the record at the end, but its own `log.record.uid`.
+    /// The same redaction applies. A start record lacks the fields that the response and the inner
+    /// layers add.
     ///
-    /// The level function and [`min_level`](Self::min_level) apply. With
+    /// The level function and [`min_level`](Self::min_level) also apply to start records. With
     /// [`sample_one_in`](Self::sample_one_in), the same digest of the request id selects both
-    /// records, so each start record is followed by the record of the end. Observers and auditors
-    /// do not receive start records; [`LogStats::started`](super::LogStats::started) counts them.
-    /// Repeated calls add predicates; any of them can match. A predicate that panics matches
-    /// nothing.
+    /// records, so each start record is followed by the record at the end. Observers and auditors
+    /// do not receive start records. [`LogStats::started`](super::LogStats::started) counts them.
+    /// Repeated calls add predicates, and a request needs to match only one of them. A predicate
+    /// that panics matches nothing.
     ///
     /// ```
     /// use http::header::UPGRADE;
@@ -46,22 +47,22 @@ impl AccessLogLayerBuilder {
     }
 
     /// Writes a [start record](Self::start_records) for each stream when its response head is
-    /// ready. Streams are upgrades (`101`), tunnels (`2xx` to `CONNECT`) and server-sent events
-    /// (`text/event-stream`). Defaults to off.
+    /// ready. This option is off by default. Streams are upgrades (`101`), tunnels (`2xx` to
+    /// `CONNECT`) and server-sent events (`text/event-stream`).
     ///
-    /// The record contains the status, the recorded response headers, and the decisions of the
-    /// inner layers. A request has at most one start record.
+    /// The start record contains the status, the recorded response headers, and the decisions of
+    /// the inner layers. A request has at most one start record.
     pub fn start_records_for_streams(mut self) -> Self {
         self.config.start_streams = true;
         self
     }
 
     /// Writes a [start record](Self::start_records) for each request that is still running after
-    /// this time. Defaults to off.
+    /// this time. This option is off by default.
     ///
-    /// The record contains the decisions that the inner layers have made by then. The timer of
-    /// [`runtime`](Self::runtime) is polled with the response, so the start record is late or
-    /// missing if the client does not read the response or the handler blocks its thread.
+    /// The start record contains the decisions that the inner layers have made by then. The timer
+    /// of [`runtime`](Self::runtime) is polled with the response. If the client does not read the
+    /// response, or if the handler blocks its thread, the start record is late or missing.
     /// [`build`](Self::build) returns an error if there is no runtime.
     pub fn start_records_after(mut self, running: Duration) -> Self {
         self.config.start_after = Some(running);

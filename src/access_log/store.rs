@@ -4,20 +4,20 @@ use bytes::Bytes;
 
 use crate::core::{store_api::store_future::StoreFuture, time::Timestamp};
 
-/// Stores records and returns the latest.
+/// Stores records and returns the latest ones.
 ///
-/// A [`LogQueue`](crate::access_log::sinks::LogQueue) calls it in the background, so requests do
-/// not wait for it. Entries that it does not accept are counted as lost. A store can evict the
-/// oldest entries to stay within its bounds. A store that loses the latest entries in a crash is a
-/// convenience, not evidence.
+/// A [`LogQueue`](crate::access_log::sinks::LogQueue) calls the store in the background, so
+/// requests do not wait for it. Entries that the store does not accept are counted as lost. A store
+/// can evict the oldest entries to stay within its limits. If a store can lose the latest entries
+/// in a crash, do not rely on it as evidence.
 ///
 /// On Redis, `append` is one `EVALSHA` of a script that runs `XADD key MAXLEN ~ n * v 1 t at d
-/// json` for each entry, with one stream per [`LogStream`]. The server assigns the ids because
-/// entries do not arrive in order of their timestamps. `recent` is one `XREVRANGE key + - COUNT
-/// limit`, or, for a time range, one `EVALSHA` of a script that reads the stream backward.
+/// json` for each entry. There is one stream per [`LogStream`]. The server assigns the ids, because
+/// entries do not arrive in the order of their timestamps. `recent` is one `XREVRANGE key + - COUNT
+/// limit`. For a time range, it is one `EVALSHA` of a script that reads the stream backward.
 /// `conformance::log_store` (feature `test-util`) checks a store.
 pub trait LogStore: Send + Sync + 'static {
-    /// Appends these entries, oldest first. On an error, none of them is stored.
+    /// Appends these entries, oldest first. If this method returns an error, no entry is stored.
     fn append(&self, trail: LogStream, batch: &[LogEntry]) -> StoreFuture<()>;
 
     /// Returns the latest entries that match the query, latest first.
@@ -30,7 +30,7 @@ pub trait LogStore: Send + Sync + 'static {
 pub enum LogStream {
     /// One record per request.
     Access,
-    /// Audit events: denials, bans, and changes to keys. They have a separate stream, so that a
+    /// Audit events: denials, bans and changes to keys. They have a separate stream, so that a
     /// flood of requests does not evict them.
     Audit,
 }
@@ -55,15 +55,15 @@ impl LogEntry {
     }
 }
 
-/// A query for the latest entries. Defaults to 100 entries of any time.
+/// A query for the latest entries. The default query returns at most 100 entries from any time.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct LogQuery {
     /// The maximum number of entries.
     pub limit: usize,
-    /// The earliest time, inclusive. `None` is no limit.
+    /// The earliest time, inclusive. `None` means no limit.
     pub since: Option<Timestamp>,
-    /// The latest time, inclusive. `None` is no limit.
+    /// The latest time, inclusive. `None` means no limit.
     pub until: Option<Timestamp>,
 }
 
@@ -91,7 +91,7 @@ impl LogQuery {
         self
     }
 
-    /// Returns `true` if an entry of this time matches.
+    /// Returns `true` if an entry with this time matches the query.
     pub fn covers(&self, at: Timestamp) -> bool {
         self.since.is_none_or(|since| at >= since) && self.until.is_none_or(|until| at <= until)
     }

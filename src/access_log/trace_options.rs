@@ -6,20 +6,22 @@ use super::{layer::AccessLogLayerBuilder, record::trace_context::TraceContext};
 
 impl AccessLogLayerBuilder {
     /// Sets the function that returns the ids of the current span. The record then has the
-    /// `span_id` and `trace_id` of the request's own span. Defaults to none: the record has no
-    /// `span_id`.
+    /// `span_id` and `trace_id` of the request's own span. By default, there is no such function,
+    /// and the record has no `span_id`.
     ///
-    /// It is called on the thread that serves the request, at most twice:
+    /// The function is called at most twice, on the thread that serves the request:
     ///
-    /// - before the inner service is called: inside the [`span`](#method.span) that this layer
-    ///   opens, or else inside the span of an outer layer, such as tower-http's `TraceLayer`;
-    /// - when the request ends, if there was no span before. Inside a span that this layer opened,
-    ///   it is always called again, so that a remote parent that was set in the meantime is used.
+    /// - It is called before the inner service. At this time, the current span is the
+    ///   [`span`](#method.span) that this layer opens. Without that option, it is the span of an
+    ///   outer layer, such as tower-http's `TraceLayer`.
+    /// - It is called when the request ends, if the first call returned no span. Inside a span that
+    ///   this layer opened, it is always called again, because an inner layer could have set a
+    ///   remote parent.
     ///
-    /// Spans of inner layers are not visible to it: a service inside such a layer calls
-    /// [`RequestLog::set_span`](super::RequestLog::set_span). The ids are ignored if the function
-    /// returns the caller's span or panics. The request's extensions contain the [`TraceContext`]
-    /// that the first call returned.
+    /// The function cannot see the spans of inner layers. A service inside such a layer calls
+    /// [`RequestLog::set_span`](super::RequestLog::set_span) instead. If the function panics or
+    /// returns the caller's span, the ids are ignored. The request's extensions contain the
+    /// [`TraceContext`] that the first call returned.
     ///
     /// With `tracing-opentelemetry`:
     ///
@@ -87,17 +89,19 @@ impl AccessLogLayerBuilder {
         self
     }
 
-    /// Creates ids for requests without a known span: a random `span_id` in the trace of a
-    /// [trusted](Self::trust_traceparent) `traceparent`, or in a new trace. Defaults to off.
+    /// Creates ids for requests whose own span is unknown: a random `span_id` in the trace of a
+    /// [trusted](Self::trust_traceparent) `traceparent`, or in a new trace. This option is off by
+    /// default.
     ///
-    /// The inner service continues the trace without further setup. The request carries the created
-    /// ids as its `traceparent`, which replaces the caller's, and as a [`TraceContext`] extension.
-    /// Send [`TraceContext::traceparent`] with outgoing requests. A new trace removes `tracestate`.
+    /// The inner service continues the trace without further setup. The created ids are in the
+    /// request's `traceparent` header, where they replace the caller's ids, and in its
+    /// [`TraceContext`] extension. Add [`TraceContext::traceparent`] to outgoing requests. If a new
+    /// trace is created, the `tracestate` header is removed.
     ///
-    /// The caller's "sampled" flag is preserved. In a new trace, the flag is set if the record will
-    /// be written regardless of the outcome: always, or for one in
-    /// [`sample_one_in`](Self::sample_one_in) requests. With [`trace_ids`](Self::trace_ids), ids
-    /// are created only if that function returns `None` before the inner service is called.
+    /// The caller's "sampled" flag is preserved. In a new trace, the flag is set for requests whose
+    /// record is always written, regardless of the outcome. These are all requests, or one in
+    /// [`sample_one_in`](Self::sample_one_in). With [`trace_ids`](Self::trace_ids), ids are created
+    /// only if that function returns `None` before the inner service is called.
     pub fn create_trace_ids(mut self) -> Self {
         self.config.spans.creates = true;
         self

@@ -6,13 +6,13 @@ use std::ops::{Add, Sub};
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct DropCounts {
-    /// Lost because the queue was full.
+    /// Records that were lost because the queue was full.
     pub queue_full: u64,
-    /// Lost because the store failed or timed out.
+    /// Records that were lost because the store failed or timed out.
     pub store_failed: u64,
-    /// Lost because the writer failed.
+    /// Records that were lost because the writer failed.
     pub writer_failed: u64,
-    /// Lost because a sink panicked.
+    /// Records that were lost because a sink panicked.
     pub panicked: u64,
 }
 
@@ -22,7 +22,7 @@ impl DropCounts {
         self.each().map(|(_, lost)| lost).sum()
     }
 
-    /// Returns the name of each reason in the log, and its count.
+    /// Returns the name of each reason in the log and the number of records that were lost for it.
     pub fn each(&self) -> impl Iterator<Item = (&'static str, u64)> {
         [
             ("queue_full", self.queue_full),

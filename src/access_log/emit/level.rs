@@ -4,11 +4,11 @@
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[non_exhaustive]
 pub enum LogLevel {
-    /// Only useful for debugging.
+    /// Information that is only useful for debugging.
     Debug,
     /// Normal operation, including client errors.
     Info,
-    /// Requires attention.
+    /// A condition that requires attention.
     Warn,
     /// A server failure.
     Error,

@@ -22,14 +22,14 @@ struct LogCounters {
 }
 
 impl LogStats {
-    /// Returns the number of requests in progress: those that arrived and whose response body has
-    /// not ended. Requests that are dropped or panic count until then.
+    /// Returns the number of requests in progress. A request is in progress from its arrival until
+    /// its response body ends or the request is dropped or panics.
     pub fn active(&self) -> u64 {
         self.counts.active.load(Ordering::Relaxed)
     }
 
-    /// Returns the number of start records that were written to the sinks, which
-    /// [`emitted`](Self::emitted) does not include.
+    /// Returns the number of start records that were written to the sinks. They are not included in
+    /// [`emitted`](Self::emitted).
     pub fn started(&self) -> u64 {
         self.counts.started.load(Ordering::Relaxed)
     }
@@ -39,18 +39,18 @@ impl LogStats {
         self.counts.emitted.load(Ordering::Relaxed)
     }
 
-    /// Returns the number of records and calls that failed because a sink or a function of the
-    /// application panicked.
+    /// Returns the number of records and function calls that failed because a sink or a function of
+    /// the application panicked.
     pub fn failed(&self) -> u64 {
         self.counts.failed.load(Ordering::Relaxed)
     }
 
-    /// Returns the number of denials that were aggregated into the record of another.
+    /// Returns the number of denials that were aggregated into the record of another denial.
     pub fn folded(&self) -> u64 {
         self.counts.folded.load(Ordering::Relaxed)
     }
 
-    /// Returns the number of records that sampling left out.
+    /// Returns the number of records that were not written because of sampling.
     pub fn sampled_out(&self) -> u64 {
         self.counts.sampled_out.load(Ordering::Relaxed)
     }

@@ -28,10 +28,10 @@ use crate::{
     },
 };
 
-/// The record of one request, complete and redacted.
+/// The record of one request.
 ///
-/// All returned values are redacted and safe to log: query values, secret path segments and headers
-/// that are not configured are omitted.
+/// All returned values are redacted and safe to log. Query values, secret path segments and headers
+/// are omitted unless the layer is configured to record them.
 pub struct Record<'a> {
     pub(crate) arrival: &'a Arrival,
     pub(crate) departure: &'a Departure,
@@ -115,12 +115,12 @@ pub(crate) struct Departure {
 }
 
 impl Record<'_> {
-    /// Returns the wall-clock time at which the request arrived.
+    /// Returns the time of the wall clock at which the request arrived.
     pub fn arrived_at(&self) -> Timestamp {
         self.arrival.at
     }
 
-    /// Returns the level of the record. Inside a level function, returns the default level.
+    /// Returns the level of the record. In a level function, returns the default level.
     pub fn level(&self) -> LogLevel {
         self.level
     }
@@ -130,17 +130,17 @@ impl Record<'_> {
         &self.arrival.request_id
     }
 
-    /// Returns the id of this record. It equals the request id unless the client sent that id,
-    /// because a client can repeat an id. A record that is stored twice has the same id both times.
-    /// A start record has its own id.
+    /// Returns the id of this record. It equals the request id unless the client sent the request
+    /// id, because a client can send the same id repeatedly. If a record is stored twice, both
+    /// copies have the same id. A start record has an id of its own.
     pub fn record_id(&self) -> &RequestId {
         let own = self.start_uid.or(self.arrival.uid.as_ref());
         own.unwrap_or(&self.arrival.request_id)
     }
 
     /// Returns `true` for a [start
-    /// record](crate::access_log::AccessLogLayerBuilder::start_records): the request is still
-    /// running, and its record follows when it ends.
+    /// record](crate::access_log::AccessLogLayerBuilder::start_records). The request of a start
+    /// record is still running, and another record follows when the request ends.
     pub fn is_start(&self) -> bool {
         self.start_uid.is_some()
     }
@@ -151,7 +151,7 @@ impl Record<'_> {
         self.arrival.trace.as_ref()
     }
 
-    /// Returns the context of the request's own span, if it is
+    /// Returns the context of the span that represents this request. It is absent unless it is
     /// [set](crate::access_log::RequestLog::set_span), [reported by
     /// tracing](crate::access_log::AccessLogLayerBuilder::trace_ids) or
     /// [created](crate::access_log::AccessLogLayerBuilder::create_trace_ids).
@@ -159,12 +159,12 @@ impl Record<'_> {
         self.departure.span.as_deref()
     }
 
-    /// Returns the trace id of the request's own span, or else of the caller's.
+    /// Returns the trace id of the request's own span or, if there is none, of the caller's span.
     pub fn trace_id(&self) -> Option<&str> {
         self.span().or(self.trace()).map(TraceContext::trace_id)
     }
 
-    /// Returns the id of the request's own span, never of the caller's.
+    /// Returns the id of the request's own span. Never returns the id of the caller's span.
     pub fn span_id(&self) -> Option<&str> {
         self.span().map(TraceContext::span_id)
     }
@@ -181,23 +181,24 @@ impl Record<'_> {
         self.trace().filter(same_trace)
     }
 
-    /// Returns the trace flags of the request's own span, or else of the caller's.
+    /// Returns the trace flags of the request's own span or, if there is none, of the caller's
+    /// span.
     pub fn trace_flags(&self) -> Option<&str> {
         self.span().or(self.trace()).map(TraceContext::flags)
     }
 
-    /// Returns the client address, or its network if addresses are masked.
+    /// Returns the client's address. If addresses are masked, returns its network.
     pub fn client_addr(&self) -> Option<IpAddr> {
         self.arrival.client_shown()
     }
 
-    /// Returns the peer address of the connection, or its network if addresses are masked.
+    /// Returns the address of the connection's peer. If addresses are masked, returns its network.
     pub fn peer_addr(&self) -> Option<IpAddr> {
         let shown = |client: &Client| client.shown(client.peer.ip().to_canonical());
         self.arrival.client.as_ref().map(shown)
     }
 
-    /// Returns the peer port of the connection, unless addresses are masked.
+    /// Returns the port of the connection's peer, unless addresses are masked.
     pub fn peer_port(&self) -> Option<u16> {
         let client = self.arrival.client.as_ref()?;
         (!client.masked).then(|| client.peer.port())
@@ -221,13 +222,13 @@ impl Record<'_> {
         self.arrival.version
     }
 
-    /// Returns the scheme of the request URI, which HTTP/1 requests usually omit.
+    /// Returns the scheme of the request URI. HTTP/1 requests usually have none.
     pub fn scheme(&self) -> Option<&str> {
         self.arrival.uri.scheme_str()
     }
 
-    /// Returns the host and port that the request is addressed to, if they are well formed. The
-    /// client controls this value.
+    /// Returns the host and port to which the request is addressed, if they are well formed. The
+    /// client controls these values.
     pub fn server(&self) -> Option<(&str, Option<u16>)> {
         match (self.arrival.uri.authority(), &self.arrival.host) {
             (Some(authority), _) => {
@@ -239,13 +240,14 @@ impl Record<'_> {
         }
     }
 
-    /// Returns the path with secret segments redacted, at most 1 024 bytes plus a truncation mark.
+    /// Returns the path with secret segments redacted. It has at most 1 024 bytes plus a truncation
+    /// mark.
     pub fn path(&self) -> Cow<'_, str> {
         self.redaction.path(self.arrival.uri.path())
     }
 
-    /// Returns the query with all values redacted except those of allowed parameters. Long queries
-    /// are truncated.
+    /// Returns the query with the values of all parameters redacted, except for allowed parameters.
+    /// Long queries are truncated.
     pub fn query(&self) -> Option<String> {
         let mut shown = String::new();
         self.with_query(|piece| shown.push_str(piece))
@@ -263,17 +265,18 @@ impl Record<'_> {
         }
     }
 
-    /// Returns the route that the request matched, in the router's notation, never the path itself.
+    /// Returns the route that the request matched, in the router's notation. Never returns the
+    /// path.
     pub fn route(&self) -> Option<&str> {
         self.slots.route().or(self.arrival.route.as_deref())
     }
 
-    /// Returns the recorded request headers and their redacted text.
+    /// Returns the recorded request headers with their redacted values.
     pub fn request_headers(&self) -> impl Iterator<Item = (&HeaderName, Cow<'_, str>)> {
         texts(&self.arrival.headers)
     }
 
-    /// Returns the recorded response headers and their redacted text.
+    /// Returns the recorded response headers with their redacted values.
     pub fn response_headers(&self) -> impl Iterator<Item = (&HeaderName, Cow<'_, str>)> {
         texts(self.head().map_or(&[], |head| &head.headers))
     }
@@ -297,8 +300,8 @@ impl Record<'_> {
         self.departure.outcome
     }
 
-    /// Returns the error type, from a bounded set of values, or `None` if there was no server error
-    /// and the response was not cut short.
+    /// Returns the error type, which has a bounded set of values. Returns `None` if there was no
+    /// server error and the response was complete.
     pub fn error_type(&self) -> Option<&str> {
         match (self.departure.outcome, self.head().map(|head| &head.status)) {
             (RequestOutcome::Completed, Some(status)) if status.is_server_error() => {
@@ -341,14 +344,15 @@ impl Record<'_> {
         self.is_slow
     }
 
-    /// Returns the number of requests that this record represents: 1 unless records are
-    /// [sampled](crate::access_log::AccessLogLayerBuilder::sample_one_in) and this one is routine.
+    /// Returns the number of requests that this record represents. It is 1 unless records are
+    /// [sampled](crate::access_log::AccessLogLayerBuilder::sample_one_in) and this record is
+    /// routine.
     pub fn sample_rate(&self) -> u32 {
         self.sample_rate
     }
 
-    /// Returns the number of repeated denials that this record represents: 1 unless denials are
-    /// [aggregated](crate::access_log::AccessLogLayerBuilder::aggregate_denials).
+    /// Returns the number of repeated denials that this record represents. It is 1 unless denials
+    /// are [aggregated](crate::access_log::AccessLogLayerBuilder::aggregate_denials).
     pub fn repeat_count(&self) -> u64 {
         self.repeat_count
     }
@@ -368,7 +372,7 @@ impl Record<'_> {
         self.departure.response_bytes
     }
 
-    /// Returns the data that the inner layers and the handler added.
+    /// Returns the data that inner layers and the handler have added.
     pub fn data(&self) -> &RecordData {
         self.slots
     }
@@ -380,10 +384,10 @@ impl Record<'_> {
             || matches!(self.slots.auth(), Some(AuthOutcome::Denied { .. }))
     }
 
-    /// Returns the most significant decision of all limiters, and its policy.
+    /// Returns the most significant decision of all rate limiters, and its policy.
     ///
-    /// A rejection takes priority. Otherwise, the policy is the one with the smallest remaining
-    /// share of its quota.
+    /// A rejection is more significant than other decisions. Among decisions of equal significance,
+    /// the policy with the smallest remaining share of its quota is returned.
     pub fn rate_limit(&self) -> Option<(RateLimitDecision, Option<&PolicyOutcome>)> {
         let (first, others) = self.slots.rate_limits().split_first()?;
         let mut decision = first.decision;
@@ -399,7 +403,7 @@ impl Record<'_> {
         Some((decision, counted))
     }
 
-    /// Returns the total time that limiters delayed the request.
+    /// Returns the total time for which rate limiters delayed the request.
     pub fn rate_limit_delay(&self) -> Duration {
         self.slots
             .rate_limits()
@@ -408,7 +412,7 @@ impl Record<'_> {
             .sum()
     }
 
-    /// Returns the owner of the caller's key in the configured form, or `None` by default.
+    /// Returns the owner of the caller's key in the configured form. Returns `None` by default.
     pub fn user(&self) -> Option<User<'_>> {
         let AuthOutcome::Allowed(identity) = self.slots.auth()? else {
             return None;
@@ -436,7 +440,8 @@ impl Record<'_> {
         self.slots.cache()
     }
 
-    /// Returns the total time that the request waited for stores, if it did.
+    /// Returns the total time for which the request waited for stores, or `None` if it did not
+    /// wait.
     pub fn store_duration(&self) -> Option<Duration> {
         let waits = self.slots.store_calls().iter();
         waits
@@ -444,7 +449,7 @@ impl Record<'_> {
             .reduce(|all, one| all + one)
     }
 
-    /// Returns the number of store calls of the request that failed.
+    /// Returns the number of failed store calls of the request.
     pub fn store_errors(&self) -> usize {
         let calls = self.slots.store_calls().iter();
         calls.filter(|call| call.error.is_some()).count()
@@ -498,12 +503,12 @@ impl fmt::Debug for Record<'_> {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum RequestOutcome {
-    /// The request is in progress. Start records only.
+    /// The request is in progress. Only start records have this outcome.
     Running,
     /// The whole response was handed to the server.
     Completed,
-    /// The request was dropped before the response head was ready: the client disconnected, or an
-    /// outer layer, such as a timeout, dropped it.
+    /// The request was dropped before the response head was ready. Either the client disconnected,
+    /// or an outer layer, such as a timeout, dropped the request.
     #[default]
     Dropped,
     /// The response was dropped before its body ended.

@@ -1,4 +1,4 @@
-//! The handle by which a handler writes to its request's record.
+//! The handle through which a handler writes to the record of its request.
 
 use std::borrow::Cow;
 
@@ -10,11 +10,11 @@ use crate::core::{
     record::{FieldValue, RecordHandle},
 };
 
-/// A handle to the record of the current request, for its handler. Without a record, all calls have
-/// no effect.
+/// A handle to the record of the current request. If the request has no record, all calls have no
+/// effect.
 ///
-/// Handlers that use it can be tested without an access log. With feature `axum` it is an
-/// extractor, which also records the matched route.
+/// Handlers that use a `RequestLog` can therefore be tested without an access log. With feature
+/// `axum`, it is an extractor, which also records the matched route.
 ///
 /// ```
 /// use portcullis::access_log::RequestLog;
@@ -39,9 +39,9 @@ impl RequestLog {
         }
     }
 
-    /// Sets a custom field and replaces one with the same name.
+    /// Sets a custom field. A field with the same name is replaced.
     ///
-    /// A record stores at most 32 custom fields and the first 1 024 bytes of each text.
+    /// A record stores at most 32 custom fields and the first 1 024 bytes of each string.
     pub fn set(&self, name: impl Into<Cow<'static, str>>, value: impl Into<FieldValue>) {
         if let Some(record) = &self.record {
             record.set_field(name, value);
@@ -55,10 +55,11 @@ impl RequestLog {
         }
     }
 
-    /// Sets the ids of the request's own span, for a tracing layer inside the access log, whose
-    /// span [`trace_ids`](crate::access_log::AccessLogLayerBuilder::trace_ids) cannot return.
+    /// Sets the ids of the request's own span. A tracing layer inside the access log can call this
+    /// method, because [`trace_ids`](crate::access_log::AccessLogLayerBuilder::trace_ids) cannot
+    /// return the span of an inner layer.
     ///
-    /// Only the first call has an effect. It takes priority over reported and created ids.
+    /// Only the first call has an effect. These ids take priority over reported and created ids.
     pub fn set_span(&self, span: TraceContext) {
         let arrival = self
             .record
@@ -70,8 +71,8 @@ impl RequestLog {
         }
     }
 
-    /// Returns the request id, for outgoing requests and error pages, or `None` if the request has
-    /// no record.
+    /// Returns the request id, for use in outgoing requests and error pages. Returns `None` if the
+    /// request has no record.
     pub fn request_id(&self) -> Option<RequestId> {
         self.record.as_ref()?.request_id()
     }

@@ -1,9 +1,10 @@
 //! The names of record fields.
 
-/// The version of the record schema, which each record contains.
+/// The version of the record schema. Each record contains it.
 ///
-/// It increases when the name, type or meaning of a field changes; a new field does not increase
-/// it. Version 2 writes the caller's span as `parent_id`; version 1 wrote it as `span_id`.
+/// The version increases when the name, type or meaning of a field changes. A new field does not
+/// increase the version. In version 2, the caller's span is `parent_id`. In version 1, it was
+/// `span_id`.
 pub const SCHEMA_VERSION: u32 = 2;
 
 /// The event name of a request record.
@@ -20,12 +21,12 @@ pub(crate) const NOTICE_EVENT_NAME: &str = "portcullis.notice";
 
 /// The naming convention of record fields.
 ///
-/// OpenTelemetry and ECS define no names for the fields that this crate adds, so these are prefixed
-/// with `portcullis.` in all conventions but [`Short`](Self::Short).
+/// OpenTelemetry and ECS define no names for the fields that this crate adds. The names of these
+/// fields therefore start with `portcullis.` in all conventions except [`Short`](Self::Short).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum FieldNaming {
-    /// OpenTelemetry semantic conventions, with stable names if they exist.
+    /// OpenTelemetry semantic conventions, with their stable names where they exist.
     #[default]
     Otel,
     /// Elastic Common Schema.

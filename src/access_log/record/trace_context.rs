@@ -12,7 +12,7 @@ const RANDOM_TRACE_ID: u8 = 0b10;
 
 /// The ids of a span and its trace, as in the `traceparent` header.
 ///
-/// The ids are lowercase hexadecimal digits, and neither is all zero.
+/// Both ids consist of lowercase hexadecimal digits, and neither is all zero.
 ///
 /// ```
 /// use portcullis::access_log::record::TraceContext;
@@ -33,8 +33,8 @@ pub struct TraceContext {
 impl TraceContext {
     /// Creates a context from the bytes of the ids and the trace flags.
     ///
-    /// Returns `None` if either id is all zero, which W3C Trace Context and OpenTelemetry define as
-    /// invalid.
+    /// Returns `None` if either id is all zero, because W3C Trace Context and OpenTelemetry define
+    /// such ids as invalid.
     pub fn new(trace_id: [u8; 16], span_id: [u8; 8], flags: u8) -> Option<Self> {
         let is_zero = trace_id == [0; 16] || span_id == [0; 8];
         (!is_zero).then(|| Self {
@@ -107,17 +107,17 @@ impl TraceContext {
         self.trace_id == other.trace_id
     }
 
-    /// Returns the trace id: 32 hexadecimal digits.
+    /// Returns the trace id as 32 hexadecimal digits.
     pub fn trace_id(&self) -> &str {
         text(&self.trace_id)
     }
 
-    /// Returns the span id: 16 hexadecimal digits.
+    /// Returns the span id as 16 hexadecimal digits.
     pub fn span_id(&self) -> &str {
         text(&self.span_id)
     }
 
-    /// Returns the trace flags: 2 hexadecimal digits.
+    /// Returns the trace flags as 2 hexadecimal digits.
     pub fn flags(&self) -> &str {
         text(&self.flags)
     }
@@ -127,7 +127,7 @@ impl TraceContext {
         self.flag_bits() & SAMPLED != 0
     }
 
-    /// Returns the `traceparent` value for requests that are sent from this span.
+    /// Returns the `traceparent` header value for requests that this span sends.
     pub fn traceparent(&self) -> HeaderValue {
         let (trace_id, span_id, flags) = (self.trace_id(), self.span_id(), self.flags());
         HeaderValue::try_from(format!("00-{trace_id}-{span_id}-{flags}"))

@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use crate::core::net::ip_network::IpNetwork;
 
-/// The peers whose request ids or trace contexts are used.
+/// The peers whose request ids or trace contexts are trusted.
 ///
 /// ```
 /// use portcullis::access_log::Trust;
@@ -16,12 +16,13 @@ use crate::core::net::ip_network::IpNetwork;
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Trust {
-    /// No peer.
+    /// No peer is trusted.
     #[default]
     Nobody,
-    /// Peers in these networks, such as the application's own proxies.
+    /// Peers in these networks are trusted, such as the application's own proxies.
     Peers(Vec<IpNetwork>),
-    /// All peers. A client can then use one id for many requests or the trace of another client.
+    /// All peers are trusted. A client can then use one id for many requests or use another
+    /// client's trace.
     Everybody,
 }
 

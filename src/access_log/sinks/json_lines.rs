@@ -25,25 +25,26 @@ use crate::{
 
 /// Writes each record as one line of JSON.
 ///
-/// The writer is called on a dedicated thread, which starts with the first line, so requests do not
-/// wait even if the writer blocks forever. Up to 4 MiB of lines are queued. When the writer is
-/// slower than the requests, the least important lines are lost first: records of successful
-/// requests can use three quarters of the queue, records of failed or denied requests seven
-/// eighths. The last eighth is reserved for audit events and notices. Lost lines, including those
-/// that the writer rejects, are counted, and a `portcullis.log.lost` line reports their number when
-/// the writer accepts lines again. The first failure after a success also emits a notice that names
-/// the stream or file, the error and the fix.
+/// The writer is called on a dedicated thread, which starts with the first line. Requests therefore
+/// do not wait for the writer, even if it blocks forever. Up to 4 MiB of lines are queued. If the
+/// writer is too slow, the least important lines are lost first. Records of successful requests can
+/// use three quarters of the queue, and records of failed or denied requests can use seven eighths.
+/// The last eighth is reserved for audit events and notices. Lost lines, including those that the
+/// writer rejects, are counted. When the writer accepts lines again, a `portcullis.log.lost` line
+/// reports their number. The first failure after a success also emits a notice that contains the
+/// stream or file, the error and the fix.
 ///
-/// On stderr and stdout, notices of this crate are also log lines: `portcullis.notice` events,
-/// written by the same thread so that they never interleave with a record. If a `tracing`
-/// subscriber is installed (feature `tracing`), it receives the notices instead.
+/// On stderr and stdout, this crate's notices are also log lines: `portcullis.notice` events. The
+/// same thread writes them, so they never interleave with a record. If a `tracing` subscriber is
+/// installed (feature `tracing`), the subscriber receives the notices instead.
 ///
 /// Lines are written within about 10 ms. When the last clone is dropped, as on server shutdown, the
-/// writer has one second to write the remaining lines. A killed process loses them;
-/// [`flush`](Self::flush) waits for them. [`JsonLines::direct`] needs no thread.
+/// writer has one second to write the remaining lines. If the process is killed, these lines are
+/// lost. [`flush`](Self::flush) waits until they are written. [`JsonLines::direct`] needs no
+/// thread.
 ///
-/// Clones share the writer. `JsonLines` is also an [`Auditor`]: audit events are lines among the
-/// records, distinguished by `event.name`.
+/// Clones share the writer. `JsonLines` is also an [`Auditor`]. It writes audit events as lines
+/// between the records, with their own `event.name`.
 ///
 /// ```
 /// use portcullis::access_log::{AccessLogLayer, sinks::JsonLines, FieldNaming};
@@ -83,11 +84,11 @@ impl JsonLines {
         Self::new(LineOutput::queued(writer, JsonWords::default()))
     }
 
-    /// Writes to this writer on the thread that serves the request, one call per record, for
-    /// writers that never wait, such as a buffer in memory.
+    /// Writes to this writer on the thread that serves the request, with one call per record. Use
+    /// it for writers that never wait, such as an in-memory buffer.
     ///
-    /// A writer that blocks delays requests. The writer is not flushed, so use one that writes
-    /// through.
+    /// A writer that blocks delays requests. The writer is not flushed, so use a writer that does
+    /// not buffer its output.
     pub fn direct(writer: impl Write + Send + 'static) -> Self {
         Self::new(LineOutput::direct(writer, JsonWords::default()))
     }
@@ -107,7 +108,7 @@ impl JsonLines {
         self
     }
 
-    /// Sets the maximum number of queued bytes. Defaults to 4 MiB. Has no effect on
+    /// Sets the maximum number of queued bytes. Defaults to 4 MiB. This option has no effect on
     /// [`JsonLines::direct`].
     #[must_use]
     pub fn max_bytes(self, bytes: usize) -> Self {
@@ -115,7 +116,8 @@ impl JsonLines {
         self
     }
 
-    /// Sets the clock that sets the time of audit events and notices. Defaults to the system clock.
+    /// Sets the clock that provides the time of audit events and notices. Defaults to the system
+    /// clock.
     #[must_use]
     pub fn clock(mut self, clock: impl Clock) -> Self {
         self.words.clock = Arc::new(clock);
@@ -123,8 +125,9 @@ impl JsonLines {
         self
     }
 
-    /// Waits at most `at_most` until the writer has accepted all lines, and returns `true` if it
-    /// has. Blocks the calling thread; for the end of the process.
+    /// Waits until the writer has accepted all lines, but no longer than `at_most`. Returns `true`
+    /// if it has accepted them. This method blocks the calling thread; call it at the end of the
+    /// process.
     pub fn flush(&self, at_most: Duration) -> bool {
         self.lines.flush(at_most)
     }

@@ -57,16 +57,16 @@ const UNMATCHED: &str = "<unmatched>";
 /// | `portcullis.log.lost` | counter | `reason` |
 /// | `portcullis.audit.lost` | counter | |
 ///
-/// The labels of the first six are OpenTelemetry's: `http.request.method`, `http.route`,
-/// `http.response.status_code`. All labels have a bounded number of values: an unknown method is
-/// `_OTHER`, and an unmatched route is `<unmatched>`. No key, address or path is a label. A dropped
-/// request has no status and the `error.type` `dropped`.
+/// The labels of the first six metrics have OpenTelemetry names: `http.request.method`,
+/// `http.route` and `http.response.status_code`. All labels have a bounded number of values: an
+/// unknown method is `_OTHER`, and an unmatched route is `<unmatched>`. No key, address or path is
+/// a label. A dropped request has no status, and its `error.type` is `dropped`.
 ///
-/// Every request is counted, including those whose record is not written. Exempt requests are not.
+/// Every request is counted, even if its record is not written. Exempt requests are not counted.
 ///
-/// The store calls of a [`LogQueue`](crate::access_log::sinks::LogQueue) count as layers
-/// `access_log` and `audit` if the metrics are added to it by
-/// [`observer`](crate::access_log::sinks::LogQueueBuilder::observer).
+/// To count the store calls of a [`LogQueue`](crate::access_log::sinks::LogQueue), also add the
+/// metrics to the queue with [`observer`](crate::access_log::sinks::LogQueueBuilder::observer).
+/// Their layers are `access_log` and `audit`.
 ///
 /// ```
 /// use portcullis::access_log::{AccessLogLayer, sinks::Metrics};
@@ -88,10 +88,11 @@ impl Metrics {
     }
 
     /// Records the duration of streams in `portcullis.stream.duration` instead of
-    /// `http.server.request.duration`, so that they do not distort request latency.
+    /// `http.server.request.duration`, so that streams do not distort request latency.
     ///
     /// A response is a stream if [`Record::is_stream`] is `true` or if its body ends at least this
-    /// long after its head. Defaults to off: every duration is in `http.server.request.duration`.
+    /// long after its head. By default, streams are not separated, and every duration is recorded
+    /// in `http.server.request.duration`.
     #[must_use]
     pub fn separate_streams(mut self, after: Duration) -> Self {
         self.streams_after = Some(after);

@@ -31,7 +31,7 @@ use crate::{
 /// 12:00:00.123 INFO  200 GET /things/7?page=REDACTED 7.2ms 5B key=key_7 limit=allowed cache=hit
 /// ```
 ///
-/// The format can change in any release. Values from requests are escaped as in JSON, so they can
+/// The format can change in any release. Values from requests are escaped as in JSON. They can
 /// neither break the line nor send control sequences to the terminal.
 ///
 /// ```
@@ -66,8 +66,8 @@ impl PrettyLines {
         Self { lines }
     }
 
-    /// Waits at most `at_most` until the writer has accepted all lines, and returns `true` if it
-    /// has. Blocks the calling thread.
+    /// Waits until the writer has accepted all lines, but no longer than `at_most`. Returns `true`
+    /// if it has accepted them. This method blocks the calling thread.
     pub fn flush(&self, at_most: Duration) -> bool {
         self.lines.flush(at_most)
     }

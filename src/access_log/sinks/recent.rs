@@ -13,8 +13,8 @@ use crate::access_log::{
 
 /// Retains the latest records in memory, encoded as JSON, for tests and status pages.
 ///
-/// Clones share the records: pass one to the layer and keep another to read from. The oldest record
-/// is evicted when either bound is reached.
+/// Clones share the records. Pass one clone to the layer and read the records from another. When
+/// either limit is reached, the oldest record is evicted.
 ///
 /// ```
 /// use portcullis::access_log::{AccessLogLayer, sinks::RecentRecords};
@@ -31,7 +31,8 @@ pub struct RecentRecords {
 }
 
 impl RecentRecords {
-    /// Creates a sink that retains at most `max_records` records of `max_bytes` bytes in total.
+    /// Creates a sink that retains at most `max_records` records with at most `max_bytes` bytes in
+    /// total.
     pub fn new(max_records: usize, max_bytes: usize) -> Self {
         Self {
             ring: Arc::new(Mutex::new(Ring::new(max_records, max_bytes))),
@@ -78,7 +79,7 @@ impl Sink for RecentRecords {
 }
 
 impl Default for RecentRecords {
-    /// Retains at most 1 000 records of 1 MiB in total.
+    /// Retains at most 1 000 records with at most 1 MiB in total.
     fn default() -> Self {
         Self::new(1_000, 1 << 20)
     }

@@ -7,15 +7,15 @@ use crate::access_log::{
     record::record::Record,
 };
 
-/// Receives the records of requests, one call per record.
+/// Receives the records of requests, with one call per record.
 ///
-/// It is called on the thread that serves the request: a sink that blocks delays the request.
-/// [`JsonLines`](crate::access_log::sinks::JsonLines) writes lines and
-/// [`LogQueue`](crate::access_log::sinks::LogQueue) sends records to a store, both without delay. A
-/// sink that panics loses the record and does not affect the response.
+/// A sink is called on the thread that serves the request, so a sink that blocks delays the
+/// request. [`JsonLines`](crate::access_log::sinks::JsonLines) writes lines, and
+/// [`LogQueue`](crate::access_log::sinks::LogQueue) sends records to a store. Neither delays the
+/// request. If a sink panics, the record is lost, but the response is not affected.
 ///
 /// [Start records](crate::access_log::AccessLogLayerBuilder::start_records), which are opt-in, are
-/// separate calls, for which [`Record::is_start`] returns `true`.
+/// separate calls. [`Record::is_start`] returns `true` for them.
 ///
 /// ```
 /// use portcullis::access_log::{AccessLogLayer, Record, Sink};
@@ -39,16 +39,18 @@ pub trait Sink: fmt::Debug + Send + Sync + 'static {
     /// Receives one record.
     fn write(&self, record: &Record<'_>);
 
-    /// Returns `true` if the sink accepts records of this level. Defaults to `true`.
+    /// Returns `true` if the sink accepts records of this level. The default implementation returns
+    /// `true`.
     ///
-    /// While no sink accepts any level, requests pass as if there were no access log: without a
-    /// record, a request id, or `x-request-id` in responses.
+    /// While no sink accepts any level, requests pass as if there were no access log. They have no
+    /// record and no request id, and their responses have no `x-request-id`.
     fn is_enabled(&self, level: LogLevel) -> bool {
         let _ = level;
         true
     }
 
-    /// Returns the number of accepted records that were lost since, by reason. Defaults to zero.
+    /// Returns the number of records that were lost after the sink accepted them, by reason. The
+    /// default implementation returns zero for all reasons.
     fn drop_counts(&self) -> DropCounts {
         DropCounts::default()
     }

@@ -24,19 +24,20 @@ use crate::{
 const TARGET: &str = "portcullis::request";
 
 impl AccessLogLayerBuilder {
-    /// Opens a `tracing` span of this level with target `portcullis::request` for each request.
-    /// Defaults to no span.
+    /// Opens a `tracing` span of this level with target `portcullis::request` for each request. By
+    /// default, no span is opened.
     ///
-    /// A span costs more than the record. The handler and the response body run inside it. It
+    /// A span costs more than the record. The handler and the response body run inside the span. It
     /// closes when the record is written, after the event of a
-    /// [`TracingSink`](crate::access_log::sinks::TracingSink). Its fields have OpenTelemetry names,
-    /// and an OpenTelemetry bridge reads `otel.name`, `otel.kind` and `otel.status_code`.
+    /// [`TracingSink`](crate::access_log::sinks::TracingSink). The span's fields have OpenTelemetry
+    /// names, and an OpenTelemetry bridge reads `otel.name`, `otel.kind` and `otel.status_code`.
     ///
-    /// The fields `trace_id`, `parent_id` and `trace_flags` come from a valid,
-    /// [trusted](Self::trust_traceparent) `traceparent`. With [`trace_ids`](Self::trace_ids) or
-    /// [`create_trace_ids`](Self::create_trace_ids), `span_id` is the id of the request's own span.
-    /// A bridge continues the caller's trace only if a layer of the bridge sets the remote parent,
-    /// either outside of the access log or inside on this span.
+    /// The fields `trace_id`, `parent_id` and `trace_flags` come from a valid and
+    /// [trusted](Self::trust_traceparent) `traceparent` header. With [`trace_ids`](Self::trace_ids)
+    /// or [`create_trace_ids`](Self::create_trace_ids), `span_id` is the id of the request's own
+    /// span. A bridge continues the caller's trace only if one of the bridge's layers sets the
+    /// remote parent. That layer is either outside of the access log, or inside of it and sets the
+    /// remote parent of this span.
     pub fn span(mut self, level: LogLevel) -> Self {
         self.config.scopes = Some(Arc::new(RequestSpans { level }));
         self

@@ -16,12 +16,12 @@ const TARGET: &str = "portcullis::access";
 
 /// Emits each record as one `tracing` event with target `portcullis::access`, without a span.
 ///
-/// Fields have OpenTelemetry names and native types. Absent fields are omitted. Escaping is up to
-/// the subscriber: tracing-subscriber's JSON format escapes values; its text format does not escape
-/// line feeds in every version. Custom fields of the handler are combined as JSON in
-/// `portcullis.fields`, because the fields of a `tracing` event are fixed.
+/// Fields have OpenTelemetry names and native types. Absent fields are omitted. The subscriber is
+/// responsible for escaping. The JSON format of tracing-subscriber escapes values, but its text
+/// format does not escape line feeds in every version. The fields of a `tracing` event are fixed,
+/// so custom fields of the handler are combined as JSON in `portcullis.fields`.
 ///
-/// Without a subscriber, all records are dropped. One notice per process on stderr reports this.
+/// Without a subscriber, all records are dropped. A notice on stderr reports this once per process.
 ///
 /// ```
 /// use portcullis::access_log::{AccessLogLayer, sinks::TracingSink};

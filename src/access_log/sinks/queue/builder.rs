@@ -18,7 +18,8 @@ use crate::{
 };
 
 impl LogQueue {
-    /// Creates a builder for a queue that writes to this store and runs its tasks on this runtime.
+    /// Creates a builder for a queue that writes to this store. The queue's tasks run on this
+    /// runtime.
     pub fn builder(store: impl LogStore, runtime: impl Runtime) -> LogQueueBuilder {
         LogQueueBuilder {
             store: Arc::new(store),
@@ -54,39 +55,39 @@ pub struct LogQueueBuilder {
 }
 
 impl LogQueueBuilder {
-    /// Sets a separate store for audit events. Defaults to the store of the records, in a separate
-    /// stream.
+    /// Sets a separate store for audit events. By default, audit events are written to a separate
+    /// stream in the store of the records.
     ///
-    /// With a separate store, audit events also report when the records' store becomes unavailable
-    /// and when it recovers.
+    /// With a separate store, audit events also report when the store of the records becomes
+    /// unavailable and when it recovers.
     pub fn audit_store(mut self, store: impl LogStore) -> Self {
         self.audit_store = Some(Arc::new(store));
         self
     }
 
-    /// Adds an observer of the store calls and their duration, such as `Metrics` (feature
-    /// `metrics`). Defaults to none.
+    /// Adds an observer of store calls and their duration, such as `Metrics` (feature `metrics`).
+    /// Defaults to none.
     pub fn observer(mut self, observer: impl Observer) -> Self {
         self.observers.push(Arc::new(observer));
         self
     }
 
     /// Sets the maximum number of waiting records. Defaults to 8 192. [`build`](Self::build)
-    /// returns an error below 8.
+    /// returns an error if it is below 8.
     pub fn max_records(mut self, records: usize) -> Self {
         self.bounds.max_entries = records;
         self
     }
 
     /// Sets the maximum size of waiting records, in bytes. Defaults to 8 MiB.
-    /// [`build`](Self::build) returns an error below 64 KiB.
+    /// [`build`](Self::build) returns an error if it is below 64 KiB.
     pub fn max_bytes(mut self, bytes: usize) -> Self {
         self.bounds.max_bytes = bytes;
         self
     }
 
     /// Sets the maximum number of records per store call. Defaults to 512. [`build`](Self::build)
-    /// returns an error for 0.
+    /// returns an error if it is 0.
     pub fn max_batch(mut self, records: usize) -> Self {
         self.max_batch = records;
         self
@@ -110,8 +111,8 @@ impl LogQueueBuilder {
         self
     }
 
-    /// Sets the clock that sets the time of audit events and loss counts. Defaults to the system
-    /// clock.
+    /// Sets the clock that provides the time of audit events and loss counts. Defaults to the
+    /// system clock.
     pub fn clock(mut self, clock: impl Clock) -> Self {
         self.clock = Some(Arc::new(clock));
         self
@@ -121,8 +122,8 @@ impl LogQueueBuilder {
     ///
     /// # Errors
     ///
-    /// Returns a [`ConfigError`] if [`max_records`](Self::max_records) is below 8,
-    /// [`max_bytes`](Self::max_bytes) is below 65 536, or [`max_batch`](Self::max_batch) is 0.
+    /// Returns a [`ConfigError`] if [`max_records`](Self::max_records) is below 8, if
+    /// [`max_bytes`](Self::max_bytes) is below 65 536, or if [`max_batch`](Self::max_batch) is 0.
     pub fn build(self) -> Result<LogQueue, ConfigError> {
         if self.bounds.max_entries < 8 {
             return Err(ConfigError::new(

@@ -19,17 +19,17 @@ use crate::{
 /// Stores records in a [`LogStore`](crate::access_log::LogStore) in batches, in the background.
 ///
 /// A request only encodes its record and pushes it onto a bounded queue. A batch is stored when it
-/// is full or when the flush interval is over. The delivery task ends when the queue is empty, and
-/// the next record starts another one.
+/// is full or when the flush interval has elapsed. The delivery task ends when the queue is empty,
+/// and the next record starts another task.
 ///
-/// When the store is slow or unavailable, the least important records are lost first: records of
-/// successful requests can use three quarters of the queue, records of failed or denied requests
-/// seven eighths. Lost records are counted, and a `portcullis.log.lost` entry reports their number
-/// when the store accepts entries again.
+/// If the store is slow or unavailable, the least important records are lost first. Records of
+/// successful requests can use three quarters of the queue, and records of failed or denied
+/// requests can use seven eighths. Lost records are counted. When the store accepts entries again,
+/// a `portcullis.log.lost` entry reports their number.
 ///
-/// `LogQueue` is also an [`Auditor`]. Audit events have one eighth of the capacity to themselves, a
-/// separate task, so that records do not delay them, and a separate stream, in the same store or in
-/// [another one](crate::access_log::sinks::LogQueueBuilder::audit_store).
+/// `LogQueue` is also an [`Auditor`]. One eighth of the capacity is reserved for audit events. A
+/// separate task stores them, so that records do not delay them. They have a separate stream, in
+/// the same store or in [another store](crate::access_log::sinks::LogQueueBuilder::audit_store).
 ///
 /// ```
 /// use portcullis::{
@@ -64,8 +64,8 @@ impl LogQueue {
         self.shared.lane(trail).state().backlog.drop_counts()
     }
 
-    /// Stores an audit event immediately and returns when the store has it, for events that must
-    /// not be lost unnoticed, such as the revocation of a key.
+    /// Stores an audit event immediately, and returns when it is stored. Use this method for events
+    /// that must not be lost unnoticed, such as the revocation of a key.
     ///
     /// # Errors
     ///
@@ -76,7 +76,7 @@ impl LogQueue {
     }
 
     /// Stores all waiting entries, unless a store fails, and waits for batches that are being
-    /// stored. For the end of the process.
+    /// stored. Call this method at the end of the process.
     ///
     /// Returns `true` if no entry is left.
     pub async fn flush(&self) -> bool {
