@@ -357,10 +357,12 @@ impl AccessLogLayerBuilder {
     ///
     /// # Errors
     ///
-    /// Returns a [`ConfigError`] if a recorded header carries credentials, if a pattern of
-    /// [`redact_path`](Self::redact_path) redacts nothing, if
-    /// [`sample_one_in`](Self::sample_one_in) is 0, or if
-    /// [`start_records_after`](Self::start_records_after) has no runtime.
+    /// Returns a [`ConfigError`] in these cases:
+    ///
+    /// - a recorded header contains credentials;
+    /// - a pattern of [`redact_path`](Self::redact_path) redacts nothing;
+    /// - [`sample_one_in`](Self::sample_one_in) is 0;
+    /// - [`start_records_after`](Self::start_records_after) has no runtime.
     pub fn build(mut self) -> Result<AccessLogLayer, ConfigError> {
         self.config.one_in = NonZeroU32::new(self.one_in).ok_or_else(|| {
             ConfigError::new("sample_one_in", 0, "it must be at least 1")

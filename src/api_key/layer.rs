@@ -281,9 +281,12 @@ impl ApiKeyLayerBuilder {
     ///
     /// # Errors
     ///
-    /// Returns an error if there are no key sources or if two of them are equal, if scopes are
-    /// required while keys are [`optional`](Self::optional), if a scope or the realm is not valid
-    /// in a header, or if the failure limit is out of range.
+    /// Returns an error in these cases:
+    ///
+    /// - there are no key sources, or two of them are equal;
+    /// - scopes are required while keys are [`optional`](Self::optional);
+    /// - a scope or the realm is not valid in a header;
+    /// - the failure limit is out of range.
     pub fn build(self) -> Result<ApiKeyLayer, ConfigError> {
         let requirement = self.requirement?;
         if self.optional && !matches!(requirement, Requirement::Nothing) {

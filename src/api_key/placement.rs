@@ -31,7 +31,7 @@ pub(super) fn check(config: &Arc<ApiKeyConfig>, extensions: &mut Extensions) {
 }
 
 impl ApiKeyConfig {
-    /// Returns `true` if a request that this layer admits no longer carries a key for `inner`.
+    /// Returns `true` if a request that this layer admits no longer contains a key for `inner`.
     fn strips_all_of(&self, inner: &Self) -> bool {
         let strips = |source| self.sources.contains(source);
         !self.keeps_credential && inner.sources.iter().all(strips)

@@ -13,10 +13,10 @@ use crate::core::{store_api::store_future::StoreFuture, time::Timestamp};
 ///
 /// A store never receives a secret. It receives only a public id and a record that contains a
 /// digest. Each method is atomic with respect to concurrent callers and needs only one server
-/// command. On Redis, a store can use a hash of records, a hash of uses, a sorted set of ids per
-/// owner, a sorted set of all ids and a sorted set of end times. They share one hash tag, and one
-/// script changes them. In SQL, a store can use one table with a unique id and one statement per
-/// method.
+/// command. On Redis, a store can use a hash of records, a hash of uses, and sorted sets of ids:
+/// one per owner, one of all ids and one ordered by end time. These structures share one hash tag,
+/// and one script changes them. In SQL, a store can use one table with a unique id and one
+/// statement per method.
 ///
 /// If a store loses a record, a valid key is denied. If a store restores an old record, a revoked
 /// key is accepted again. If `update` is not atomic, a change of scopes can undo a concurrent

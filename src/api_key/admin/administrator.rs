@@ -67,19 +67,21 @@ impl Administrator {
 
     /// Creates an administrator of one owner's keys, for the service's customers.
     ///
-    /// This administrator cannot see the keys of other owners. It can only grant the scopes and
+    /// This administrator cannot see the keys of other owners. It can grant only the scopes and
     /// tiers that [`may_grant_scopes`](Self::may_grant_scopes) and
     /// [`may_grant_tiers`](Self::may_grant_tiers) add. It cannot grant credits, limits or metadata.
-    /// If a key has a scope that the administrator may not grant, the administrator can only
+    /// If a key has a scope that the administrator cannot grant, the administrator can only
     /// disable, expire or revoke the key.
     ///
     /// The administrator cannot override the service. It can tighten a setting that the service
-    /// made (the expiry, the start time, the constraints, the scopes, the tier or the disabled
-    /// state), but it cannot extend, lift or remove the setting. When it rotates a key, the new key
-    /// expires no later than the service allows. An administrator of the owner can change settings
-    /// that an administrator of the owner made, within its own grants, until the service updates
-    /// the key. If the service disabled or revoked a key, the owner cannot undo that, even if the
-    /// owner had already disabled or revoked the key.
+    /// made, but it cannot extend, lift or remove the setting. These settings are the expiry, the
+    /// start time, the constraints, the scopes, the tier and the disabled state. When the
+    /// administrator rotates a key, the new key expires no later than the service allows.
+    ///
+    /// Within its own grants, the administrator can change settings that an administrator of the
+    /// same owner made, until the service updates the key. If the service disables or revokes a
+    /// key, the owner cannot undo the change, even if the owner had already disabled or revoked the
+    /// key.
     pub fn for_owner(name: impl Into<String>, owner: impl Into<String>) -> Self {
         Self {
             name: name.into(),

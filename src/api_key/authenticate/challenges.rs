@@ -75,7 +75,7 @@ impl Challenges {
         self.hides_forbidden
     }
 
-    /// Returns the challenges for a wrong key or for one that is not accepted.
+    /// Returns the challenges for a wrong key or for a correct key that is not accepted.
     fn invalid_for(&self, refusal: Refusal) -> &[HeaderValue] {
         match (&self.not_accepted, refusal) {
             (Some(lines), Refusal::NotAccepted(reason)) => &lines[reason as usize],

@@ -1,4 +1,4 @@
-//! Recently rejected credentials, and those accepted within the last hour.
+//! Recently rejected credentials, and credentials that were accepted within the last hour.
 
 use std::{
     collections::{HashMap, hash_map::Entry},
@@ -61,11 +61,12 @@ impl Drop for CredentialCheck {
 /// The state of a credential among the good ones.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Good {
-    /// It was accepted within the last hour.
+    /// The credential was accepted within the last hour.
     Recently,
-    /// It was accepted within the last hour, and is due for renewal if it is accepted again.
+    /// The credential was accepted within the last hour. If it is accepted again, its entry is
+    /// renewed.
     LongAgo,
-    /// It is not remembered.
+    /// The credential is not remembered.
     Unknown,
 }
 

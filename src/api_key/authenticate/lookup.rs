@@ -169,8 +169,8 @@ impl Lookup {
         }
     }
 
-    /// Caches the record of a flight. A flight whose record was invalidated in the meantime is no
-    /// longer in the table, and is not cached.
+    /// Caches the record of a flight. If the record was invalidated in the meantime, the flight is
+    /// no longer in the table, and the record is not cached.
     fn land(&self, id: KeyId, flight: &Arc<RecordFlight>, result: &FindResult) {
         let mut table = self.table(id);
         if !table.flights.remove(&id, flight) {

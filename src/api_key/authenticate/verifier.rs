@@ -185,9 +185,11 @@ impl StaticKeys {
     ///
     /// # Errors
     ///
-    /// Returns an error if the key has fewer than 32 bytes, if all of its bytes are equal, if it is
-    /// an unexpanded variable (`${KEY}` or `$KEY`), or if it is already in the set. It also returns
-    /// an error if the set already contains 1000 keys.
+    /// Returns an error in these cases:
+    ///
+    /// - the key has fewer than 32 bytes, or all of its bytes are equal;
+    /// - the key is an unexpanded variable (`${KEY}` or `$KEY`);
+    /// - the key is already in the set, or the set already contains 1000 keys.
     pub fn key(mut self, key: &str, caller: Identity) -> Result<Self, ConfigError> {
         let bytes = key.as_bytes();
         let refused = |problem: &str| {

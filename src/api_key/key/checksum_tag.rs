@@ -12,8 +12,8 @@ use crate::core::error::ConfigError;
 /// A secret for the keyed tag that replaces the public checksum in the last six characters of a
 /// key.
 ///
-/// A forged key has a valid tag with a probability of 1 in 4 billion. All other forged keys are
-/// rejected without a store request. The tag costs one additional HMAC-SHA-256 per request.
+/// A forged key has a valid tag with a probability of 1 in 4 billion. Forged keys without a valid
+/// tag are rejected without a store request. The tag costs one additional HMAC-SHA-256 per request.
 ///
 /// Only the service can verify the tag of a key. Secret scanners must therefore report their
 /// findings to [`KeyManager::report_leaked`](crate::api_key::KeyManager::report_leaked).

@@ -103,7 +103,8 @@ impl KeyRecord {
         self.tier.as_deref()
     }
 
-    /// Returns the credits, an allowance per period that all keys of the lineage share.
+    /// Returns the credits, an allowance per period that all keys of the [lineage](Self::lineage)
+    /// share.
     pub fn credits(&self) -> Option<Allowance> {
         self.credits
     }

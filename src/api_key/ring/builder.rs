@@ -129,9 +129,8 @@ impl KeyRingBuilder {
     /// unless [`without_pepper`](Self::without_pepper) is called.
     ///
     /// A writer of the store who does not have the pepper cannot create a key, because every digest
-    /// and every hash of an imported key is bound to a pepper of the ring. Such a writer can still
-    /// edit the owner, scopes, tier or expiry of an existing key, unless records are
-    /// [sealed](Self::seal_records).
+    /// and imported hash is bound to a pepper of the ring. Such a writer can still edit the owner,
+    /// scopes, tier or expiry of an existing key, unless records are [sealed](Self::seal_records).
     pub fn pepper(mut self, pepper: Pepper) -> Self {
         self.pepper = Some(pepper);
         self
