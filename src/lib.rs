@@ -3,17 +3,17 @@
 //! | layer | purpose | module |
 //! |---|---|---|
 //! | API keys | authenticates the caller | [`api_key`] |
-//! | rate limits | limits the requests of a client or caller | [`rate_limit`] |
+//! | rate limits | limits the request rate of each client or caller | [`rate_limit`] |
 //! | cache | serves stored responses, separately for each caller | [`cache`] |
 //! | access log | writes one record per request | [`access_log`] |
 //!
-//! Each layer works alone. Together they share three types, all in the extensions of the request or
-//! response:
+//! Each layer works alone. Layers that are used together share the following types, which are in
+//! the extensions of the request or response:
 //!
-//! - [`Identity`]: inserted by authentication; selects limits and partitions the cache.
-//! - [`RecordHandle`](outcome::RecordHandle): collects the decisions of the layers for the access
+//! - [`Identity`] is inserted by authentication. It selects limits and partitions the cache.
+//! - [`RecordHandle`](outcome::RecordHandle) collects the decisions of the layers for the access
 //!   log.
-//! - The types of [`outcome`]: the decision of one layer.
+//! - Each type in [`outcome`] describes the decision of one layer.
 //!
 //! [`Gate`] stacks the layers in the only safe order. The [`guide`] covers the order of layers,
 //! caching, Redis and observability.
@@ -70,15 +70,15 @@
 //! | `shutdown` | yes | [`shutdown`]: graceful shutdown on SIGINT and SIGTERM, with a time limit |
 //! | `argon2` | no | import of keys that another system hashed with argon2 |
 //! | `admin` | no | `api_key::admin`: key management over HTTP, as an axum router |
-//! | `redis` | no | `store::RedisStore`: a Redis server that instances share |
+//! | `redis` | no | `store::RedisStore`: state on Redis that instances share |
 //! | `redis-tls` | no | `rediss://` URLs through rustls |
-//! | `axum` | no | reads `ConnectInfo`, `MatchedPath`, `OriginalUri`; [`Identity`] is an extractor |
+//! | `axum` | no | use of `ConnectInfo`, `MatchedPath`, `OriginalUri`; [`Identity`] as an extractor |
 //! | `tracing` | no | records and notices as `tracing` events |
-//! | `metrics` | no | requests and decisions of all layers through the `metrics` facade |
+//! | `metrics` | no | metrics of requests and of the decisions of all layers |
 //! | `serde` | no | quotas in configuration files |
 //! | `compression` | no | gzip compression of cached responses |
 //! | `encryption` | no | `store::EncryptedStore`: encryption of cached responses in any store |
-//! | `governor` | no | limiters and quotas of governor |
+//! | `governor` | no | governor's limiters and quotas |
 //! | `test-util` | no | test suites for custom stores; with `redis`, test servers and faults |
 //! | `full` | no | all of these except `test-util` |
 #![cfg_attr(docsrs, feature(doc_cfg))]
