@@ -77,9 +77,12 @@ impl CacheLayerBuilder {
     ///
     /// # Errors
     ///
-    /// Returns a [`ConfigError`] if a field name, the name for `Cache-Status` or a targeted field
-    /// is invalid, if a limit or timeout that must be positive is zero, if `jitter_percent` exceeds
-    /// 50, or if the first pause of `failure_backoff` exceeds the second.
+    /// Returns a [`ConfigError`] in these cases:
+    ///
+    /// - A field name, the name for `Cache-Status` or a targeted field is invalid.
+    /// - A limit or timeout that must be positive is zero.
+    /// - `jitter_percent` exceeds 50.
+    /// - The first pause of `failure_backoff` exceeds the second.
     pub fn build(mut self) -> Result<CacheLayer, ConfigError> {
         if let Some(name) = &self.name {
             checked_name(name)?;

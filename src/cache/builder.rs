@@ -52,24 +52,24 @@ not_built!(CacheLayerBuilder);
 
 impl CacheLayerBuilder {
     /// Sets the auditor that is notified when the store becomes unavailable and when it recovers.
-    /// Not set by default.
+    /// There is none by default.
     ///
-    /// The auditor is called on the request path and must not block. The queue of the access log is
+    /// The auditor is called on the request path and must not block. The access log's `LogQueue` is
     /// an auditor.
     pub fn auditor(mut self, auditor: impl Auditor) -> Self {
         self.audit = Audit::to(auditor);
         self
     }
 
-    /// Sets the clock that measures freshness. Defaults to that of
-    /// [`Gate::clock`](crate::Gate::clock), or else to [`SystemClock`](crate::SystemClock).
+    /// Sets the clock that measures freshness. Defaults to the clock that
+    /// [`Gate::clock`](crate::Gate::clock) sets, or else to [`SystemClock`](crate::SystemClock).
     pub fn clock(mut self, clock: impl Clock) -> Self {
         self.clock = Inherited::set(LayerClock::new(clock));
         self
     }
 
-    /// Sets the runtime of background work and timers. Defaults to Tokio if the feature `tokio` is
-    /// enabled; otherwise none.
+    /// Sets the runtime for background work and timers. Defaults to Tokio if the feature `tokio` is
+    /// enabled. Otherwise, there is no default runtime.
     pub fn runtime(mut self, runtime: impl Runtime) -> Self {
         let runtime: Arc<dyn Runtime> = Arc::new(runtime);
         self.deadline.sleep_on(Arc::clone(&runtime));
@@ -90,8 +90,8 @@ impl CacheLayerBuilder {
         self
     }
 
-    /// Removes the store timeout: requests wait until the store replies. For stores with a timeout
-    /// of their own.
+    /// Removes the store timeout: requests wait until the store replies. This suits stores that
+    /// have their own timeout.
     pub fn without_store_timeout(mut self) -> Self {
         self.deadline.set(None);
         self
@@ -122,7 +122,7 @@ impl CacheLayerBuilder {
     /// Adds a request field that carries a credential.
     ///
     /// `Authorization`, `Cookie`, `Proxy-Authorization` and `X-API-Key` are credentials by default;
-    /// [`CacheLayer::rfc`](super::CacheLayer::rfc) has `Authorization` alone.
+    /// with [`CacheLayer::rfc`](super::CacheLayer::rfc), only `Authorization` is.
     /// [`build`](Self::build) rejects an invalid field name.
     pub fn credential_header(mut self, name: impl Into<String>) -> Self {
         self.credential_headers.push(name.into());
@@ -131,8 +131,8 @@ impl CacheLayerBuilder {
 
     /// Adds a request field whose value is a comma-separated list (RFC 9110 section 5.6.1).
     ///
-    /// If a response varies by such a field, its members are compared regardless of the whitespace
-    /// around them and of the number of lines. Defaults to `Accept`, `Accept-Charset`,
+    /// If a response varies by such a field, the members of the list are compared regardless of the
+    /// surrounding whitespace and the number of lines. The defaults are `Accept`, `Accept-Charset`,
     /// `Accept-Encoding`, `Accept-Language` and `Cache-Control`. All other fields are compared by
     /// the exact bytes of each line. [`build`](Self::build) rejects an invalid field name.
     pub fn list_header(mut self, name: impl Into<String>) -> Self {
@@ -140,13 +140,13 @@ impl CacheLayerBuilder {
         self
     }
 
-    /// Adds a query parameter that carries a credential. None are set by default.
+    /// Adds a query parameter that carries a credential. There are none by default.
     pub fn credential_param(mut self, name: impl Into<String>) -> Self {
         self.rules.credential_params.push(name.into());
         self
     }
 
-    /// Shares responses among callers if they have `public` or `s-maxage`. Off by default;
+    /// Sets whether responses with `public` or `s-maxage` are shared among callers. Off by default;
     /// [`CacheLayer::rfc`](super::CacheLayer::rfc) turns it on.
     ///
     /// Turn it on only if handlers send these directives on responses that are identical for every
@@ -158,7 +158,7 @@ impl CacheLayerBuilder {
     }
 
     /// Sets the default policy. It applies to requests that have no [`CachePolicy`] in their
-    /// extensions and for which [`policy_with`](Self::policy_with) returns `None`. Not set by
+    /// extensions and for which [`policy_with`](Self::policy_with) returns `None`. There is none by
     /// default.
     pub fn policy(mut self, policy: CachePolicy) -> Self {
         self.policy = Some(policy);
@@ -166,15 +166,15 @@ impl CacheLayerBuilder {
     }
 
     /// Sets a function that selects the policy of a request from its head: its path, its method, or
-    /// the extensions that an outer layer inserted. Not set by default.
+    /// the extensions that an outer layer inserted. There is none by default.
     ///
     /// The function is called once for each request that has no [`CachePolicy`] in its extensions,
-    /// before the lookup. If it returns `None`, [`policy`](Self::policy) applies. It must not
-    /// block. Build each policy once and return a clone, which increments one reference count.
+    /// before the lookup. If it returns `None`, [`policy`](Self::policy) applies. The function must
+    /// not block. Build each policy once and return a clone, which increments one reference count.
     ///
-    /// Use it if the cache wraps a whole router: a policy that a route inserts inside of the cache
-    /// has no effect on the lookup. The URI is the one that the layer receives. Inside of axum's
-    /// `Router::nest`, `OriginalUri` in the extensions has the whole path.
+    /// Use this function if the cache wraps a whole router: a policy that a route inserts inside
+    /// the cache has no effect on the lookup. The URI of the head is the one that the layer
+    /// receives. Inside axum's `Router::nest`, `OriginalUri` in the extensions has the whole path.
     ///
     /// ```
     /// use std::time::Duration;
@@ -202,50 +202,51 @@ impl CacheLayerBuilder {
     }
 
     /// Sets the maximum size of a stored body, in bytes. A larger body is streamed to the client
-    /// and not stored. Defaults to 1 MiB; must be at least 1.
+    /// but not stored. Defaults to 1 MiB; must be at least 1.
     pub fn max_body_bytes(mut self, bytes: u64) -> Self {
         self.rules.max_body_bytes = bytes;
         self
     }
 
-    /// Sets the maximum number of bytes that all fills in progress buffer together. Responses
-    /// beyond it are streamed to the client and not stored. Defaults to 32 MiB; must be at least 1.
+    /// Sets the maximum number of bytes that in-progress fills may buffer in total. Responses that
+    /// exceed it are streamed to the client but not stored. Defaults to 32 MiB; must be at least 1.
     pub fn max_fill_bytes(mut self, bytes: u64) -> Self {
         self.max_fill_bytes = bytes;
         self
     }
 
-    /// Sets the time after which a fill in progress can lose its buffer to other fills, once
-    /// [`max_fill_bytes`](Self::max_fill_bytes) is reached. Such a response is still streamed to
-    /// its client, and not stored. Defaults to 60 seconds; must be greater than zero.
+    /// Sets the time after which an in-progress fill can lose its buffer to other fills. This
+    /// happens only once [`max_fill_bytes`](Self::max_fill_bytes) is reached. The response is still
+    /// streamed to its client but not stored. Defaults to 60 seconds; must be greater than zero.
     ///
-    /// This prevents clients that stop reading from blocking the fills of other responses.
+    /// This timeout prevents clients that stop reading from blocking the fills of other responses.
     pub fn fill_timeout(mut self, time: Duration) -> Self {
         self.fill_timeout = time;
         self
     }
 
-    /// Stores partial responses (`206`), serves byte ranges from them, and combines those with the
-    /// same strong `ETag` until the response is complete (RFC 9111 sections 3.3 and 3.4). Off by
-    /// default; [`CacheLayer::rfc`](super::CacheLayer::rfc) turns it on.
+    /// Sets whether partial responses (`206`) are stored. The cache serves byte ranges from them,
+    /// and combines parts with the same strong `ETag` until the response is complete (RFC 9111
+    /// sections 3.3 and 3.4). Off by default; [`CacheLayer::rfc`](super::CacheLayer::rfc) turns it
+    /// on.
     pub fn cache_partial_content(mut self, keep: bool) -> Self {
         self.rules.cache_partial_content = keep;
         self
     }
 
-    /// Stores the response to a POST as the response to a GET of the same target. The response must
-    /// have a `Content-Location` that equals the target, and explicit freshness (RFC 9110 section
-    /// 9.3.3). Off by default.
+    /// Sets whether the response to a POST is stored as the response to a GET of the same target.
+    /// The response must have a `Content-Location` that equals the target, and explicit freshness
+    /// (RFC 9110 section 9.3.3). Off by default.
     ///
-    /// Use it with a single process per origin. If several processes share a store, a change that
-    /// another one makes between the response and its `put` is not detected.
+    /// Use this option with a single process per origin. If several processes share a store, a
+    /// change that another process makes between the response and its `put` is not detected.
     pub fn cache_posts(mut self, keep: bool) -> Self {
         self.rules.cache_posts = keep;
         self
     }
 
-    /// Sets the maximum number of variants of one URL per caller. The oldest is evicted first.
-    /// Defaults to 16; must be at least 1.
+    /// Sets the maximum number of variants of one URL per caller. The oldest variant is evicted
+    /// first. Defaults to 16; must be at least 1.
     pub fn max_variants(mut self, variants: usize) -> Self {
         self.max_variants = variants;
         self
@@ -272,13 +273,13 @@ impl CacheLayerBuilder {
     /// GET to the handler again. axum's `Body`, `Full<Bytes>`, `Empty<Bytes>` and `String` are
     /// registered by default.
     ///
-    /// The cache sends the request again if a `304` names another version than the stored one, or
-    /// if a whole response that it requested to serve a range cannot be stored. hyper's `Incoming`
-    /// has no empty value: map it to a boxed body and register that type, as in
-    /// `request.map(BodyExt::boxed)`.
+    /// The cache sends the request again in two cases: a `304` identifies a version other than the
+    /// stored one, or the cache requested a whole response to serve a range and cannot store that
+    /// response. hyper's `Incoming` has no empty value: map it to a boxed body and register that
+    /// type, as in `request.map(BodyExt::boxed)`.
     ///
-    /// With an unregistered type, conditional requests, HEAD and range requests are forwarded
-    /// unchanged while nothing is stored, and a `304` for another version removes the stored one.
+    /// With an unregistered type, conditional, HEAD and range requests are forwarded unchanged
+    /// while no response is stored, and a `304` for another version removes the stored response.
     pub fn request_body<B: Default + 'static>(mut self) -> Self {
         self.empty_bodies.register::<B>();
         self
@@ -289,25 +290,25 @@ impl CacheLayerBuilder {
     /// response.
     ///
     /// A response with more bytes left is discarded unless other requests wait for it. A response
-    /// without a length counts as one of [`max_body_bytes`](Self::max_body_bytes). At most 64 such
-    /// responses are read at a time, each for at most [`max_wait`](Self::max_wait), or for as long
-    /// as other requests stream it.
+    /// of unknown length is treated as if it had [`max_body_bytes`](Self::max_body_bytes). At most
+    /// 64 such responses are read at a time, each for at most [`max_wait`](Self::max_wait), or for
+    /// as long as other requests stream it.
     pub fn max_finish_bytes(mut self, bytes: u64) -> Self {
         self.max_finish_bytes = bytes;
         self
     }
 
-    /// Honors the `Cache-Control` of requests (RFC 9111 section 5.2.1): `no-cache`, `no-store`,
-    /// `max-age`, `min-fresh`, `max-stale`, `only-if-cached` and `stale-if-error`. Off by default;
-    /// [`CacheLayer::rfc`](super::CacheLayer::rfc) turns it on.
+    /// Sets whether the `Cache-Control` directives of requests are honored (RFC 9111 section
+    /// 5.2.1): `no-cache`, `no-store`, `max-age`, `min-fresh`, `max-stale`, `only-if-cached` and
+    /// `stale-if-error`. Off by default; [`CacheLayer::rfc`](super::CacheLayer::rfc) turns it on.
     pub fn honor_request_directives(mut self, heed: bool) -> Self {
         self.rules.honor_request_directives = heed;
         self
     }
 
     /// Sets the maximum number of reloads of a fresh entry that clients can force with request
-    /// directives, per time window. Beyond it, clients receive the fresh entry. Defaults to 10 in
-    /// 10 seconds.
+    /// directives, per time window. Once the limit is reached, clients receive the fresh entry.
+    /// Defaults to 10 in 10 seconds.
     ///
     /// The window is in whole seconds, at least 1. The counters are in a table of fixed size, so
     /// some entries share a limit.
@@ -316,8 +317,9 @@ impl CacheLayerBuilder {
         self
     }
 
-    /// Compares `Accept-Language` and `Accept-Encoding` by meaning: case, order and whitespace are
-    /// ignored. Off by default; [`CacheLayer::rfc`](super::CacheLayer::rfc) turns it on.
+    /// Sets whether `Accept-Language` and `Accept-Encoding` are compared by meaning: case, order
+    /// and whitespace are then ignored. Off by default; [`CacheLayer::rfc`](super::CacheLayer::rfc)
+    /// turns it on.
     pub fn normalize_preferences(mut self, normalize: bool) -> Self {
         self.rules.normalize_preferences = normalize;
         self
@@ -342,7 +344,7 @@ impl CacheLayerBuilder {
     ///
     /// List a field only if it addresses this cache. `CDN-Cache-Control` addresses caches of a
     /// content delivery network, and can allow them to store a response that
-    /// `Cache-Control: private` excludes from all others. Caches with different lists never
+    /// `Cache-Control: private` excludes from all other caches. Caches with different lists never
     /// serve each other's entries, even in one store.
     ///
     /// [`build`](Self::build) rejects an invalid field name and `Cache-Control` itself.

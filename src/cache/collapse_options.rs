@@ -5,25 +5,26 @@ use std::time::Duration;
 use super::builder::CacheLayerBuilder;
 
 impl CacheLayerBuilder {
-    /// Sets the maximum number of requests that wait for the response to one of them, or stream it
-    /// while it is being stored. Requests beyond it call the handler immediately. Defaults to 1024;
-    /// zero disables collapsing.
+    /// Sets the maximum number of requests that wait for the response to one call of the handler,
+    /// or stream that response while it is being stored. Requests beyond this number call the
+    /// handler immediately. Defaults to 1024; zero disables collapsing.
     ///
     /// Concurrent requests for the same response result in one call of the handler, regardless of
     /// their conditions and ranges. A URL or route whose last response could not be stored is
     /// excluded for three minutes: see [Collapsing](crate::guide) in the guide.
-    /// [`CachePolicy::collapse`](crate::cache::CachePolicy::collapse) overrides this for a route.
+    /// [`CachePolicy::collapse`](crate::cache::CachePolicy::collapse) overrides this exclusion for
+    /// a route.
     pub fn max_waiters(mut self, waiters: usize) -> Self {
         self.max_waiters = waiters;
         self
     }
 
-    /// Sets the maximum time that a request waits for the response to another one. After it, the
-    /// request calls the handler, or receives a stale response if one may be served. Defaults to 5
-    /// seconds.
+    /// Sets the maximum time that a request waits for the response to another request. After that
+    /// time, the request calls the handler, or receives a stale response if one may be served.
+    /// Defaults to 5 seconds.
     ///
     /// A request that streams the response while it is being stored can take longer. For such
-    /// requests, the time limits how long one of them may stall the others, and for how long the
+    /// requests, this option limits how long one of them may stall the others, and how long the
     /// body is read after the last client has disconnected.
     ///
     /// The time is measured by [`runtime`](Self::runtime). Without a runtime, or with a Tokio
@@ -36,8 +37,8 @@ impl CacheLayerBuilder {
 
     /// Sets the initial and the maximum pause after a failure of the origin. Each further failure
     /// doubles the pause. Defaults to 1 second and 30 seconds, each varied by up to 10 %. An
-    /// initial pause of zero disables it; [`build`](Self::build) rejects one that exceeds the
-    /// maximum.
+    /// initial pause of zero disables pauses; [`build`](Self::build) rejects an initial pause that
+    /// exceeds the maximum.
     ///
     /// During the pause, a stale response that may be served (`stale-if-error` or
     /// `stale-while-revalidate`) is served without a call of the handler. Requests without such a

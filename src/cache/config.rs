@@ -53,7 +53,8 @@ pub(crate) struct Config {
     pub(super) filling: Arc<Budget>,
     pub(super) purges: PurgeCounts,
     pub(super) reloads: Reloads,
-    /// The maximum number of bytes left of a response that is read to its end without its client.
+    /// The maximum remaining size of a response that is read to its end without its client, in
+    /// bytes.
     pub(super) max_finish_bytes: u64,
     /// The number of responses that are being read without their clients.
     pub(super) finishing: AtomicUsize,
@@ -67,7 +68,7 @@ pub(crate) struct Config {
     pub(super) empty_bodies: EmptyBodies,
     /// The timeout of a background refresh.
     pub(super) refresh_timeout: Duration,
-    /// The maximum time that a request waits for the response to another one.
+    /// The maximum time that a request waits for the response to another request.
     pub(super) max_wait: Duration,
     pub(super) placement: Placement,
     pub(super) probes: Arc<Probes>,
@@ -82,7 +83,8 @@ pub(crate) struct Config {
 pub(super) type PolicyBy = dyn Fn(&RequestHead<'_>) -> Option<CachePolicy> + Send + Sync;
 
 impl Config {
-    /// Returns the policy of a request: from its extensions, from the function, or the default.
+    /// Returns the policy of a request: the one in its extensions, the one that the function
+    /// selects, or the default policy.
     #[inline]
     pub(super) fn policy_of<B>(&self, request: &Request<B>) -> Option<CachePolicy> {
         let own = request.extensions().get::<CachePolicy>();

@@ -30,8 +30,8 @@ impl CacheLayer {
         CacheLayerBuilder::new(store, Rules::secure())
     }
 
-    /// Returns a builder with the RFC 9111 profile, for use in front of an origin that controls
-    /// caches.
+    /// Returns a builder with the RFC 9111 profile, for use in front of an origin that sends
+    /// correct cache directives.
     ///
     /// The cache acts as a shared cache and uses the options that the RFC permits. It stores every
     /// final status except 412, 416 and 417, which depend on the fields of one request. It uses

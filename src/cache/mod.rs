@@ -9,22 +9,22 @@
 //! The cache implements RFC 9111 as a shared cache and adds callers, which the RFC does not define.
 //! A response to a request with an [`Identity`](crate::Identity) in its extensions is stored for
 //! that caller alone. If the request has a further credential, such as a cookie in addition to an
-//! API key, the entry is stored for the caller with that credential. A request with a credential
-//! (`Authorization`, `Cookie`, `X-API-Key`) and no `Identity` bypasses the cache. Apply the layer
-//! inside of the one that authenticates.
+//! API key, the entry is stored for that combination of caller and credential. A request with a
+//! credential (`Authorization`, `Cookie`, `X-API-Key`) and no `Identity` bypasses the cache. Apply
+//! the cache inside the layer that authenticates callers.
 //!
 //! # Storage
 //!
 //! By default, a response is stored if its status is 200, 203, 300, 301, 308, 404 or 410 and it has
 //! a freshness lifetime. A response is not stored if it has `no-store`, a `Set-Cookie` or
 //! `Vary: *`, or if it is incomplete. [`CachePolicy`] adds lifetimes and statuses for a route or a
-//! response. [`CacheLayer::rfc`] stores what RFC 9111 allows. A successful unsafe request
-//! invalidates its target URI for every caller; [`CacheTags`] and [`CachePurger`] remove other
-//! entries.
+//! response. [`CacheLayer::rfc`] stores everything that RFC 9111 allows. A successful unsafe
+//! request invalidates its target URI for every caller; [`CacheTags`] and [`CachePurger`] remove
+//! other entries.
 //!
 //! # Keys
 //!
-//! A cache entry belongs to the URL that the client sent, also inside of a nested router: see
+//! A cache entry belongs to the URL that the client sent, even inside a nested router: see
 //! [`ClientUri`](crate::ClientUri). Scheme, authority, path and query are part of the key as sent,
 //! except that a default port is ignored if the scheme is known. The key also includes all request
 //! fields by which a proxy or framework may select another resource: `Forwarded` without its client

@@ -18,7 +18,7 @@ impl Placed for Config {
     }
 }
 
-/// Checks a request that is forwarded to the handler, and marks it for the layers further inside.
+/// Checks a request that is forwarded to the handler, and marks the request for the inner layers.
 #[inline]
 pub(super) fn check<B>(config: &Arc<Config>, plan: &RequestPlan, request: &mut Request<B>) {
     if config.placement.is_open() {
@@ -51,7 +51,7 @@ fn check_identity(config: &Arc<Config>, extensions: &mut Extensions) {
     }
 }
 
-/// Inserts a policy into the extensions that detects its replacement inside of the cache.
+/// Inserts a policy into the extensions that detects its replacement inside the cache.
 #[cold]
 fn probe_policy(config: &Config, policy: Option<&CachePolicy>, extensions: &mut Extensions) {
     if extensions.get::<CachePolicy>().is_some() {

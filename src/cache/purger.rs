@@ -16,7 +16,7 @@ use crate::core::{identity::Identity, store_api::store_future::StoreFuture};
 ///
 /// Once a [hard](PurgeMode::Hard) purge has completed, no cache on the same store serves a matching
 /// entry, including one that was being filled during the purge. After a [soft](PurgeMode::Soft)
-/// purge, an entry is served once it has been revalidated, or if it may be served stale.
+/// purge, an entry is served only once it has been revalidated, or if it may be served stale.
 ///
 /// ```
 /// use portcullis::{cache::{CacheLayer, Purge, PurgeMode}, store::MemoryStore};
@@ -41,19 +41,20 @@ pub struct CachePurger {
 pub enum Purge {
     /// All entries of this URL, for every caller.
     ///
-    /// The URL is the one that the client sent: see [`ClientUri`](crate::ClientUri). Its authority
-    /// is that of the requests, from their target or their `Host` field. Equivalent spellings are
-    /// purged too: with or without a default port, and with unreserved characters percent-encoded
-    /// or not.
+    /// The URL is the one that the client sent: see [`ClientUri`](crate::ClientUri). The authority
+    /// of the URL must be that of the requests, which is in their target or their `Host` field.
+    /// Equivalent spellings of the URL are purged too: with or without a default port, and with
+    /// unreserved characters percent-encoded or not.
     Uri(Uri),
     /// All entries with this tag.
     Tag(String),
     /// All entries in this caller's partition.
     ///
     /// The partition is derived from the [digest](Identity::digest) of the identity, so the
-    /// identity must equal that of the requests in every part, including scopes and metadata.
+    /// identity must equal the identity of the requests in every part, including scopes and
+    /// metadata.
     Caller(Identity),
-    /// All entries in the store, of every cache.
+    /// All entries of all caches in the store.
     All,
 }
 

@@ -1,4 +1,4 @@
-//! The cache as an optional part of `Gate`, and the settings that it takes from there.
+//! The cache as an optional part of `Gate`, and the settings that it inherits from the gate.
 
 use std::sync::Arc;
 

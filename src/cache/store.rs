@@ -13,9 +13,13 @@ use crate::core::store_api::{
 
 /// A store of cache entries.
 ///
-/// A store guarantees that a lookup returns only an entry that was put under exactly that key, that
-/// it never returns a purged entry, even one that was being filled during the purge, and that its
-/// memory is bounded. The cache itself handles freshness.
+/// A store makes three guarantees:
+///
+/// - A lookup returns only an entry that was put under exactly that key.
+/// - A lookup never returns a purged entry, even one that was being filled during the purge.
+/// - The memory of the store is bounded.
+///
+/// The cache itself handles freshness.
 ///
 /// A store can evict an entry at any time, which costs a call of the handler. A store that returns
 /// an entry under another key discloses one caller's response to another. A store that returns a
@@ -24,54 +28,58 @@ use crate::core::store_api::{
 /// # Purges and fills
 ///
 /// A purge can arrive between the lookup that missed and the [`put`](CacheStore::put) of the
-/// response. Each lookup therefore returns a [`Fence`], the time of the store at that moment, and
-/// the fill passes it back. An entry is invalid if its fence is not later than a purge of its URL,
-/// its partition, one of its tags or everything: its `put` is rejected, and lookups do not find it.
+/// response. Each lookup therefore returns a [`Fence`], the store's time at that moment, and the
+/// fill passes the fence back. An entry is invalid if its fence is not later than a purge of its
+/// URL, its partition, one of its tags or everything. The `put` of an invalid entry is rejected,
+/// and lookups do not find it.
 ///
 /// # Purges of other names
 ///
 /// Each unsafe request purges its URL, so any client can purge any number of names that no entry
 /// has. **Purges of other names never remove or expire a stored entry**, regardless of their
 /// number, and the cost of a purge does not depend on the number of stored entries. The memory for
-/// purges must be bounded. A store that cannot record all recent purges may reject a fill that one
-/// of them might concern ([`PutOutcome::Purged`]); the next fill of that URL is stored.
+/// purges must be bounded. A store that cannot record all recent purges may reject a fill that an
+/// unrecorded purge might affect ([`PutOutcome::Purged`]); the next fill of that URL is stored.
 ///
-/// Two structures satisfy this. `MemoryStore` holds the exact time of the last purge for each name
-/// that a stored entry has, and records all other purges in a table of fixed size, with which only
-/// fills are compared. `RedisStore` has a token for each name that a stored entry has; a purge
-/// deletes the token and so every entry that lists it. `conformance::cache` checks both guarantees.
+/// Two designs satisfy these requirements. `MemoryStore` holds the exact time of the last purge for
+/// each name that a stored entry has. It records all other purges in a table of fixed size, which
+/// only affects fills. `RedisStore` has a token for each name that a stored entry has. A purge
+/// deletes the token, which invalidates every entry that lists it. `conformance::cache` checks
+/// these requirements.
 ///
 /// # Server-based stores
 ///
-/// Each method is one command. In `RedisStore`, the entries under [`CacheKey::full`] are one hash
-/// with fields for each variant. Recent purges are a sorted set of names by the server's time. All
-/// are in the slot of the tokens. `get` is a script that compares an entry with its tokens; `put`,
-/// `touch` and `purge` are one script each, and `lease` sets a key unless it exists. A Cluster has
-/// several such slots, selected by [`CacheKey::uri`]; a purge by tag or partition is sent to each.
+/// In a store on a server, each method is one command. In `RedisStore`, the entries under
+/// [`CacheKey::full`] are one hash with fields for each variant. Recent purges are a set of names,
+/// sorted by the server's time. The hashes and the set are in the same slot as the tokens. `get` is
+/// a script that compares an entry with its tokens; `put`, `touch` and `purge` are one script each,
+/// and `lease` sets a key unless it exists. A Cluster has several such slots, selected by
+/// [`CacheKey::uri`]; a purge by tag or partition is sent to each.
 ///
-/// An entry is stored as [`StoredResponse::encode_head`] and its body, and the fields that it
-/// varies by as [`VarySpec::to_bytes`]. A value that cannot be decoded is [`Found::Nothing`] rather
-/// than an error: the next fill replaces it.
+/// An entry is stored as the output of [`StoredResponse::encode_head`] and the body. The fields
+/// that it varies by are stored as the output of [`VarySpec::to_bytes`]. For a value that cannot be
+/// decoded, a lookup returns [`Found::Nothing`] rather than an error: the next fill replaces the
+/// value.
 pub trait CacheStore: Send + Sync + 'static {
-    /// Returns the secret keys for key digests. They must be equal in all processes that share the
-    /// store.
+    /// Returns the secrets with which key digests are keyed. All processes that share the store
+    /// must have the same secrets.
     fn keys(&self) -> &StoreKeys;
 
     /// Looks up the entry under a key that matches the request.
     ///
-    /// A store with several variants under the key selects one by [`Selection::variant`]. A store
-    /// that does not know the fields that the entries vary by, and assumed others, returns
+    /// A store with several variants under the key selects one by [`Selection::variant`]. If a
+    /// store assumed other fields than those that the entries vary by, it returns
     /// [`Found::Varies`]; the cache then repeats the lookup with [`Selection::hint`] set.
     fn get(&self, key: &CacheKey, selection: &Selection<'_>) -> StoreFuture<Lookup>;
 
-    /// Stores an entry. Replaces one with the same key and variant.
+    /// Stores an entry, and replaces any entry with the same key and variant.
     fn put(&self, put: Put) -> StoreFuture<PutOutcome>;
 
     /// Replaces the head of an entry and leaves its body unchanged, if the entry still has the
     /// given stamp. Returns `true` if the head was replaced.
     fn touch(&self, touch: Touch) -> StoreFuture<bool>;
 
-    /// Purges every entry that one of the targets names, and no other.
+    /// Purges every entry that matches one of the targets, and no other entry.
     ///
     /// Once the future has completed, no later lookup returns such an entry, not even after a
     /// [`put`](CacheStore::put) whose lookup preceded the purge.
@@ -80,9 +88,10 @@ pub trait CacheStore: Send + Sync + 'static {
     /// Returns `true` if an entry that is being filled has been purged, hard or soft, since the
     /// lookup that returned the fence.
     ///
-    /// The cache calls it before it streams a response to a further request while the response is
-    /// still being stored. `entry` has the names by which it is purged, and no body. The default
-    /// implementation returns `true`: such requests then wait until the entry is stored.
+    /// The cache calls this method before it streams a response to a further request while the
+    /// response is still being stored. `entry` contains the names by which it is purged, but no
+    /// body. The default implementation returns `true`: such requests then wait until the entry is
+    /// stored.
     fn is_purged_since(
         &self,
         key: &CacheKey,
@@ -95,7 +104,7 @@ pub trait CacheStore: Send + Sync + 'static {
 
     /// Tries to acquire the lease on filling an entry, among all processes that share the store.
     ///
-    /// The default implementation returns [`Lease::Unsupported`]. It suits a store that only one
+    /// The default implementation returns [`Lease::Unsupported`]. This suits a store that only one
     /// process uses, because the cache collapses requests within a process.
     fn lease(&self, key: &CacheKey, at_most: Duration) -> StoreFuture<Lease> {
         let _ = (key, at_most);
@@ -109,8 +118,8 @@ pub trait CacheStore: Send + Sync + 'static {
     }
 
     /// Returns `true` if the store applies a timeout to each call. The cache then applies its own
-    /// only if [`store_timeout`](crate::cache::CacheLayerBuilder::store_timeout) is set. The
-    /// default implementation returns `false`.
+    /// timeout only if [`store_timeout`](crate::cache::CacheLayerBuilder::store_timeout) is set.
+    /// The default implementation returns `false`.
     fn has_timeout(&self) -> bool {
         false
     }
@@ -159,14 +168,15 @@ impl<S: CacheStore + ?Sized> CacheStore for Arc<S> {
     }
 }
 
-/// The time of the store at a lookup, to be compared with purges.
+/// The store's time at a lookup, for comparison with purges.
 ///
-/// It is any number that increases with each purge: a counter in one process, or the server's time
-/// in microseconds. An entry is valid if its fence is later than each purge.
+/// The value is any number that increases with each purge: a counter in one process, or the
+/// server's time in microseconds. An entry is valid if its fence is later than every purge that
+/// matches the entry.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Fence(pub u64);
 
-/// The revision of an entry. Each `put` and `touch` of a key and variant creates another one.
+/// The revision of an entry. Each `put` and `touch` of a key and variant creates another revision.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Stamp(pub u64);
 
@@ -176,7 +186,7 @@ pub struct Stamp(pub u64);
 pub struct Lookup {
     /// The time of the lookup, on the store's clock.
     pub fence: Fence,
-    /// The result.
+    /// The entry that the lookup found, if any.
     pub found: Found,
 }
 
@@ -204,8 +214,8 @@ pub enum Found {
         entry: Arc<StoredResponse>,
         /// Its revision.
         stamp: Stamp,
-        /// `true` if a soft purge has occurred since it was stored: it must be revalidated before
-        /// it is served.
+        /// `true` if a soft purge has occurred since the entry was stored. Such an entry must be
+        /// revalidated before it is served.
         expired: bool,
     },
 }
@@ -235,15 +245,16 @@ pub struct Put {
     pub entry: Arc<StoredResponse>,
     /// The fence of the lookup that preceded the fill.
     pub fence: Fence,
-    /// The time for which the store retains it.
+    /// The time for which the store retains the entry.
     pub retain: Duration,
-    /// The maximum number of variants under the key, this one included. The oldest is evicted
-    /// first.
+    /// The maximum number of variants under the key, this one included. The oldest variant is
+    /// evicted first.
     pub max_variants: usize,
 }
 
 impl Put {
-    /// Creates a request to store an entry for this time, with at most 16 variants under its key.
+    /// Creates a request to store an entry for the time `retain`, with at most 16 variants under
+    /// its key.
     pub fn new(key: CacheKey, entry: Arc<StoredResponse>, fence: Fence, retain: Duration) -> Self {
         Self {
             key,
@@ -286,7 +297,7 @@ pub struct Touch {
     pub stamp: Stamp,
     /// The fence of the lookup that preceded the revalidation.
     pub fence: Fence,
-    /// The time for which the store retains it, from now.
+    /// The time for which the store retains the entry, from now.
     pub retain: Duration,
 }
 
@@ -330,9 +341,9 @@ pub enum PurgeMode {
     Hard,
     /// Marks the entries as stale, so that they are revalidated before they are served.
     ///
-    /// A stale entry is served without revalidation only if it permits that: during its
+    /// A stale entry is served without revalidation only if its directives permit that: during its
     /// revalidation by the next request (`stale-while-revalidate`), or instead of an error
-    /// (`stale-if-error`). Neither period is longer than without the purge.
+    /// (`stale-if-error`). The purge does not extend either period.
     Soft,
 }
 
@@ -344,10 +355,10 @@ pub enum Lease {
     Leader(LeaseToken),
     /// Another process has the lease, and is expected to finish within this time.
     Busy(Duration),
-    /// The store has no leases.
+    /// The store does not support leases.
     Unsupported,
 }
 
-/// Proof of a lease, for its release.
+/// Proof that the caller has a lease, for releasing it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LeaseToken(pub u64);

@@ -1,4 +1,4 @@
-//! Tags: names by which a handler purges many entries at once.
+//! Tags: names by which an application purges many entries at once.
 
 use std::sync::Arc;
 
@@ -9,7 +9,7 @@ pub(super) const TAGS_MAX: usize = 64;
 /// The maximum length of a tag. A longer one is ignored.
 const TAG_BYTES_MAX: usize = 1_024;
 
-/// The tags of a response. A handler inserts them into the extensions of its response.
+/// The tags of a response. A handler inserts this value into the extensions of its response.
 ///
 /// A handler can also list tags in `Surrogate-Key` (separated by spaces) or `Cache-Tag` (separated
 /// by commas). The cache removes these fields from the response.

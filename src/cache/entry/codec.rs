@@ -1,7 +1,7 @@
 //! The serialized form of a stored response.
 //!
-//! Stored bytes are untrusted: they are rejected as corrupt unless they are, byte for byte, what
-//! this version wrote. All numbers are little-endian.
+//! Stored bytes are untrusted: they are rejected as corrupt unless this version could have written
+//! exactly these bytes. All numbers are little-endian.
 //!
 //! ```text
 //! head   form u8 | checksum of all that follows u64 | body length u32 | body checksum u64
@@ -51,11 +51,11 @@ const BODY_BYTES_MAX: usize = 1 << 30;
 const FLAGS: [u8; 4] = [1, 2, 4, 8];
 
 impl StoredResponse {
-    /// Serializes everything but the body, for a store on a server that replaces heads
+    /// Serializes everything except the body, for a store on a server that replaces heads
     /// ([`CacheStore::touch`](crate::cache::CacheStore::touch)) without their bodies.
     ///
     /// Returns `None` if the response exceeds the limits of [`decode`](Self::decode): 512 fields, a
-    /// head of 256 KiB, a body of 1 GiB. A store then returns
+    /// head of 256 KiB, and a body of 1 GiB. A store then returns
     /// [`PutOutcome::TooLarge`](crate::store::backend::PutOutcome::TooLarge).
     pub fn encode_head(&self) -> Option<Vec<u8>> {
         if self.body.len() > BODY_BYTES_MAX {
@@ -123,9 +123,9 @@ impl StoredResponse {
     ///
     /// # Errors
     ///
-    /// [`StoreErrorKind::Corrupt`] if the bytes are not what this version wrote, or belong to
-    /// another body. A store treats this as a miss rather than a failure: the next fill replaces
-    /// the entry.
+    /// Returns [`StoreErrorKind::Corrupt`] if this version did not write the bytes, or if they
+    /// belong to another body. A store treats this as a miss rather than a failure: the next fill
+    /// replaces the entry.
     pub fn decode(head: Bytes, body: Bytes) -> Result<Self, StoreError> {
         decode(head, body).ok_or_else(|| StoreErrorKind::Corrupt.into())
     }
@@ -157,7 +157,7 @@ impl StoredResponse {
     ///
     /// # Errors
     ///
-    /// [`StoreErrorKind::Corrupt`] if the bytes are not what this version wrote. A store treats
+    /// Returns [`StoreErrorKind::Corrupt`] if this version did not write the bytes. A store treats
     /// this as a miss rather than a failure: the next fill replaces the entry.
     pub fn from_bytes(bytes: Bytes) -> Result<Self, StoreError> {
         let mut whole = BinaryReader::new(bytes);
@@ -178,7 +178,7 @@ impl VarySpec {
     ///
     /// # Errors
     ///
-    /// [`StoreErrorKind::Corrupt`] if the bytes are not the names of at most 8 fields.
+    /// Returns [`StoreErrorKind::Corrupt`] if the bytes are not the names of at most 8 fields.
     pub fn from_bytes(bytes: &[u8]) -> Result<Self, StoreError> {
         let names = bytes
             .split(|byte| *byte == b',')
@@ -306,8 +306,8 @@ impl Outside {
     }
 }
 
-/// Detects damage, not tampering: anyone that can write to a store can compute it. The feature
-/// `encryption` detects tampering.
+/// The checksum detects damage, not tampering: anyone who can write to a store can compute it. The
+/// feature `encryption` detects tampering.
 pub(crate) fn checksum(bytes: &[u8]) -> u64 {
     SipHasher13::new_with_key(b"portcullis-v1 ck")
         .hash(bytes)

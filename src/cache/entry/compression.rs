@@ -12,23 +12,23 @@ use crate::cache::builder::CacheLayerBuilder;
 const LEVEL: u32 = 4;
 
 impl CacheLayerBuilder {
-    /// Stores responses of the shared partition gzip-compressed if their body has at least this
-    /// many bytes (feature `compression`). Off by default; zero counts as 1.
+    /// Sets the minimum size, in bytes, of bodies in the shared partition that are stored
+    /// gzip-compressed (feature `compression`). Compression is off by default; zero counts as 1.
     ///
-    /// Text, JSON, scripts and similar types are compressed if that makes them at least an eighth
-    /// shorter. A response is not compressed if it has a content coding, varies by
+    /// Text, JSON, scripts and similar types are compressed if compression makes them at least an
+    /// eighth shorter. A response is not compressed if it has a content coding, varies by
     /// `Accept-Encoding`, has `no-transform`, or has a digest of its content.
     ///
     /// A client that accepts gzip receives the compressed body with `Content-Encoding` and a weak
     /// `ETag`. For other clients, and for range requests, the body is decompressed. All of these
     /// responses, including the first one, have `Vary: Accept-Encoding`.
     ///
-    /// Responses for one caller alone are never compressed: the compressed length would disclose
-    /// information about the content, even with encryption.
+    /// A response that is stored for one caller alone is never compressed: the compressed length
+    /// would disclose information about the content, even with encryption.
     ///
     /// A response is compressed in a background task after it has been sent to its client, and
-    /// decompressed during the request that needs it. For bodies of a megabyte, either takes
-    /// milliseconds of a worker's time.
+    /// decompressed during the request that needs it. For a body of one megabyte, either operation
+    /// takes milliseconds of a worker's time.
     ///
     /// ```
     /// use portcullis::{cache::CacheLayer, store::MemoryStore};

@@ -29,7 +29,7 @@ const FIELD_BYTES: usize = 160;
 
 /// A stored response: status, header fields, body, and cache metadata.
 ///
-/// It is immutable. An in-memory store stores it unchanged. A store on a server stores
+/// It is immutable. An in-memory store holds it unchanged. A store on a server stores
 /// [`StoredResponse::encode_head`] and [`StoredResponse::body`] separately, or both as one value
 /// ([`StoredResponse::to_bytes`]).
 #[derive(Clone)]
@@ -107,12 +107,13 @@ impl StoredResponse {
         OVERHEAD_BYTES + fields + keys + sealed + self.body.len()
     }
 
-    /// Returns the entry to pass to an inner store in place of this one, for a store that
-    /// transforms the bytes, for example by encryption.
+    /// Returns a sealed entry, which a store that transforms the bytes, for example by encryption,
+    /// passes to its inner store in place of this entry.
     ///
     /// `head` replaces [`StoredResponse::encode_head`], and `body` replaces the body. In addition,
     /// the inner store receives the data that it needs: the variant, the names of the fields that
-    /// select it, and the digests of partition and tags. The cache never serves a sealed entry.
+    /// select it, and the digests of the partition and the tags. The cache never serves a sealed
+    /// entry.
     #[must_use]
     pub fn seal(&self, head: Bytes, body: Bytes) -> Self {
         Self {
@@ -138,9 +139,9 @@ impl StoredResponse {
         }
     }
 
-    /// Returns the body in the store, if this entry was opened.
+    /// Returns the transformed body that is in the store, if this entry was [opened](Self::open).
     ///
-    /// A head that replaces the current one is stored with that body:
+    /// A head that replaces the current head is stored with that body:
     /// [`CacheStore::touch`](crate::cache::CacheStore::touch) leaves the body unchanged.
     pub fn sealed_body(&self) -> Option<&Bytes> {
         match self.seal.as_deref() {
@@ -149,13 +150,14 @@ impl StoredResponse {
         }
     }
 
-    /// Returns the original of a sealed entry, from its head and body before
+    /// Returns the original of a sealed entry, given the head and the body that it had before
     /// [`StoredResponse::seal`].
     ///
     /// # Errors
     ///
-    /// [`StoreErrorKind::Corrupt`](crate::StoreErrorKind::Corrupt) if they are not what this
-    /// version wrote, or differ from this entry in variant, partition or tags.
+    /// Returns [`StoreErrorKind::Corrupt`](crate::StoreErrorKind::Corrupt) if this version did not
+    /// write the head and the body, or if they differ from this entry in variant, partition or
+    /// tags.
     pub fn open(&self, head: Bytes, body: Bytes) -> Result<Self, StoreError> {
         let opened = Self::decode(head, body)?;
         let outside = (self.variant, &self.vary, self.partition, &self.tags);

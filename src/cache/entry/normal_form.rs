@@ -39,8 +39,8 @@ pub(super) fn is_authority(own: &[u8]) -> bool {
     !matches!(own, [.., b':' | b'0'..=b'9']) || authority(own).len() == own.len()
 }
 
-/// Returns `true` if a text contains a byte. It compares eight bytes at a time: parts of a URL are
-/// too short for wider comparisons.
+/// Returns `true` if a text contains a byte. The function compares eight bytes at a time: parts of
+/// a URL are too short for wider comparisons.
 #[inline]
 pub(super) fn has_byte(text: &[u8], wanted: u8) -> bool {
     let Some(last) = text.last_chunk() else {

@@ -27,10 +27,10 @@ pub(crate) enum Conclusion<B: Body> {
     /// Its body is read and stored first. The client is then served from the store, as are the
     /// waiters.
     Read(Exchange, CacheBody<B>, Wait),
-    /// It is unusable. The handler is called again, with another form of the request.
+    /// The response is unusable. The handler is called again with another form of the request.
     AskAgain(Exchange),
-    /// Another response was stored during the call of the handler. It is looked up first, as this
-    /// one may invalidate it.
+    /// Another response was stored during the call of the handler. That response is looked up first
+    /// because this one may invalidate it.
     LookUp(Exchange, Response<B>, StoreFuture<Lookup>),
     /// The origin failed. The stale response is served, if it is still stored.
     StandIn(StandIn, Response<CacheBody<B>>),

@@ -34,7 +34,7 @@ pub(crate) struct StandIn {
 }
 
 impl StandIn {
-    /// Looks the stale response up again, to see that it is still stored.
+    /// Looks the stale response up again, to check that it is still stored.
     pub(crate) fn look_up(&self) -> StoreFuture<Lookup> {
         let config = &self.exchange.config;
         let Some(stale) = self.asked.look.stale() else {

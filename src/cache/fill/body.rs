@@ -31,9 +31,9 @@ pin_project! {
     /// The response body of the cache middleware.
     ///
     /// A body from the handler streams frame by frame, trailers included, and is copied into the
-    /// store if it is storable. While other requests wait for it, they stream the same bytes. The
-    /// body is then read at the handler's pace, independently of its own client, up to the maximum
-    /// size of a stored body. The default is an empty body.
+    /// store if it is storable. Requests that wait for the response stream the same bytes. While
+    /// there are such requests, the body is read at the handler's pace, independently of its own
+    /// client, up to the maximum size of a stored body. The `Default` value is an empty body.
     ///
     /// Errors of the handler's body are returned unchanged. A body that streams the response of
     /// another request ends with [`InterruptedError`](crate::cache::body::InterruptedError) if that

@@ -13,8 +13,8 @@ const NUMBER: u64 = u32::MAX as u64;
 /// Distinguishes the mark of a stored key from that of a response.
 const STORED: u64 = 0x9e37_79b9_7f4a_7c15;
 
-/// Numbers the responses, and records the newest completed one of each cache key, in a table of
-/// fixed size. A key whose slot was taken by another one counts as a key without a completed
+/// Numbers the responses, and records the newest completed response of each cache key, in a table
+/// of fixed size. A key whose slot was taken by another key counts as a key without a completed
 /// response.
 pub(crate) struct Order {
     next: AtomicU64,

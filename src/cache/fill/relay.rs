@@ -22,10 +22,10 @@ use crate::cache::{
 
 /// The error of a response body that ends before the response is complete.
 ///
-/// A [collapsed](crate::guide::caching#collapsing) request streams the response of another one
-/// while it is being stored. If the origin's body fails, or is dropped before its end, every such
-/// stream ends with this error. The server then aborts the exchange, so no client mistakes a
-/// truncated response for a complete one.
+/// A [collapsed](crate::guide::caching#collapsing) request streams the response to another request
+/// while that response is being stored. If the origin's body fails, or is dropped before its end,
+/// every such stream ends with this error. The server then aborts the exchange, so no client
+/// mistakes a truncated response for a complete one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the response was interrupted before it was complete")]
 #[non_exhaustive]
@@ -63,7 +63,7 @@ pub(super) struct RelayState {
 pub(super) enum Retention {
     /// All frames: the fill retains them.
     Retained(Arc<Open>),
-    /// The response is not stored. The frames that a reader has still to take.
+    /// The frames that a reader has still to take. The response is not stored.
     Passing(Window),
     /// The whole body, which is complete.
     Stored(Bytes),

@@ -139,7 +139,7 @@ impl Flights {
         self.landed.load(Ordering::Acquire)
     }
 
-    /// Counts a response that was stored outside of a flight.
+    /// Counts a response that was stored outside a flight.
     pub(crate) fn count_stored(&self) {
         self.landed.fetch_add(1, Ordering::AcqRel);
     }
@@ -160,7 +160,7 @@ impl Flights {
 /// it is not possible.
 pub(super) type Pump = Arc<dyn Fn() -> bool + Send + Sync>;
 
-/// A call of the handler for which other requests wait.
+/// A call of the handler that other requests wait for.
 type FillFlight = Flight<Landing, Mutex<Streaming>>;
 
 /// The body of a storable response on its way to the store.
@@ -271,7 +271,7 @@ pub(crate) struct Wait {
 }
 
 impl Wait {
-    /// Waits for the landing of a flight alone.
+    /// Waits only for the landing of a flight.
     fn of(flights: &Arc<Flights>, key: LongStoreKey, flight: &Arc<FillFlight>) -> Self {
         Self {
             flights: Arc::clone(flights),

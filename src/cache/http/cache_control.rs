@@ -268,8 +268,7 @@ fn for_each_directive(line: &[u8], mut take: impl FnMut(&[u8], Option<&[u8]>)) {
     }
 }
 
-/// Returns the end of the first member of a list: a comma outside of quotes, or the end of the
-/// list.
+/// Returns the end of the first member of a list: a comma outside quotes, or the end of the list.
 pub(super) fn member_end(list: &[u8]) -> usize {
     let (mut quoted, mut escaped) = (false, false);
     for (at, byte) in list.iter().enumerate() {
@@ -284,7 +283,7 @@ pub(super) fn member_end(list: &[u8]) -> usize {
     list.len()
 }
 
-/// Returns `true` if a line ends inside of a quoted string.
+/// Returns `true` if a line ends inside a quoted string.
 fn leaves_quotes_open(line: &[u8]) -> bool {
     let (mut quoted, mut escaped) = (false, false);
     for byte in line {

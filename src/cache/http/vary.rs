@@ -62,7 +62,7 @@ impl VarySpec {
         self.names.as_deref().unwrap_or_default()
     }
 
-    /// Returns `true` if the response is the same for all requests.
+    /// Returns `true` if there are no fields: the response is the same for all requests.
     pub fn is_empty(&self) -> bool {
         self.names.is_none()
     }
@@ -84,7 +84,7 @@ impl VariantId {
         Self(StoreKey::from_bytes(bytes))
     }
 
-    /// Returns the digest, for use in names of the store.
+    /// Returns the digest, for use in the names of a store's keys.
     pub fn as_bytes(&self) -> &[u8; 16] {
         self.0.as_bytes()
     }

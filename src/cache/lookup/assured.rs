@@ -16,7 +16,7 @@ use crate::{
 };
 
 /// Completes a store request in the background if the returned future is dropped, and calls `then`
-/// with the reply. If the future is polled to its end, `then` is not called.
+/// with the reply. If the future is polled to completion, `then` is not called.
 pub(crate) fn assured<T: Send + 'static>(
     config: &Arc<Config>,
     reply: StoreFuture<T>,

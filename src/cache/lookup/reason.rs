@@ -2,9 +2,9 @@
 
 /// The reason that a response was not served from the store, or was not stored.
 ///
-/// It is part of the request's record, and is sent as the `detail` parameter of `Cache-Status`. It
-/// reveals the configuration and the fields of the handler's response, never the requests of other
-/// callers.
+/// The reason is part of the request's record and is sent as the `detail` parameter of
+/// `Cache-Status`. It reveals the configuration and the fields of the handler's response, never the
+/// requests of other callers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum CacheReason {
@@ -24,7 +24,8 @@ pub enum CacheReason {
     EventStream,
     /// The request has a field that overrides its method.
     MethodOverride,
-    /// The request's `Connection` field names a field that is removed before it is forwarded.
+    /// The request's `Connection` field lists a field that is removed before the request is
+    /// forwarded.
     ConnectionOption,
     /// The request's host is missing, occurs twice, or contradicts its target.
     Authority,
@@ -32,7 +33,7 @@ pub enum CacheReason {
     Range,
     /// A precondition or an `Expect` field of the request failed.
     Condition,
-    /// A `Cache-Control` directive of the request prevents it.
+    /// A `Cache-Control` directive of the request prevents serving or storing the response.
     RequestDirective,
     /// The client requested a newer response, but the limit of reloads is reached.
     Reloaded,
@@ -76,12 +77,12 @@ pub enum CacheReason {
     Trailers,
     /// The store failed.
     Store,
-    /// The origin failed recently. It is called again after a pause.
+    /// The origin failed recently, and is called again after a pause.
     Backoff,
 }
 
 impl CacheReason {
-    /// Returns the name of the reason, a token. It is the value of `detail` in `Cache-Status`.
+    /// Returns the name of the reason, which is the value of `detail` in `Cache-Status`.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Method => "method",

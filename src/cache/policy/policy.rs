@@ -9,14 +9,16 @@ use crate::cache::http::field_names::FieldNames;
 
 /// Caching options of one route or one response.
 ///
-/// In the extensions of a request, inserted by a layer around the cache, a policy applies to the
-/// route. Requests without one have the policy that
+/// A layer around the cache can insert a policy into the extensions of a request. Such a policy
+/// applies to the route. Requests without a policy have the one that
 /// [`CacheLayerBuilder::policy_with`](crate::cache::CacheLayerBuilder::policy_with) selects, or
-/// else that of [`CacheLayerBuilder::policy`](crate::cache::CacheLayerBuilder::policy). In the
-/// extensions of a response, inserted by the handler, a policy applies to that response and has
-/// priority over the route's. An option that is not set leaves the cache's default unchanged.
+/// else that of [`CacheLayerBuilder::policy`](crate::cache::CacheLayerBuilder::policy). A handler
+/// can insert a policy into the extensions of a response. Such a policy applies to that response
+/// and has priority over the route's policy. An option that is not set leaves the cache's default
+/// unchanged.
 ///
-/// A policy on a response is not stored with it. A handler that sets one repeats it on a `304`.
+/// A policy on a response is not stored with it. A handler that sets a policy must repeat it on a
+/// `304`.
 ///
 /// ```
 /// use std::time::Duration;
@@ -49,7 +51,7 @@ impl Clone for CachePolicy {
             None => Self {
                 options: Arc::clone(&self.options),
             },
-            // A clone has another address and replaces nothing.
+            // A clone has another address, so it must not have the probe.
             Some(_) => self.with_probe(None),
         }
     }
@@ -96,33 +98,35 @@ impl CachePolicy {
         Self::default()
     }
 
-    /// Bypasses the cache. On a request, the request is forwarded to the handler; on a response,
-    /// the response is not stored. Off by default.
+    /// Bypasses the cache. A request with this policy is forwarded to the handler; a response with
+    /// this policy is not stored. The cache is not bypassed by default.
     pub fn off(self) -> Self {
         self.with(|options| options.off = true)
     }
 
-    /// On a request: sets whether responses with `public` or `s-maxage` are shared among callers.
-    /// Defaults to the option of the cache.
+    /// Sets whether responses with `public` or `s-maxage` are shared among callers. Defaults to the
+    /// cache's option of the same name. Only a policy on a request has this effect.
     pub fn share_public_responses(self, share: bool) -> Self {
         self.with(|options| options.share_public_responses = Some(share))
     }
 
-    /// On a request: stores a separate entry for each combination of values of these fields,
-    /// regardless of `Vary`. None are set by default.
+    /// Stores a separate entry for each combination of values of these request fields, regardless
+    /// of `Vary`. There are no such fields by default. Only a policy on a request has this effect.
     pub fn vary_by(self, fields: impl IntoIterator<Item = HeaderName>) -> Self {
         self.with(|options| options.vary_by = fields.into_iter().collect())
     }
 
-    /// Sets the freshness lifetime of responses that state none. Not set by default.
+    /// Sets the freshness lifetime of responses that state none. There is no such lifetime by
+    /// default.
     ///
     /// It applies to `200`, `203` and `206`, and to statuses that
     /// [`cache_status_code`](Self::cache_status_code) lists. A lifetime that a response states
-    /// takes priority, even zero: `max-age`, `s-maxage`, `Expires` (even an invalid one), or a
-    /// targeted field. The default TTL takes priority over heuristic freshness.
+    /// takes priority, even if it is zero. A response states a lifetime with `max-age`, `s-maxage`,
+    /// `Expires` (even an invalid one), or a targeted field. The default TTL takes priority over
+    /// heuristic freshness.
     ///
-    /// The TTL makes no response storable that its directives forbid. A response with `no-store` is
-    /// not stored, one with `private` only for its caller, and one with `no-cache` only if it has a
+    /// The TTL does not override directives that forbid storage. A response with `no-store` is not
+    /// stored, one with `private` only for its caller, and one with `no-cache` only if it has a
     /// validator, in which case it is revalidated at each use. The TTL does not apply to a response
     /// that affects a single client, such as one with `Set-Cookie`. `must-revalidate`,
     /// `stale-while-revalidate` and `stale-if-error` keep their meaning and count from the end of
@@ -131,18 +135,18 @@ impl CachePolicy {
     /// Like `max-age`, the TTL is in whole seconds and counts from when the response was generated,
     /// so its `Age` is subtracted. Zero makes the response stale immediately.
     ///
-    /// If the policies of both the response and the route set a TTL of either kind, that of the
+    /// If the policies of both the response and the route set a TTL of either kind, the TTL of the
     /// response applies.
     pub fn default_ttl(self, ttl: Duration) -> Self {
         self.with(|options| options.default_ttl = Some(ttl))
     }
 
-    /// Sets the freshness lifetime of responses, regardless of the lifetime that they state. Not
-    /// set by default.
+    /// Sets the freshness lifetime of responses, regardless of the lifetime that they state. There
+    /// is no such lifetime by default.
     ///
     /// It applies to the same responses as [`default_ttl`](Self::default_ttl), and takes priority
-    /// over it in the same policy. All other restrictions of a response remain in force. Its fields
-    /// reach the client unchanged.
+    /// over it in the same policy. All other restrictions of a response remain in force. The fields
+    /// of the response reach the client unchanged.
     pub fn override_ttl(self, ttl: Duration) -> Self {
         self.with(|options| options.override_ttl = Some(ttl))
     }
@@ -162,17 +166,17 @@ impl CachePolicy {
         self.with(|options| options.collapse = Some(collapse))
     }
 
-    /// Stores responses with this status too, and limits their freshness lifetime to `at_most`.
-    /// None are listed by default.
+    /// Stores responses with this status too, and limits their freshness lifetime to `at_most`. No
+    /// statuses are listed by default.
     ///
     /// A response that states no lifetime has that of [`default_ttl`](Self::default_ttl), or
-    /// `at_most` if none is set. A longer lifetime is reduced to `at_most`, including one of
+    /// `at_most` if none is set. A longer lifetime is reduced to `at_most`, even if it is set by
     /// [`override_ttl`](Self::override_ttl).
     ///
-    /// A stored error is served to every caller that shares the entry. Limit it to seconds, and
-    /// list only statuses that no client can cause for others, as it could with a request that is
-    /// too long or has a wrong credential. Responses to the condition or range of one request (304,
-    /// 412, 416, 417) are never stored.
+    /// A stored error is served to every caller that shares the entry. Limit its lifetime to
+    /// seconds, and list only statuses that no client can cause for other clients. For example, a
+    /// client can cause some errors with a request that is too long or has a wrong credential.
+    /// Responses to the condition or range of one request (304, 412, 416, 417) are never stored.
     pub fn cache_status_code(self, status: StatusCode, at_most: Duration) -> Self {
         self.with(|options| {
             options.statuses.retain(|(kept, _)| *kept != status);
@@ -180,16 +184,17 @@ impl CachePolicy {
         })
     }
 
-    /// On a request: treats these fields as credentials, and no others. If a response depends on
-    /// the caller by a field that is not listed, it is served to other callers. Defaults to the
-    /// credential fields of the cache.
+    /// Treats these request fields, and no others, as credentials. If a response depends on the
+    /// caller through a field that is not listed, the response is served to other callers. Defaults
+    /// to the credential fields of the cache. Only a policy on a request has this effect.
     pub fn credentials(self, fields: impl IntoIterator<Item = HeaderName>) -> Self {
         self.with(|options| options.credentials = Some(fields.into_iter().collect()))
     }
 
-    /// On a request: retains only these query parameters, in their original order. All others are
-    /// removed, also for the handler, so that a response cannot depend on a parameter that is not
-    /// part of the key. All parameters are retained by default.
+    /// Retains only these query parameters, in their original order. All other parameters are
+    /// removed before the handler is called, so that a response cannot depend on a parameter that
+    /// is not part of the key. All parameters are retained by default. Only a policy on a request
+    /// has this effect.
     ///
     /// Names are compared exactly as sent, and parameters are separated by `&`. To purge by URL,
     /// omit the removed parameters. Extensions that were derived from the original URL are

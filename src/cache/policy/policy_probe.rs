@@ -1,5 +1,5 @@
-//! Detects a policy that is inserted into a request's extensions inside of the cache, where it has
-//! no effect.
+//! Detects a policy that is inserted into a request's extensions inside the cache, where the policy
+//! has no effect.
 
 use std::{
     ptr,
@@ -11,7 +11,7 @@ use std::{
 
 use crate::core::{error::ConfigError, notice};
 
-/// The number of requests that are probed.
+/// The maximum number of probed requests.
 const PROBED_MAX: u32 = 256;
 
 /// The probes of one cache.
@@ -38,7 +38,7 @@ impl Probes {
     }
 }
 
-/// Detects the replacement of the policy that it belongs to.
+/// Detects that the policy with this probe is replaced.
 ///
 /// Extensions drop a value in place, together with all others. A value that another one replaces is
 /// moved out first, and dropped at another address.
