@@ -22,12 +22,14 @@ use crate::{
 /// client ─> access log ─> limits by address ─> API keys ─> limits by caller ─> cache ─> service
 /// ```
 ///
-/// The order matters. A cache outside of authentication sends the response of one caller to
-/// another. Rate limits inside of it do not limit guesses of keys. An access log inside of either
-/// does not see the requests that they reject. `ServiceBuilder` and `Router::layer` apply layers in
-/// opposite orders, so the same list is right in one and wrong in the other; a gate has one order.
+/// The order matters. A cache outside authentication sends the response of one caller to another.
+/// Rate limits inside authentication do not limit guesses of keys. An access log inside another
+/// layer does not record the requests that this layer rejects. `ServiceBuilder` and `Router::layer`
+/// apply layers in opposite orders, so a list that is right for one is wrong for the other. A gate
+/// has one order.
 ///
-/// [`Gate::build`] validates the whole, and returns a [`GateLayer`]: a Tower layer.
+/// [`Gate::build`] validates the combination of layers and returns a [`GateLayer`], which is a
+/// Tower layer.
 ///
 /// ```
 /// use portcullis::{
@@ -58,8 +60,9 @@ use crate::{
 ///
 /// # Layers from a configuration file
 ///
-/// Each method takes a layer or an `Option` of one, and no type depends on the layers that are
-/// present. A file can switch layers on and off, and gates with different layers fit in one list:
+/// Each of these methods takes a layer or an `Option` of a layer. No type depends on which layers
+/// are present. A configuration file can therefore switch layers on and off, and gates with
+/// different layers can be in one list:
 ///
 /// ```
 /// use portcullis::{
@@ -112,28 +115,30 @@ impl Gate {
         Self::default()
     }
 
-    /// Sets or removes the access log: one record for each request, rejected ones included. None by
-    /// default.
+    /// Sets or removes the access log, which writes one record for each request, including rejected
+    /// requests. There is no access log by default.
     pub fn access_log(mut self, log: impl IntoOptionalLayer<AccessLogLayer>) -> Self {
         self.stages.access_log = log.into_optional_layer();
         self
     }
 
-    /// Sets or removes the rate limits that apply before authentication, to each client address.
-    /// None by default.
+    /// Sets or removes the rate limits that apply to each client address before authentication.
+    /// There are no such limits by default.
     pub fn rate_limit_by_address(mut self, limits: impl IntoOptionalLayer<RateLimitLayer>) -> Self {
         self.stages.by_address = limits.into_optional_layer();
         self
     }
 
-    /// Sets or removes the layer that authenticates callers by their API keys. None by default.
+    /// Sets or removes the layer that authenticates callers by their API keys. There is no such
+    /// layer by default.
     pub fn api_keys(mut self, keys: impl IntoOptionalLayer<ApiKeyLayer>) -> Self {
         self.stages.api_keys = keys.into_optional_layer();
         self
     }
 
-    /// Sets or removes the rate limits that apply after authentication, to each caller, by its tier
-    /// if the limits have tiers. None by default.
+    /// Sets or removes the per-caller rate limits that apply after authentication. If the limits
+    /// define tiers, the caller's tier determines which limits apply. There are no such limits by
+    /// default.
     pub fn rate_limit_by_identity(
         mut self,
         limits: impl IntoOptionalLayer<RateLimitLayer>,
@@ -142,17 +147,17 @@ impl Gate {
         self
     }
 
-    /// Sets or removes the cache: stored responses are sent without a call of the inner service,
-    /// each caller's to that caller alone. None by default.
+    /// Sets or removes the cache, which sends stored responses without calling the inner service.
+    /// Each caller's responses are sent to that caller alone. There is no cache by default.
     pub fn cache(mut self, cache: impl IntoOptionalLayer<CacheLayer>) -> Self {
         self.stages.cache = cache.into_optional_layer();
         self
     }
 
-    /// Sets the auditor of all layers that have none of their own.
+    /// Sets the auditor of all layers that do not have their own.
     ///
-    /// It receives the [`AuditEvent`](crate::AuditEvent)s of keys, rejected callers, exceeded
-    /// limits, stores and configuration. It must not block. A
+    /// The auditor receives the [`AuditEvent`](crate::AuditEvent)s about keys, rejected callers,
+    /// exceeded limits, stores and configuration. It must not block. A
     /// [`LogQueue`](crate::access_log::sinks::LogQueue) is an auditor with a queue and a store, and
     /// [`JsonLines`](crate::access_log::sinks::JsonLines) writes events between the records.
     ///
@@ -180,27 +185,27 @@ impl Gate {
     }
 
     /// Sets the resolver of client addresses for the access log and the API keys, unless they have
-    /// one of their own.
+    /// their own.
     ///
     /// Rate limits use the resolver of their [`Partition`](crate::rate_limit::Partition). By
-    /// default the client is the TCP peer.
+    /// default, the client is the TCP peer.
     pub fn client_addr(mut self, resolver: impl Into<ClientAddrResolver>) -> Self {
         self.settings.client_addr = Some(resolver.into());
         self
     }
 
-    /// Sets the clock of the access log, the API keys and the cache, unless they have one of their
-    /// own.
+    /// Sets the clock of the access log, the API keys and the cache, unless they have their own.
     ///
-    /// It sets the times of records, the expiry of keys and the freshness of cached responses. For
-    /// the API keys it becomes the clock of their [`KeyRing`](crate::api_key::KeyRing), which a
-    /// [`KeyManager`](crate::api_key::KeyManager) on the ring shares. By default the clock is that
-    /// of the system.
+    /// The clock determines the times of records, the expiry of keys and the freshness of cached
+    /// responses. It becomes the clock of the API keys' [`KeyRing`](crate::api_key::KeyRing), which
+    /// a [`KeyManager`](crate::api_key::KeyManager) on that ring shares. Defaults to the system
+    /// clock.
     ///
-    /// A store has its own clock, which this does not change. Rate limits decide by the clock of
-    /// their store, and a store evicts cached responses by it. Pass the same clock to
-    /// [`MemoryStore::with_clock`](crate::store::MemoryStore::with_clock). A store on Redis uses
-    /// the time of the server. A sink that sets the time of audit events has its own clock too.
+    /// A store has its own clock, which this method does not change. Rate limits use the clock of
+    /// their store, and a store evicts cached responses according to its own clock. Pass the same
+    /// clock to [`MemoryStore::with_clock`](crate::store::MemoryStore::with_clock). A store on
+    /// Redis uses the server's time. A sink that sets the time of audit events also has its own
+    /// clock.
     ///
     /// ```
     /// use std::time::Duration;
@@ -229,31 +234,32 @@ impl Gate {
         self
     }
 
-    /// Sets the responder of all layers that reject requests, unless they have one of their own.
+    /// Sets the responder of all layers that reject requests, unless they have their own.
     ///
-    /// By default rejections are `application/problem+json`.
+    /// By default, rejections are `application/problem+json` responses.
     pub fn responder(mut self, responder: Responder) -> Self {
         self.settings.responder = Some(responder);
         self
     }
 
-    /// Declares that no API keys are missing: an outer layer inserts an
-    /// [`Identity`](crate::Identity), or every caller may see the same responses.
+    /// Declares that the gate needs no API keys: an outer layer inserts an
+    /// [`Identity`](crate::Identity), or every caller may receive the same responses.
     pub fn without_api_keys(mut self) -> Self {
         self.callers_known_otherwise = true;
         self
     }
 
-    /// Returns the layer.
+    /// Validates the layers and returns them as one layer.
     ///
     /// # Errors
     ///
-    /// Returns an error if the layers do not fit together:
+    /// Returns an error in these cases:
     ///
-    /// - a cache, or limits by identity, but neither API keys nor [`Gate::without_api_keys`];
-    /// - limits before authentication that count by identity, owner or tier;
-    /// - [`Gate::clock`] and a layer, or a ring of API keys, without a clock of its own that was in
-    ///   use before, and has read the clock of the system.
+    /// - The gate has a cache or limits by identity, but neither API keys nor
+    ///   [`Gate::without_api_keys`].
+    /// - The limits before authentication count by identity, owner or tier.
+    /// - [`Gate::clock`] is set, but a layer or key ring without its own clock has already read the
+    ///   system clock.
     pub fn build(self) -> Result<GateLayer, ConfigError> {
         self.stages.check(self.callers_known_otherwise)?;
         self.settings.apply(&self.stages)?;

@@ -12,11 +12,11 @@ use crate::{
 
 /// The layers of a [`Gate`](crate::Gate), stacked. Returned by [`Gate::build`](crate::Gate::build).
 ///
-/// Its type and that of its [service](GateService) do not depend on the layers that are present. An
-/// absent layer passes requests and responses on unchanged, and allocates nothing.
+/// Neither its type nor that of its [service](GateService) depends on which layers are present. An
+/// absent layer passes requests and responses on unchanged and allocates nothing.
 ///
-/// The bounds of the inner service do not depend on them either. Services of axum and hyper satisfy
-/// them:
+/// The bounds on the inner service do not depend on the layers either. The services of axum and
+/// hyper satisfy these bounds:
 ///
 /// - The service is `Clone + Send + 'static`, its future `Send + 'static`, and its error `Send`.
 /// - The body of the request is `Send + 'static`.
@@ -61,10 +61,10 @@ pub type GateService<S> = AccessLog<LimitedService<S>>;
 /// The service of a [`CountingGateLayer`] around `S`.
 pub type CountingGateService<S> = AccessLog<CountRequestBody<LimitedService<S>>>;
 
-/// The layers inside of the access log.
+/// The layers inside the access log.
 type LimitedService<S> = RateLimit<ApiKey<RateLimit<Cache<S>>>>;
 
-/// A [`GateLayer`] that counts the bytes that are read of each request body. Returned by
+/// A [`GateLayer`] that counts the bytes that are read from each request body. Returned by
 /// [`GateLayer::count_request_bodies`].
 #[derive(Clone, Debug)]
 pub struct CountingGateLayer {
@@ -72,12 +72,13 @@ pub struct CountingGateLayer {
 }
 
 impl GateLayer {
-    /// Counts the bytes that are read of each request body, for its record.
+    /// Counts the bytes that are read from each request body, and adds the count to the request's
+    /// record.
     ///
-    /// The body that the inner service receives is a
-    /// [`CountedBody`](crate::access_log::body::CountedBody), with or without an access log: axum's
-    /// `Router` accepts any body, and so does a service that is generic over it. This changes the
-    /// type of the layer. By default the record has the length that the request declares.
+    /// With or without an access log, the inner service receives a
+    /// [`CountedBody`](crate::access_log::body::CountedBody). axum's `Router` accepts this body,
+    /// and so does a service that is generic over its request body. This method changes the type of
+    /// the layer. By default, the record has the length that the request declares.
     ///
     /// ```
     /// use portcullis::{Gate, access_log::AccessLogLayer};
@@ -117,7 +118,7 @@ impl<S> Layer<S> for CountingGateLayer {
 }
 
 impl Stages {
-    /// Wraps a service in the layers inside of the access log, from the inside out.
+    /// Wraps a service in the layers inside the access log, from the inside out.
     fn limit<S>(&self, service: S) -> LimitedService<S> {
         let service = CacheLayer::wrap(self.cache.as_ref(), service);
         let service = RateLimitLayer::wrap(self.by_identity.as_ref(), service);

@@ -1,7 +1,7 @@
 //! The gate: the four layers in the only safe order, validated as a whole.
 //!
-//! A [`Gate`] collects the layers, [`Gate::build`] returns a [`GateLayer`], and that wraps a
-//! service as a [`GateService`]. The types do not depend on the layers that are present.
+//! A [`Gate`] collects the layers, [`Gate::build`] returns a [`GateLayer`], and that layer wraps a
+//! service in a [`GateService`]. The types do not depend on which layers are present.
 
 mod checks;
 mod gate;

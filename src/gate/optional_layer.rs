@@ -1,9 +1,9 @@
-//! Layers and options of layers, as the methods of a gate take them.
+//! The arguments of a gate's layer methods: a layer, or an `Option` of a layer.
 
-/// A layer, or an option of one. The methods of a [`Gate`](super::Gate) take either.
+/// A layer or an `Option` of a layer. The layer methods of [`Gate`](super::Gate) accept either.
 ///
-/// It is implemented for every layer `L` and for `Option<L>`, and cannot be implemented for other
-/// types.
+/// This trait is implemented for every layer `L` and for `Option<L>`, and cannot be implemented for
+/// other types.
 #[diagnostic::on_unimplemented(
     message = "`{Self}` is neither a `{L}` nor an `Option` of one",
     label = "if this is a builder, call `.build()?`; if it is a `Result`, add `?`"

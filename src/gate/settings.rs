@@ -1,4 +1,4 @@
-//! The settings of a gate for each layer that has none of its own.
+//! The settings that a gate applies to each layer that does not have its own.
 
 use std::sync::Arc;
 
@@ -17,7 +17,7 @@ use crate::{
     rate_limit::RateLimitLayer,
 };
 
-/// The settings of the gate for each layer that has none of its own.
+/// The settings that the gate applies to each layer that does not have its own.
 #[derive(Clone, Debug, Default)]
 pub(super) struct GateSettings {
     pub(super) auditor: Option<Arc<dyn Auditor>>,
@@ -27,7 +27,7 @@ pub(super) struct GateSettings {
 }
 
 impl GateSettings {
-    /// Applies each setting to the layers that have none of their own.
+    /// Applies each setting to the layers that do not have their own.
     pub(super) fn apply(&self, stages: &Stages) -> Result<(), ConfigError> {
         if let Some(clock) = &self.clock {
             stages.adopt_clock(clock)?;
