@@ -34,8 +34,8 @@ impl CacheLayer {
     /// correct cache directives.
     ///
     /// The cache acts as a shared cache and uses the options that the RFC permits. It stores every
-    /// final status except 412, 416 and 417, which depend on the fields of one request. It uses
-    /// heuristic freshness, honors request directives, and treats only `Authorization` as a
+    /// final status except 304, 412, 416 and 417, which depend on the fields of one request. It
+    /// uses heuristic freshness, honors request directives, and treats only `Authorization` as a
     /// credential.
     pub fn rfc(store: impl CacheStore) -> CacheLayerBuilder {
         CacheLayerBuilder::new(store, Rules::rfc())

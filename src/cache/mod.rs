@@ -10,8 +10,8 @@
 //! A response to a request with an [`Identity`](crate::Identity) in its extensions is stored for
 //! that caller alone. If the request has a further credential, such as a cookie in addition to an
 //! API key, the entry is stored for that combination of caller and credential. A request with a
-//! credential (`Authorization`, `Cookie`, `X-API-Key`) and no `Identity` bypasses the cache. Apply
-//! the cache inside the layer that authenticates callers.
+//! credential (`Authorization`, `Cookie`, `Proxy-Authorization`, `X-API-Key`) and no `Identity`
+//! bypasses the cache. Apply the cache inside the layer that authenticates callers.
 //!
 //! # Storage
 //!
