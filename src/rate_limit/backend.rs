@@ -1,4 +1,4 @@
-//! The types of rate limits that only store authors need.
+//! The rate-limit types that only store authors need.
 
 pub use super::{
     decision::{

@@ -1,4 +1,4 @@
-//! Checks the options of the layer and builds it.
+//! Validates the options of the layer and builds it.
 
 use std::sync::Arc;
 
@@ -30,13 +30,14 @@ impl RateLimitLayerBuilder {
     ///
     /// Returns an error if
     ///
-    /// - there is no policy, two policies of one request have the same name, or the tiers have no
+    /// - no policy is set, two policies of one request have the same name, or the tiers have no
     ///   fallback,
     /// - the share of [`OnStoreError::local`](crate::rate_limit::OnStoreError::local) is zero, or a
-    ///   policy names another local store,
-    /// - there is a queue without a runtime or with a maximum of zero waiters,
-    /// - the store [cannot decide](crate::rate_limit::RateLimitStore::check) by the policies, or
-    ///   cannot settle, or its timeout is zero,
+    ///   policy refers to another local store,
+    /// - a policy is a queue, and there is no runtime or the maximum number of waiters is zero,
+    /// - the store [cannot decide](crate::rate_limit::RateLimitStore::check) requests with the
+    ///   policies, the store cannot settle charges that the limiter settles, or the store timeout
+    ///   is zero,
     /// - credits or per-key limits are enabled, and the partition does not start with
     ///   [`Partition::identity`](crate::rate_limit::Partition::identity).
     pub fn build(mut self) -> Result<RateLimitLayer, ConfigError> {
@@ -121,7 +122,7 @@ impl RateLimitLayerBuilder {
         Checks::new(counted, reads_identity)
     }
 
-    /// Returns the component of the fast path, if no option requires the slow path.
+    /// Returns the component of the fast path if no option requires the slow path.
     fn fast_component(
         &self,
         partition: &StoredPartition,

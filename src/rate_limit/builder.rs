@@ -28,7 +28,7 @@ use crate::core::{
 const MAX_WAITERS: usize = 10_000;
 
 impl RateLimitLayer {
-    /// Returns a builder for a limiter that counts each partition in this store.
+    /// Creates a builder for a limiter that counts the usage of each partition in this store.
     pub fn builder(store: impl RateLimitStore, partition: Partition) -> RateLimitLayerBuilder {
         RateLimitLayerBuilder {
             stores: StoreOptions::new(Arc::new(store)),
@@ -68,22 +68,23 @@ pub(super) struct LimitOptions {
 not_built!(RateLimitLayerBuilder);
 
 impl RateLimitLayerBuilder {
-    /// Adds a policy for all requests. None by default.
+    /// Adds a policy that applies to all requests. None by default.
     ///
-    /// The policies of a request are decided together: if one denies, none is charged.
+    /// All policies that apply to a request decide together: if one denies, none is charged.
     pub fn policy(mut self, policy: Policy) -> Self {
         self.limits.policies.push(policy);
         self
     }
 
-    /// Adds policies for the callers of each tier. None by default.
+    /// Sets the policies that apply to the callers of each tier. None by default.
     pub fn tiers(mut self, tiers: Tiers) -> Self {
         self.limits.tiers = Some(tiers);
         self
     }
 
-    /// Computes the tier of a request by a function: by its method, its route, or an extension of
-    /// an outer layer. Defaults to the tier of the caller's [`Identity`](crate::Identity).
+    /// Sets a function that computes the tier of a request, for example from its method, its route,
+    /// or an extension that an outer layer inserted. Defaults to the tier of the caller's
+    /// [`Identity`](crate::Identity).
     pub fn tier_with<F>(mut self, tier: F) -> Self
     where
         F: for<'a> Fn(&RequestHead<'a>) -> Option<Cow<'a, str>> + Send + Sync + 'static,
@@ -92,12 +93,13 @@ impl RateLimitLayerBuilder {
         self
     }
 
-    /// Charges the credits of the caller's [`Identity`](crate::Identity) by an additional policy
-    /// named `credits`. The whole amount of a period can be spent at once. Off by default.
+    /// Charges the credits of the caller's [`Identity`](crate::Identity) under an additional policy
+    /// named `credits`. A caller can spend the entire amount of a period at once. Off by default.
     ///
-    /// Credits are counted by lineage, so the usage of a rotated key includes that of the previous
-    /// key. If the credits of a key change, the new amount applies from the next request, less the
-    /// usage of the current period. Callers without credits are not limited by the policy.
+    /// Credits are counted per [lineage](crate::Identity::lineage), so the usage of a rotated key
+    /// includes the usage of the previous key. If a key's credits change, the new amount applies
+    /// from the next request on, minus the usage in the current period. The policy does not limit
+    /// callers without credits.
     ///
     /// ```
     /// use portcullis::{
@@ -122,24 +124,26 @@ impl RateLimitLayerBuilder {
     }
 
     /// Replaces the policies of the tier with the limit of the caller's
-    /// [`Identity`](crate::Identity), if it has one. Off by default.
+    /// [`Identity`](crate::Identity), if the identity has a limit. Off by default.
     ///
-    /// The limit is a bucket named `own`: it holds the amount, and refills by the amount in each
+    /// The limit is a bucket named `own`, which holds the amount and refills by the amount in each
     /// period. Policies for all requests still apply.
     pub fn per_key_limits(mut self) -> Self {
         self.limits.reads.limit = true;
         self
     }
 
-    /// Looks up the policies of a request by an asynchronous function of its head. None by default.
+    /// Sets an asynchronous function that selects the policies of a request from its head. None by
+    /// default.
     ///
-    /// The returned policies replace those of [`policy`](Self::policy) and [`tiers`](Self::tiers),
-    /// which apply if the function returns `None`.
+    /// The selected policies replace those of [`policy`](Self::policy) and [`tiers`](Self::tiers).
+    /// If the function returns `None`, those of `policy` and `tiers` apply.
     ///
-    /// The function copies the parts of the head that it needs, because the future cannot borrow
-    /// them. It is called for each request that is not exempt, and the request waits for it, so it
-    /// should cache its results. A list with a queue needs a [`runtime`](Self::runtime): without
-    /// one, its requests are rejected with `500`.
+    /// The future cannot borrow the head, so the function must copy the parts that it needs. The
+    /// function is called for each request that is not exempt. The request waits for the result, so
+    /// the function should cache its results. A list that contains a queue needs a
+    /// [`runtime`](Self::runtime). Without a runtime, requests with such a list are rejected with
+    /// `500`.
     ///
     /// ```
     /// use portcullis::{
@@ -169,10 +173,11 @@ impl RateLimitLayerBuilder {
 
     /// Settles the cost of each request after its response. Off by default.
     ///
-    /// The [`cost`](Self::cost) becomes an estimate, and a [`Settlement`](super::Settlement) in the
-    /// extensions of each admitted request receives the actual cost. The store must support
-    /// [`charge`](RateLimitStore::charge), or [`build`](Self::build) returns an error. Each
-    /// admitted request allocates for the settlement.
+    /// The [`cost`](Self::cost) becomes an estimate, and the limiter inserts a
+    /// [`Settlement`](super::Settlement), which receives the actual cost, into the extensions of
+    /// each admitted request. The store must support [`charge`](RateLimitStore::charge); otherwise,
+    /// [`build`](Self::build) returns an error. The settlement adds an allocation to each admitted
+    /// request.
     pub fn settle(mut self) -> Self {
         self.charging.settles = true;
         self
@@ -180,32 +185,33 @@ impl RateLimitLayerBuilder {
 
     /// Inserts the [`RateLimitOutcome`](crate::outcome::RateLimitOutcome) into the extensions of
     /// each admitted request and of its response, so that handlers can read the remaining quota.
-    /// Off by default, because it allocates.
+    /// Off by default, because inserting the outcome allocates.
     ///
-    /// The response of a denied request always has the outcome, and so does every response of a
+    /// The response to a denied request always contains the outcome. So does every response of a
     /// service with an access log.
     pub fn expose_outcome(mut self) -> Self {
         self.responses.exposes_outcome = true;
         self
     }
 
-    /// Bans partitions that are denied too often. No partition is banned by default.
+    /// Sets a penalty that bans partitions that are denied too often. No partition is banned by
+    /// default.
     pub fn penalty(mut self, penalty: Penalty) -> Self {
         self.limits.penalty = Some(penalty);
         self
     }
 
-    /// Sets the receiver of audit events: bans, and denials by policies in shadow mode. None by
-    /// default. The auditor must not block.
+    /// Sets the auditor that receives events about bans and about denials by policies in shadow
+    /// mode. None by default. The auditor must not block.
     pub fn auditor(mut self, auditor: impl Auditor) -> Self {
         self.audit = Audit::to(auditor);
         self
     }
 
-    /// Computes the cost of a request for a policy. Defaults to 1.
+    /// Sets a function that computes the cost of a request for a policy. Defaults to 1.
     ///
-    /// A request with a cost of 0 is admitted and not charged. A cost above the policy's
-    /// [`capacity`](Policy::capacity) is always denied.
+    /// A request with a cost of 0 is admitted and not charged. A request whose cost exceeds the
+    /// policy's [`capacity`](Policy::capacity) is always denied.
     pub fn cost<F>(mut self, cost: F) -> Self
     where
         F: Fn(&RequestHead<'_>, &Policy) -> u64 + Send + Sync + 'static,
@@ -223,81 +229,82 @@ impl RateLimitLayerBuilder {
         self
     }
 
-    /// Exempts the requests of these callers. None by default.
+    /// Exempts requests from these callers. None by default.
     pub fn allow(mut self, callers: CallerList) -> Self {
         self.callers.allow = callers;
         self
     }
 
-    /// Rejects the requests of these callers with `403`, even if they are exempt. None by default.
+    /// Rejects requests from these callers with `403`, even if the requests are exempt. None by
+    /// default.
     pub fn deny(mut self, callers: CallerList) -> Self {
         self.callers.deny = callers;
         self
     }
 
-    /// Sets the maximum jitter that is added to `Retry-After`, so that clients whose windows end at
-    /// the same time do not all retry at the same time. Defaults to zero.
+    /// Sets the maximum jitter that is added to `Retry-After`. Jitter prevents clients whose
+    /// windows end at the same time from retrying simultaneously. Defaults to zero.
     ///
-    /// The jitter of a partition is always the same.
+    /// Each partition always has the same jitter.
     pub fn retry_jitter(mut self, most: Duration) -> Self {
         self.responses.retry_jitter = most;
         self
     }
 
-    /// Sets the runtime that sleeps for requests in a [queue](Policy::leaky_queue), measures the
+    /// Sets the runtime that implements delays in a [queue](Policy::leaky_queue), enforces the
     /// [store timeout](Self::store_timeout), and runs background tasks. Defaults to Tokio with the
-    /// feature `tokio`, and to none without it.
+    /// feature `tokio`. Without that feature, there is no runtime by default.
     pub fn runtime(mut self, runtime: impl Runtime) -> Self {
         self.stores.run_on(Arc::new(runtime));
         self
     }
 
-    /// Sets the timeout for the store. Defaults to 25 ms, or to the timeout of a store that
-    /// [has one](RateLimitStore::has_timeout). Must not be zero.
+    /// Sets the timeout for store calls. Defaults to 25 ms, or to the store's own timeout if the
+    /// store [has one](RateLimitStore::has_timeout). The timeout must not be zero.
     ///
-    /// After the timeout, the request is handled as if the store had
+    /// A request whose store call times out is handled as if the store had
     /// [failed](Self::on_store_error).
     ///
-    /// The [`runtime`](Self::runtime) measures the time, by default the Tokio runtime of the
-    /// request (feature `tokio`). Without a runtime there is no timeout. It does not apply to
-    /// in-memory stores.
+    /// The [`runtime`](Self::runtime) enforces the timeout; by default, that is the Tokio runtime
+    /// of the request (feature `tokio`). Without a runtime, there is no timeout. In-memory stores
+    /// have no timeout.
     pub fn store_timeout(mut self, after: Duration) -> Self {
         self.stores.deadline.set(Some(after));
         self
     }
 
-    /// Removes the timeout for the store, for stores that enforce their own timeout. By default,
-    /// that of [`store_timeout`](Self::store_timeout) applies.
+    /// Removes the timeout for store calls, for stores that enforce their own timeout. By default,
+    /// the [`store_timeout`](Self::store_timeout) applies.
     pub fn without_store_timeout(mut self) -> Self {
         self.stores.deadline.set(None);
         self
     }
 
-    /// Sets the maximum number of requests of all partitions that wait in queues. Defaults to
-    /// 10 000. Must be at least 1 if there is a queue. Requests beyond it are not charged and
-    /// receive `503`.
+    /// Sets the maximum number of requests that wait in queues, across all partitions. Defaults to
+    /// 10 000. The value must be at least 1 if a policy is a queue. Requests beyond the maximum are
+    /// not charged and receive `503`.
     ///
-    /// A [queue](Policy::leaky_queue) bounds the waiting requests of one partition. This option
-    /// bounds the memory of all of them.
+    /// A [queue](Policy::leaky_queue) bounds the number of waiting requests in one partition. This
+    /// option bounds the memory of all queues together.
     pub fn max_waiters(mut self, waiters: usize) -> Self {
         self.max_waiters = waiters;
         self
     }
 
-    /// Sets the header fields that report limits to callers. Defaults to
+    /// Sets the header fields that report limits to clients. Defaults to
     /// [`Off`](RateLimitFields::Off).
     pub fn fields(mut self, fields: RateLimitFields) -> Self {
         self.responses.fields = fields;
         self
     }
 
-    /// Sets the handling of requests when the store fails. Defaults to [`OnStoreError::Deny`].
+    /// Sets how requests are handled when the store fails. Defaults to [`OnStoreError::Deny`].
     pub fn on_store_error(mut self, action: OnStoreError) -> Self {
         self.stores.on_error = action;
         self
     }
 
-    /// Sets the writer of rejection bodies. Defaults to `application/problem+json`.
+    /// Sets the responder that writes rejection bodies. Defaults to `application/problem+json`.
     pub fn responder(mut self, responder: Responder) -> Self {
         self.responses.responder = Inherited::set(responder);
         self

@@ -32,13 +32,14 @@ pub(super) struct ResponseOptions {
     pub(super) fields: RateLimitFields,
     pub(super) responder: Inherited<Responder>,
     pub(super) retry_jitter: Duration,
-    /// `true` if the extensions of admitted requests and of their responses contain the outcome.
+    /// `true` if the outcome is inserted into the extensions of admitted requests and their
+    /// responses.
     pub(super) exposes_outcome: bool,
 }
 
 impl ResponseOptions {
-    /// Returns the jitter of a partition. It is constant per partition, and differs between most
-    /// partitions.
+    /// Returns the jitter of a partition. The jitter is constant for each partition and differs
+    /// between most partitions.
     // Combines both halves of the digest, so that it discloses neither.
     pub(super) fn jitter(&self, partition: &StoreKey) -> Duration {
         let [.., low, _, _, _, _, _, _, _, high] = *partition.as_bytes();

@@ -1,4 +1,4 @@
-//! Notices about valid limits that are probably a mistake.
+//! Notices about valid limits that are probably mistakes.
 
 use std::num::NonZeroU32;
 
@@ -14,7 +14,7 @@ pub(super) struct LimitNotices<'a> {
     pub(super) tiers: Option<&'a Tiers>,
     /// The number of instances among which a local store divides the quotas.
     pub(super) share: Option<NonZeroU32>,
-    /// `true` if the limiter has a penalty that counts only its own denials.
+    /// `true` if the limiter has a penalty that counts only the limiter's own denials.
     pub(super) has_penalty_for_denials: bool,
     /// `true` if requests can have policies that are unknown when the limiter is built.
     pub(super) has_others: bool,
@@ -147,7 +147,8 @@ impl LimitNotices<'_> {
     }
 }
 
-/// Returns `true` if the policies of a set have different modes, which have no effect together.
+/// Returns `true` if the policies of a set have different modes, in which case the modes have no
+/// effect.
 fn is_mixed(set: &PolicySet) -> bool {
     let kind = |policy: &Policy| match policy.sync_mode() {
         SyncMode::Exact => 0,

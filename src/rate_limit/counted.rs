@@ -11,7 +11,7 @@ use crate::core::{
     store_api::store_key::StoreKey,
 };
 
-/// The checks of a limiter against the other layers of the process.
+/// The checks of a limiter against the other layers in the process.
 pub(super) struct Checks {
     pub(super) placement: Placement,
     pub(super) counted: LimiterCounts,
@@ -28,7 +28,7 @@ pub(super) struct Checks {
     pub(super) reads_identity: bool,
 }
 
-/// The counts of a limiter.
+/// The counts that a limiter keeps.
 #[derive(Debug)]
 pub(super) struct LimiterCounts {
     /// The key spaces, if they can be compared.
@@ -36,7 +36,7 @@ pub(super) struct LimiterCounts {
     pub(super) policies: Vec<Policy>,
     /// The policies that charge every request 1.
     unconditional: Vec<Policy>,
-    /// `true` if a request had a route. Present if the partition includes the route.
+    /// Set to `true` once a request has a route. Present if the partition includes the route.
     pub(super) is_route_known: Option<AtomicBool>,
 }
 
@@ -72,7 +72,7 @@ impl LimiterCounts {
         self.spaces.is_some() && self.spaces == other.spaces
     }
 
-    /// Returns the name of a policy that charges each request in both limiters.
+    /// Returns the name of a policy that charges each request in both limiters, if there is one.
     pub(super) fn charged_twice(&self, outer: &Self) -> Option<&str> {
         if !self.shares_spaces(outer) {
             return None;
@@ -81,7 +81,7 @@ impl LimiterCounts {
         self.unconditional.iter().find(is_outer).map(Policy::name)
     }
 
-    /// Returns two policies that share a count and have different quotas.
+    /// Returns two policies that share a count but have different quotas, if there are any.
     pub(super) fn contradicted<'a>(&'a self, other: &'a Self) -> Option<(&'a Policy, &'a Policy)> {
         if !self.shares_spaces(other) {
             return None;

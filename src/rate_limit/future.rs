@@ -50,7 +50,7 @@ pin_project! {
     }
 }
 
-/// A call before the inner service is called.
+/// A call that has not yet reached the inner service.
 #[derive(Default)]
 enum BeforeCall<S, B> {
     Pending(Box<PendingCall<S, B>>),
@@ -138,7 +138,7 @@ where
     S: Service<Request<B>> + Clone,
 {
     /// Continues the admission. If the request is admitted, calls the inner service and sets the
-    /// note; otherwise returns the rejection.
+    /// note. Otherwise, returns the rejection.
     // Kept out of the stack frame of `poll`, because nearly all requests skip it.
     #[inline(never)]
     fn poll_before(
@@ -171,7 +171,7 @@ where
 }
 
 impl<S: Clone, B> PendingCall<S, B> {
-    /// Creates a call to a ready service.
+    /// Creates the future for a call to a ready service.
     pub(super) fn new(
         admission: PendingAdmission,
         service: S,
@@ -210,8 +210,8 @@ impl<S: Clone, B> PendingCall<S, B> {
     }
 }
 
-/// Returns a clone that is not ready. A ready service can hold a permit, and a queued request must
-/// not.
+/// Returns a clone of the service that is not ready. A ready service can hold a permit, and a
+/// queued request must not hold one.
 fn unready<S: Clone>(ready: &S) -> S {
     ready.clone()
 }

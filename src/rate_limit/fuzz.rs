@@ -1,4 +1,4 @@
-//! The fuzz targets. Each function panics if an invariant does not hold for its input.
+//! The fuzz targets. Each function panics if its input violates an invariant.
 
 use super::policy::quota::Quota;
 

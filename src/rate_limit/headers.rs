@@ -1,4 +1,4 @@
-//! Rate limit header fields of responses.
+//! The rate-limit header fields of responses.
 
 use std::{cmp::Ordering, time::Duration};
 
@@ -17,11 +17,11 @@ static X_RATELIMIT_RESET: HeaderName = HeaderName::from_static("x-ratelimit-rese
 /// The largest integer of a structured field (RFC 9651 section 3.3.1).
 const INTEGER_MAX: u64 = 999_999_999_999_999;
 
-/// The header fields that report limits to callers.
+/// The header fields that report limits to clients.
 ///
-/// A `429` always has `Retry-After`; these fields are added to every response. If several limiters
-/// handle one request, the fields of the draft are appended, so that the response has those of each
-/// limiter.
+/// A `429` response always has `Retry-After`. These fields are added to every response. If several
+/// limiters handle one request, the fields of the draft are appended, so that the response contains
+/// the fields of each limiter.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum RateLimitFields {
@@ -31,28 +31,28 @@ pub enum RateLimitFields {
     /// `RateLimit-Policy: "burst";q=20;w=2` and `RateLimit: "burst";r=7;t=2`, with an item for each
     /// policy, in the syntax of draft-ietf-httpapi-ratelimit-headers-11.
     Draft11,
-    /// `X-RateLimit-Limit`, `-Remaining` and `-Reset`, each with one value: that of the policy
-    /// nearest to its limit among all limiters of the request that send these fields. Fields with
-    /// the same names from the inner service are replaced.
+    /// `X-RateLimit-Limit`, `-Remaining` and `-Reset`, each with a single value. Among the policies
+    /// of all limiters that send these fields, the policy nearest to its limit determines the
+    /// values. Fields with the same names from the inner service are replaced.
     XRateLimit(ResetFormat),
 }
 
-/// The format of `X-RateLimit-Reset`, the time at which the quota is full again.
+/// The format of `X-RateLimit-Reset`, which is the time at which the quota is full again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum ResetFormat {
-    /// Seconds from now, rounded up.
+    /// The number of seconds from now, rounded up.
     Delta,
-    /// Seconds since the Unix epoch, rounded up.
+    /// The number of seconds since the Unix epoch, rounded up.
     Epoch,
 }
 
-/// The constant parts of the fields of a list of policies, rendered once.
+/// The constant parts of a policy list's fields, rendered once.
 #[derive(Debug)]
 pub(crate) struct Texts {
     /// `"burst";q=20;w=2, "daily";q=1000;w=86400`
     policy: HeaderValue,
-    /// The text before each remaining amount: `"burst";r=`, and `, "daily";r=`. Empty for a policy
+    /// The text before each remaining amount: `"burst";r=` and `, "daily";r=`. Empty for a policy
     /// in shadow mode.
     openings: Box<[Box<[u8]>]>,
     is_silent: bool,
@@ -97,15 +97,15 @@ pub(super) enum LimitLines {
     XRateLimit(Box<Legacy>),
 }
 
-/// The fields of one policy, and its distance from its limit.
+/// The fields of one policy, and the distance of the policy from its limit.
 #[derive(Debug)]
 pub(super) struct Legacy {
     values: [HeaderValue; 3],
     nearness: Nearness,
 }
 
-/// The distance of a policy from its limit, stored in the extensions of the response with its
-/// fields.
+/// The distance of a policy from its limit, stored in the response extensions together with the
+/// fields of the policy.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Nearness {
     is_admitted: bool,
@@ -136,7 +136,7 @@ impl Nearness {
 }
 
 impl Legacy {
-    /// Replaces the fields of the response, unless they are those of a nearer policy.
+    /// Replaces the fields of the response, unless the existing fields belong to a nearer policy.
     fn write_to<B>(self, response: &mut Response<B>) {
         let written: Option<&Nearness> = response.extensions().get();
         if written.is_some_and(|written| written.order(&self.nearness).is_le()) {
@@ -152,7 +152,7 @@ impl Legacy {
 }
 
 impl LimitLines {
-    /// Creates the fields. `texts` and `decided` have the order of `policies`.
+    /// Creates the fields. `texts` and `decided` are in the order of `policies`.
     #[inline]
     pub(super) fn new(
         fields: RateLimitFields,
@@ -192,7 +192,7 @@ fn append_draft(headers: &mut HeaderMap, policy: HeaderValue, limit: HeaderValue
     headers.append(&RATELIMIT, limit);
 }
 
-/// A buffer for the values of a few policies, to limit the allocations to that of the value.
+/// A buffer for the values of a few policies, so that only the header value itself allocates.
 type Text = SmallVec<[u8; 128]>;
 
 /// Renders `"burst";r=7;t=2, "daily";r=900;t=3600`.
@@ -253,7 +253,7 @@ fn x_ratelimit(
     }
 }
 
-/// Appends the name as a string of RFC 9651.
+/// Appends the name as an RFC 9651 string.
 fn push_name(text: &mut Text, name: &str) {
     text.push(b'"');
     for byte in name.bytes() {
@@ -272,10 +272,10 @@ fn push_parameter(text: &mut Text, name: &[u8], value: u64) {
     text.extend_from_slice(&digits[from..]);
 }
 
-/// The number of digits of the largest integer, rounded up to pairs.
+/// The number of digits in the largest integer, rounded up to an even number.
 const DIGITS_MAX: usize = 16;
 
-/// Writes the digits of a number before the index `to`, and returns the index of the first one.
+/// Writes the digits of a number before the index `to` and returns the index of the first digit.
 fn write_digits(bytes: &mut [u8], to: usize, value: u64) -> usize {
     let (mut rest, mut from) = (value.min(INTEGER_MAX), to);
     // In pairs, because divisions dominate the time.
@@ -292,7 +292,7 @@ fn write_digits(bytes: &mut [u8], to: usize, value: u64) -> usize {
     from
 }
 
-/// `00` to `99`.
+/// The strings `00` to `99`.
 const TWO_DIGITS: [u8; 200] = {
     let mut digits = [0; 200];
     let mut at = 0;

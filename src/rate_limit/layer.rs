@@ -14,7 +14,8 @@ use super::{
 };
 use crate::core::{error::ConfigError, net::client_addr::ClientAddrResolver};
 
-/// A layer that limits the rate of requests in each partition. See the [module](super).
+/// A layer that limits the rate of requests in each partition. See the [module
+/// documentation](super).
 #[derive(Clone, Debug)]
 pub struct RateLimitLayer {
     pub(super) config: Arc<RateLimitConfig>,
@@ -25,8 +26,8 @@ impl RateLimitLayer {
     ///
     /// # Errors
     ///
-    /// Returns an error as [`RateLimitLayerBuilder::build`](super::RateLimitLayerBuilder::build)
-    /// does.
+    /// Returns the same errors as
+    /// [`RateLimitLayerBuilder::build`](super::RateLimitLayerBuilder::build).
     pub fn new(
         store: impl RateLimitStore,
         partition: Partition,
@@ -35,8 +36,8 @@ impl RateLimitLayer {
         Self::builder(store, partition).policy(policy).build()
     }
 
-    /// Creates a limiter that applies one quota to each client address: a token bucket named
-    /// `client`.
+    /// Creates a limiter that applies one quota to each client address. Its policy is a token
+    /// bucket named `client`.
     ///
     /// The client is the TCP peer. Behind a proxy, use [`builder`](Self::builder) with
     /// [`Partition::client_addr`].
@@ -51,7 +52,7 @@ impl RateLimitLayer {
     ///
     /// # Errors
     ///
-    /// Returns an error if the text is not a quota.
+    /// Returns an error if the text cannot be parsed as a quota.
     pub fn per_client(
         store: impl RateLimitStore,
         quota: impl IntoQuota,
@@ -60,8 +61,8 @@ impl RateLimitLayer {
         Self::new(store, partition, Policy::token_bucket("client", quota)?)
     }
 
-    /// Creates a limiter that applies one quota to each [`Identity`](crate::Identity): a token
-    /// bucket named `caller`. Requests without an identity are not limited.
+    /// Creates a limiter that applies one quota to each [`Identity`](crate::Identity). Its policy
+    /// is a token bucket named `caller`. Requests without an identity are not limited.
     ///
     /// ```
     /// use portcullis::{rate_limit::RateLimitLayer, store::MemoryStore};
@@ -73,7 +74,7 @@ impl RateLimitLayer {
     ///
     /// # Errors
     ///
-    /// Returns an error if the text is not a quota.
+    /// Returns an error if the text cannot be parsed as a quota.
     pub fn per_identity(
         store: impl RateLimitStore,
         quota: impl IntoQuota,

@@ -1,8 +1,8 @@
 //! Rate limits.
 //!
-//! A request beyond its quota is rejected with `429 Too Many Requests`, `Retry-After` and
-//! `application/problem+json`, and never reaches the inner service. It is not charged, so a client
-//! that retries early is not penalized.
+//! A request that exceeds its quota receives `429 Too Many Requests` with `Retry-After` and an
+//! `application/problem+json` body. It never reaches the inner service. The rejected request is not
+//! charged, so a client that retries early is not penalized.
 //!
 //! ```
 //! use std::time::Duration;
@@ -52,42 +52,43 @@
 //!
 //! # Decisions
 //!
-//! A [`Partition`] defines which requests share a quota, a [`Policy`] the quota and the algorithm,
-//! and a [`RateLimitStore`] holds the counts. All policies of a request are decided together: a
-//! request that one policy denies is charged to none. Counts are integers, so there is no rounding:
-//! a caller that retries in time is admitted exactly at the limit in the long run, and
+//! A [`Partition`] defines which requests share a quota, a [`Policy`] defines the quota and the
+//! algorithm, and a [`RateLimitStore`] holds the counts. All policies that apply to a request
+//! decide together: if one denies, none is charged. Counts are integers, so there is no rounding.
+//! In the long run, a caller that retries on time is admitted exactly at the limit.
 //! [`Policy::max_per_window`] returns the maximum that an algorithm admits in any single window. A
-//! request that is sent after `Retry-After` is admitted, unless another request of its partition
-//! was admitted first.
+//! request that is sent after `Retry-After` is admitted, unless another request in its partition is
+//! admitted first.
 //!
 //! # Queues
 //!
-//! A [queue](Policy::leaky_queue) delays requests in their response future until their turn, and
-//! denies those that would wait too long. A waiting request holds no permit of the inner service,
-//! and its place is in memory only. If the client disconnects, its place is freed, and the requests
-//! behind it in this process move up. The outcome in the access-log record contains the
-//! [delay](crate::outcome::RateLimitOutcome::delayed).
+//! A [queue](Policy::leaky_queue) delays each request in its response future until the request's
+//! turn, and denies requests that would wait too long. A waiting request holds no permit of the
+//! inner service, and its queue entry is stored only in memory. If the client disconnects, the
+//! entry is removed, and later requests in this process move up. The outcome in the access-log
+//! record contains the [delay](crate::outcome::RateLimitOutcome::delayed).
 //!
 //! # Requests without limits
 //!
-//! Requests outside every partition are not limited, such as those without an
-//! [`Identity`](crate::Identity) in a limiter by identity. [`Partition::or`] adds an alternative. A
-//! limiter by client address rejects requests without an address with `500`, and reports the
-//! missing configuration once.
+//! Requests that belong to no partition are not limited. An example is a request without an
+//! [`Identity`](crate::Identity) in a limiter that is partitioned by identity. [`Partition::or`]
+//! adds an alternative partition. A limiter that is partitioned by client address rejects requests
+//! without an address with `500` and reports the missing configuration once.
 //!
 //! # Costs that are known later
 //!
 //! If the cost of a request is known only after its response, use
-//! [`settle`](RateLimitLayerBuilder::settle): the limiter charges an estimate first, and the
-//! difference when the response body ends or the client disconnects. See [`Settlement`].
+//! [`settle`](RateLimitLayerBuilder::settle). The limiter first charges an estimate, and then
+//! charges or refunds the difference when the response body ends or the client disconnects. See
+//! [`Settlement`].
 //!
 //! # When the store is unavailable
 //!
-//! [`OnStoreError`] defines the handling of requests while the store is unavailable: they are
-//! rejected with `503`, admitted without limits, or decided by a store in this process under this
-//! instance's share of the quota. The access-log record contains the choice.
-//! [`Policy::on_store_error`] overrides it for one policy. Policies in shadow mode never reject a
-//! request.
+//! [`OnStoreError`] defines how requests are handled while the store is unavailable. They are
+//! rejected with `503`, admitted without limits, or decided by a store in this process with this
+//! instance's share of the quota. The access-log record shows which of these applied.
+//! [`Policy::on_store_error`] overrides the choice for one policy. Policies in shadow mode never
+//! reject a request.
 
 mod admission;
 pub(crate) mod backend;

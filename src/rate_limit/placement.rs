@@ -1,4 +1,4 @@
-//! Checks of a limiter against its outer layers and against other limiters on its store.
+//! Checks of a limiter against its outer layers and against other limiters on the same store.
 
 use std::sync::{Arc, atomic::Ordering};
 
@@ -23,7 +23,7 @@ impl Placed for RateLimitConfig {
     }
 }
 
-/// Compares a new limiter with the others of this process.
+/// Compares a new limiter with the other limiters of this process.
 pub(super) fn compare(config: &Arc<RateLimitConfig>) {
     let others = LIMITERS.add(config);
     let contradicted = others
@@ -34,7 +34,7 @@ pub(super) fn compare(config: &Arc<RateLimitConfig>) {
     }
 }
 
-/// Checks one of the first requests, and marks it for the inner layers.
+/// Checks one of the first requests and marks it for the inner layers.
 #[cold]
 pub(super) fn check(config: &Arc<RateLimitConfig>, extensions: &mut Extensions) {
     for outer in layer_order::passed(extensions) {
@@ -57,7 +57,7 @@ pub(super) fn check(config: &Arc<RateLimitConfig>, extensions: &mut Extensions) 
     layer_order::pass(config, extensions, is_unidentified);
 }
 
-/// Reports a limiter that is partitioned by route if none of the first requests had a route.
+/// Reports a limiter that is partitioned by route if none of the first requests has a route.
 fn check_route(config: &RateLimitConfig, extensions: &Extensions) {
     let Some(is_known) = &config.checks.counted.is_route_known else {
         return;
@@ -71,7 +71,7 @@ fn check_route(config: &RateLimitConfig, extensions: &Extensions) {
     }
 }
 
-/// Marks a request without an identity, for a limiter that reads it.
+/// Marks a request without an identity for a limiter that reads the identity.
 pub(super) fn mark(config: &Arc<RateLimitConfig>, extensions: &mut Extensions) {
     if !has_identity(extensions) {
         layer_order::pass_unidentified(config, extensions);

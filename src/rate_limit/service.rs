@@ -22,11 +22,12 @@ use super::{
 };
 use crate::core::{http::body::ResponseBody, service_accessors::service_accessors};
 
-/// A service that limits the rate of requests to the inner service. See the [module](super).
+/// A service that limits the rate of requests to the inner service. See the [module
+/// documentation](super).
 #[derive(Clone, Debug)]
 pub struct RateLimit<S> {
     inner: S,
-    /// If `None`, requests pass unlimited.
+    /// If this field is `None`, requests are not limited.
     config: Option<Arc<RateLimitConfig>>,
 }
 

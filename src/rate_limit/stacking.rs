@@ -6,7 +6,7 @@ use super::{layer::RateLimitLayer, partition::component::Component, service::Rat
 use crate::core::{audit::Audit, http::responder::Responder};
 
 impl RateLimitLayer {
-    /// Wraps a service. Without a layer, requests pass unlimited.
+    /// Wraps a service. Without a layer, requests are not limited.
     pub(crate) fn wrap<S>(layer: Option<&Self>, inner: S) -> RateLimit<S> {
         RateLimit::new(inner, layer.map(|layer| Arc::clone(&layer.config)))
     }

@@ -1,4 +1,4 @@
-//! The store interface of rate limits.
+//! The store interface for rate limits.
 
 use std::{fmt, sync::Arc};
 
@@ -18,40 +18,45 @@ use crate::core::{
     time::Timestamp,
 };
 
-/// A store of the usage of each partition.
+/// A store that counts the usage of each partition.
 ///
-/// A store provides two things: an atomic read, decision and write of the states of one partition,
-/// and the current time. [`decide_all`](crate::store::backend::decide_all) does the arithmetic.
+/// A store provides two things: an atomic step that reads, decides and writes the states of one
+/// partition, and the current time. [`decide_all`](crate::store::backend::decide_all) does the
+/// arithmetic.
 ///
-/// A store that loses a state admits up to one more quota. A store whose step is not atomic admits
-/// one request per racing caller, and so does not limit. A call with an unknown result (a timeout)
-/// is never repeated for the same request.
+/// If a store loses a state, up to one additional quota is admitted. If a store's step is not
+/// atomic, each concurrent request of a caller can be admitted, so the limit is not enforced. A
+/// call whose result is unknown, such as one that timed out, is never repeated for the same
+/// request.
 ///
-/// A store that does not [carry over](crate::store::backend::Carry) the usage of a policy that
-/// another one [replaces](Policy::replacing) starts the new policy with a full quota.
+/// A policy can [replace](Policy::replacing) another one. A store that does not [carry
+/// over](crate::store::backend::Carry) the usage of the replaced policy starts the new policy with
+/// a full quota.
 ///
 /// # Server layout
 ///
-/// Each call concerns one partition, and so one key of a server. On Redis it is a hash named by the
-/// digest of the partition, with one field per policy, named by its [`Policy::id`]. One script
-/// reads the server's time and the fields, decides, writes the fields, and extends the key's expiry
-/// to the latest [`expires_at`](crate::store::backend::State::expires_at) of them. The key has one
-/// slot of a cluster, and all words of a state are below 2^53. Each [sliding
+/// Each call concerns one partition, and therefore one key on a server. On Redis, the key is a hash
+/// named by the digest of the partition. The hash has one field per policy, named by its
+/// [`Policy::id`]. One script reads the server's time and the fields, decides, and writes the
+/// fields. It also extends the key's expiry to the latest
+/// [`expires_at`](crate::store::backend::State::expires_at) of the fields. In a cluster, the key
+/// belongs to a single slot, and all words of a state are below 2^53. Each [sliding
 /// log](Policy::sliding_log) has a list in the same slot.
 pub trait RateLimitStore: fmt::Debug + Send + Sync + 'static {
-    /// Returns the secret under which partitions are digested.
+    /// Returns the secret with which partition digests are keyed.
     fn keys(&self) -> &StoreKeys;
 
-    /// Takes the costs of all charges or of none, and returns the decision for each.
+    /// Takes either the costs of all charges or nothing, and returns the decision for each charge.
     ///
     /// Each policy occurs at most once in `charges`.
     fn take(&self, partition: &StoreKey, charges: &[Charge<'_>]) -> StoreFuture<Decisions>;
 
-    /// Takes the cost of one charge if the store can decide immediately. It is the fast path of
-    /// in-memory stores.
+    /// Takes the cost of one charge if the store can decide immediately. This method is the fast
+    /// path of in-memory stores.
     ///
-    /// `None` means that nothing was taken; [`take`](Self::take) is called instead. The default
-    /// returns `None`. It is only called if [`can_take_now`](Self::can_take_now) returns `true`.
+    /// `None` means that nothing was taken, and [`take`](Self::take) is called instead. The default
+    /// implementation returns `None`. This method is called only if
+    /// [`can_take_now`](Self::can_take_now) returns `true`.
     fn try_take_now(
         &self,
         partition: &StoreKey,
@@ -61,7 +66,8 @@ pub trait RateLimitStore: fmt::Debug + Send + Sync + 'static {
         None
     }
 
-    /// Returns `true` if [`try_take_now`](Self::try_take_now) can return a decision.
+    /// Returns `true` if [`try_take_now`](Self::try_take_now) can return a decision. The default
+    /// implementation returns `false`.
     fn can_take_now(&self) -> bool {
         false
     }
@@ -69,45 +75,47 @@ pub trait RateLimitStore: fmt::Debug + Send + Sync + 'static {
     /// Returns the decisions that [`take`](Self::take) would return, without taking anything.
     fn peek(&self, partition: &StoreKey, charges: &[Charge<'_>]) -> StoreFuture<Decisions>;
 
-    /// Charges usage after the fact, even beyond the remaining quota; see
-    /// [`Policy::charge`](super::Policy::charge). The whole amount is charged at the current time.
+    /// Charges amounts that are already used, even beyond the remaining quota; see
+    /// [`Policy::charge`](super::Policy::charge). The entire amount is charged at the current time.
     ///
-    /// Only limiters that settle the actual cost of requests, or that decide locally while the
-    /// store is unavailable, call it. The default fails with
-    /// [`Misconfigured`](crate::StoreErrorKind::Misconfigured), for stores that do not support it.
+    /// This method is called only by limiters that settle the actual cost of requests or that
+    /// decide locally while the store is unavailable. The default implementation fails with
+    /// [`Misconfigured`](crate::StoreErrorKind::Misconfigured), for stores that do not support such
+    /// charges.
     fn charge(&self, partition: &StoreKey, charges: &[Charge<'_>]) -> StoreFuture<()> {
         let _ = (partition, charges);
         StoreFuture::failed(StoreErrorKind::Misconfigured)
     }
 
-    /// Refunds an excess charge.
+    /// Refunds excess charges.
     ///
-    /// A refund only applies to the charge of its receipt: after the window of the charge has
-    /// ended, or the charge has leaked away, it has no effect.
+    /// A refund applies only to the charge that its receipt identifies. After the window of the
+    /// charge has ended, or the charge has leaked away, a refund has no effect.
     fn refund(&self, partition: &StoreKey, refunds: &[Refund<'_>]) -> StoreFuture<()>;
 
     /// Deletes the usage of the partition under these policies.
     fn reset(&self, partition: &StoreKey, policies: &[&Policy]) -> StoreFuture<()>;
 
-    /// Checks that the store can decide by these policies together. It is called when a limiter is
-    /// built, for each list of policies that is known by then.
+    /// Checks that the store can decide with these policies together. This method is called when a
+    /// limiter is built, once for each list of policies that is known at that time.
     ///
     /// # Errors
     ///
-    /// Returns an error if the store does not support a policy. The default supports all policies.
+    /// Returns an error if the store does not support a policy. The default implementation supports
+    /// all policies.
     fn check(&self, policies: &[&Policy]) -> Result<(), ConfigError> {
         let _ = policies;
         Ok(())
     }
 
     /// Returns `true` if the store can [charge](Self::charge) and [refund](Self::refund). A limiter
-    /// that settles requires it. The default returns `true`.
+    /// that settles requires both. The default implementation returns `true`.
     fn can_settle(&self) -> bool {
         true
     }
 
-    /// Returns `true` if the store limits the time of each call itself. The layer applies its own
-    /// timeout otherwise. The default returns `false`.
+    /// Returns `true` if the store enforces its own timeout on each call. Otherwise, the layer
+    /// applies a timeout. The default implementation returns `false`.
     fn has_timeout(&self) -> bool {
         false
     }
@@ -163,15 +171,15 @@ impl<T: RateLimitStore + ?Sized> RateLimitStore for Arc<T> {
     }
 }
 
-/// A refund to one policy.
+/// A refund of a charge to one policy.
 #[derive(Clone, Copy, Debug)]
 #[non_exhaustive]
 pub struct Refund<'a> {
-    /// The policy.
+    /// The policy to which the refund applies.
     pub policy: &'a Policy,
-    /// The receipt of the charge, from its [`Decision`](crate::store::backend::Decision).
+    /// The receipt of the charge, from the [`Decision`](crate::store::backend::Decision).
     pub receipt: Receipt,
-    /// The excess amount of the charge.
+    /// The amount to refund.
     pub amount: u64,
 }
 

@@ -1,4 +1,4 @@
-//! The admission of a request, from the choice of its policies to the call of the inner service.
+//! The admission of a request, from policy selection to the call of the inner service.
 
 use std::{
     future::Future,
@@ -43,7 +43,7 @@ pub(crate) fn begin<B>(config: &Arc<RateLimitConfig>, request: &mut Request<B>) 
 }
 
 impl PendingAdmission {
-    /// Takes the next step when the event of the current state occurs.
+    /// Takes the next step if the event that the current state waits for has occurred.
     pub(crate) fn poll<S, B>(
         &mut self,
         cx: &mut Context<'_>,
@@ -86,7 +86,7 @@ impl PendingAdmission {
     }
 }
 
-/// Checks a request after the lookup of its policies by a function.
+/// Checks a request once a function has selected its policies.
 fn check_chosen<B>(
     config: &Arc<RateLimitConfig>,
     request: &mut Request<B>,

@@ -22,7 +22,7 @@ use crate::{
     },
 };
 
-/// The cost of a request for each policy of its set, in the order of the policies.
+/// The cost of a request for each policy in its set, in the order of the policies.
 pub(super) type Costs = SmallVec<[u64; 4]>;
 
 /// The charges of a request, and the store that holds them.
@@ -68,8 +68,8 @@ impl Paid {
         &self.partition
     }
 
-    /// Returns `true` if `other` has the same costs for the same policies, and its turn is not
-    /// earlier.
+    /// Returns `true` if `other` charges the same costs to the same policies and has a turn that is
+    /// not earlier than this one.
     pub(super) fn is_before(&self, other: &Self) -> bool {
         let same_or_later = |((cost, paid), (other_cost, later)): (&(u64, _), &(u64, _))| {
             cost == other_cost && paid <= later
@@ -84,7 +84,7 @@ impl Paid {
         self.send(self.refund(u64::MAX));
     }
 
-    /// Refunds this amount to each policy, at most the amount that was charged.
+    /// Refunds this amount to each policy, but at most the amount that was charged.
     pub(crate) fn refund(&self, amount: u64) -> StoreFuture<()> {
         let policies = self.set.policies().iter();
         let refunds: SmallVec<[Refund<'_>; 4]> = policies

@@ -24,10 +24,10 @@ type PoliciesFn = dyn Fn(&RequestHead<'_>) -> PolicyLookup + Send + Sync;
 /// A function that returns the cost of a request.
 type CostFn = dyn Fn(&RequestHead<'_>, &Policy) -> u64 + Send + Sync;
 
-/// A lookup of the policies of one request.
+/// A pending lookup of one request's policies.
 pub(super) type PolicyLookup = Pin<Box<dyn Future<Output = Option<PolicyList>> + Send>>;
 
-/// The options of a limiter that decide what a request is charged.
+/// The options that determine the charges of each request.
 #[derive(Default)]
 pub(crate) struct ChargingOptions {
     pub(crate) tier_with: Option<Arc<TierFn>>,
@@ -59,7 +59,7 @@ impl ChargingOptions {
         }
     }
 
-    /// Returns the cost of a request for each policy. Calls the cost function once per policy.
+    /// Returns the cost of a request for each policy. Calls the cost function once for each policy.
     #[inline]
     pub(crate) fn costs(&self, set: &PolicySet, head: &RequestHead<'_>) -> Costs {
         let mut costs = Costs::new();
@@ -69,14 +69,14 @@ impl ChargingOptions {
         costs
     }
 
-    /// Returns `true` if the application provides a function.
+    /// Returns `true` if the application provides a tier, policy, or cost function.
     pub(crate) fn has_functions(&self) -> bool {
         self.tier_with.is_some() || self.policies_with.is_some() || self.cost.is_some()
     }
 }
 
 impl Charging {
-    /// Returns the policies of a request, without those of `policies_with`.
+    /// Returns the policies that apply to a request without consulting `policies_with`.
     #[inline]
     pub(crate) fn policies(&self, head: &RequestHead<'_>) -> Chosen<'_> {
         let set = self.sets.choose(|| self.options.tier(head));
@@ -86,7 +86,7 @@ impl Charging {
         }
     }
 
-    /// Returns the partition and the policies of a request, for the calls of a handle.
+    /// Returns the partition and the policies of a request for the methods of a handle.
     pub(crate) fn find(&self, head: &RequestHead<'_>) -> Option<(StoreKey, Arc<PolicySet>)> {
         let set = self.policies(head);
         if set.policies().is_empty() {

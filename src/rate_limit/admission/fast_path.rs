@@ -24,8 +24,8 @@ pub(in crate::rate_limit) enum FastAdmission {
     Plain,
     /// Admitted; the note is applied to the response.
     Noted(Note),
-    /// The request takes the slow path. It was not charged, and no function of the application was
-    /// called, so that none is called twice.
+    /// The request takes the slow path. The request was not charged. No application function was
+    /// called, so none is called twice.
     NotTaken,
 }
 

@@ -1,4 +1,4 @@
-//! The handle that reads and changes limits in use.
+//! The handle that reads and changes a layer's limits at runtime.
 
 use std::{sync::Arc, time::Duration};
 
@@ -21,7 +21,7 @@ use crate::{
     },
 };
 
-/// A handle that reads and changes the limits of a layer in use. Created by
+/// A handle that reads and changes a layer's limits at runtime. Created by
 /// [`RateLimitLayer::handle`](crate::rate_limit::RateLimitLayer::handle).
 #[derive(Clone, Debug)]
 pub struct RateLimitHandle {
@@ -41,18 +41,18 @@ impl RateLimitHandle {
         Self { config }
     }
 
-    /// Replaces the active policies and tiers of all services that the layer has created.
+    /// Replaces the active policies and tiers in all services that the layer has created.
     ///
-    /// A policy with an unchanged name, [scope](Policy::scope) and algorithm is not refilled. A
-    /// window retains its count: 10 used of 10 become 10 used of 1000. A bucket retains its
-    /// remaining share: an empty one stays empty, and a half-full one stays half full. If the
-    /// window changes, other layers and instances that use the previous policy are not affected;
-    /// see [`Policy::replacing`].
+    /// Replacing a policy does not refill its quota if its name, [scope](Policy::scope) and
+    /// algorithm are unchanged. A window retains its count: 10 used of 10 become 10 used of 1000. A
+    /// bucket retains its remaining share: an empty bucket stays empty, and a half-full bucket
+    /// stays half full. If the window changes, other layers and instances that use the previous
+    /// policy are not affected; see [`Policy::replacing`].
     ///
     /// # Errors
     ///
     /// Returns an error if [`build`](crate::rate_limit::RateLimitLayerBuilder::build) would reject
-    /// the policies or tiers. The active ones then remain in effect.
+    /// the policies or tiers. In that case, the active policies and tiers remain in effect.
     pub fn replace_policies(
         &self,
         policies: impl IntoIterator<Item = Policy>,
@@ -76,7 +76,8 @@ impl RateLimitHandle {
         Ok(())
     }
 
-    /// Returns the remaining quota for a request with this head; `None` if no policy applies to it.
+    /// Returns the remaining quota for a request with this head, or `None` if no policy applies to
+    /// the request.
     ///
     /// No method of the handle consults caller lists or
     /// [`policies_with`](crate::rate_limit::RateLimitLayerBuilder::policies_with).
@@ -97,13 +98,14 @@ impl RateLimitHandle {
         Ok(Some(ruling.outcome(Duration::ZERO)))
     }
 
-    /// Charges each policy of a request with this head the cost; returns `None` if no policy
-    /// applies to it. For background jobs, and for messages on a long-lived connection.
+    /// Charges the cost to each policy that applies to a request with this head. Returns `None` if
+    /// no policy applies. Use this method for background jobs and for messages on a long-lived
+    /// connection.
     ///
-    /// If one policy denies, none is charged. This method does not wait for the turn in a
-    /// [queue](Policy::leaky_queue): sleep for [`delayed`](RateLimitOutcome::delayed) before the
-    /// work. A denial does not count toward a [ban](crate::rate_limit::Penalty), and bans do not
-    /// apply.
+    /// If one policy denies, none is charged. This method does not wait for the request's turn in a
+    /// [queue](Policy::leaky_queue). Before you start the work, sleep for
+    /// [`delayed`](RateLimitOutcome::delayed). A denial does not count toward a
+    /// [ban](crate::rate_limit::Penalty), and bans do not apply.
     ///
     /// ```
     /// use portcullis::{
@@ -132,7 +134,7 @@ impl RateLimitHandle {
     ///
     /// # Errors
     ///
-    /// Returns an error if the store fails. The local store is not used.
+    /// Returns an error if the store fails. The local store is not used as a fallback.
     pub async fn take(
         &self,
         head: &RequestHead<'_>,
@@ -157,8 +159,8 @@ impl RateLimitHandle {
         }))
     }
 
-    /// Refunds an amount to each policy, at most the amount that was charged. The refund applies to
-    /// the window of the charge, and to no later one.
+    /// Refunds an amount to each policy, but at most the amount that was charged. The refund
+    /// applies only to the window of the charge, never to a later window.
     ///
     /// # Errors
     ///
@@ -170,8 +172,8 @@ impl RateLimitHandle {
         }
     }
 
-    /// Charges each policy of a request with this head an amount that is already used, even if it
-    /// exceeds the quota.
+    /// Charges an amount that is already used to each policy that applies to a request with this
+    /// head, even if the amount exceeds the remaining quota.
     ///
     /// # Errors
     ///
@@ -185,7 +187,7 @@ impl RateLimitHandle {
         store.charge(&partition, &equal_charges(&set, cost)).await
     }
 
-    /// Resets the counts of a request with this head, and lifts the ban of its partition.
+    /// Resets the usage of the partition of a request with this head and lifts the partition's ban.
     ///
     /// # Errors
     ///
@@ -207,7 +209,7 @@ impl Reservation {
         self.paid.is_some()
     }
 
-    /// Returns the decisions of the policies.
+    /// Returns the outcome, including the decision of each policy.
     pub fn outcome(&self) -> &RateLimitOutcome {
         &self.outcome
     }

@@ -1,4 +1,4 @@
-//! The check of a request by a store, and the ruling that follows.
+//! Checking a request against a store and acting on the resulting ruling.
 
 use std::{sync::Arc, time::Duration};
 
@@ -33,7 +33,7 @@ use crate::{
     },
 };
 
-/// The error of a request whose queue is full.
+/// The error for a request that finds its queue full.
 struct QueueFull;
 
 impl<'a> LimitCheck<'a> {
@@ -46,7 +46,7 @@ impl<'a> LimitCheck<'a> {
         }
     }
 
-    /// Charges the store for the request, and decides by its reply.
+    /// Charges the store for the request and decides the request based on the store's reply.
     #[inline]
     pub(crate) fn take<B>(
         self,
@@ -85,7 +85,7 @@ impl<'a> LimitCheck<'a> {
         }
     }
 
-    /// Decides the request by the reply of the store.
+    /// Decides the request based on the store's reply.
     pub(crate) fn decide<B>(
         &self,
         config: &Arc<RateLimitConfig>,
@@ -114,7 +114,7 @@ impl<'a> LimitCheck<'a> {
         }
     }
 
-    /// Returns the check by the local store after a failure of the main store.
+    /// Returns the local store's check after a failure of the main store.
     fn fallback<B>(
         &self,
         config: &RateLimitConfig,
@@ -131,7 +131,7 @@ impl<'a> LimitCheck<'a> {
         })
     }
 
-    /// Rejects the request if its partition is banned. Its charges are refunded.
+    /// Rejects the request and refunds its charges if its partition is banned.
     fn reject_banned<B>(
         &self,
         config: &RateLimitConfig,
@@ -148,7 +148,7 @@ impl<'a> LimitCheck<'a> {
         Some(Progress::reject(config, request, rejection, note))
     }
 
-    /// Rejects a request that is denied by a policy or because the store failed.
+    /// Rejects a request that a policy denied or that no store could decide.
     fn reject_denied<B>(
         &self,
         config: &RateLimitConfig,

@@ -22,7 +22,7 @@ use crate::{
 pub(in crate::rate_limit) struct Note {
     lines: LimitLines,
     /// The outcome in the request's record. It is copied to the response, unless an inner limiter
-    /// inserted its own.
+    /// inserted its own outcome.
     recorded: Option<RecordedRateLimit>,
     extra: Option<Box<NoteExtra>>,
 }
@@ -32,12 +32,12 @@ pub(in crate::rate_limit) struct Note {
 struct NoteExtra {
     /// The outcome of a request without a record.
     outcome: Option<RateLimitOutcome>,
-    /// Settled when it is dropped.
+    /// Settled when the note is dropped.
     bill: Option<Bill>,
     auth: Option<AuthJudgment>,
 }
 
-/// The partition that is charged a denial if the response reports failed authentication.
+/// The partition to which a denial is charged if the response reports failed authentication.
 struct AuthJudgment {
     config: Arc<RateLimitConfig>,
     partition: StoreKey,
@@ -53,8 +53,8 @@ pub(in crate::rate_limit) struct RejectedRequest {
 }
 
 impl Note {
-    /// Creates the note of an admitted request. The outcome is written to the request's record, and
-    /// copied from there to the response; it is not built for a request without a record.
+    /// Creates the note of an admitted request. The outcome is written to the request's record and
+    /// copied from there to the response. For a request without a record, no outcome is built.
     #[inline]
     pub(crate) fn admitted(
         record: Option<&RecordHandle>,
@@ -68,8 +68,8 @@ impl Note {
         }
     }
 
-    /// Creates the note of an admitted request, with the outcome in the extensions of the request
-    /// and of the response.
+    /// Creates the note of an admitted request, with the outcome in the request and response
+    /// extensions.
     pub(super) fn exposed(
         extensions: &mut Extensions,
         lines: LimitLines,
@@ -79,7 +79,7 @@ impl Note {
         Self::denied(extensions, lines, outcome)
     }
 
-    /// Creates the note of a rejected request, with the outcome in the extensions of the response.
+    /// Creates the note of a rejected request, with the outcome in the response extensions.
     pub(crate) fn denied(
         extensions: &Extensions,
         lines: LimitLines,
@@ -98,7 +98,7 @@ impl Note {
         }
     }
 
-    /// Returns the decisions of the policies.
+    /// Returns the outcome, including the decision of each policy.
     fn outcome(&self) -> Option<RateLimitOutcome> {
         match &self.recorded {
             Some(recorded) => recorded.outcome(),
@@ -112,7 +112,7 @@ impl Note {
         self.extra.get_or_insert_default().bill = Some(bill);
     }
 
-    /// Counts a denial of the partition if the response reports failed authentication.
+    /// Counts a denial against the partition if the response reports failed authentication.
     pub(super) fn judge_auth(
         &mut self,
         config: &Arc<RateLimitConfig>,
@@ -154,7 +154,7 @@ impl NoteExtra {
     }
 }
 
-/// Inserts the outcome of the record, unless an inner limiter inserted its own.
+/// Inserts the outcome from the record, unless an inner limiter inserted its own outcome.
 #[inline(never)]
 fn insert_recorded(recorded: &RecordedRateLimit, extensions: &mut Extensions) {
     if extensions.get::<RateLimitOutcome>().is_none()
@@ -164,7 +164,7 @@ fn insert_recorded(recorded: &RecordedRateLimit, extensions: &mut Extensions) {
     }
 }
 
-/// Inserts the outcome, unless an inner limiter inserted its own.
+/// Inserts the outcome, unless an inner limiter inserted its own outcome.
 fn insert_outcome(outcome: Option<RateLimitOutcome>, extensions: &mut Extensions) {
     if let Some(outcome) = outcome {
         extensions.get_or_insert_with(|| outcome);

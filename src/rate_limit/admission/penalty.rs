@@ -1,4 +1,4 @@
-//! Bans of partitions that are denied too often, or fail to authenticate.
+//! Bans on partitions that are denied too often or fail to authenticate.
 
 use std::{borrow::Cow, sync::Arc, time::Duration};
 
@@ -20,12 +20,12 @@ use crate::{
     },
 };
 
-/// The configuration of bans for partitions that are denied too often.
+/// The configuration of bans on partitions that are denied too often.
 ///
 /// Denials and bans are counted in the limiter's store, in the same partitions as the policies, so
-/// all instances on one store share them. Partitions without denials take no memory. A ban ends
-/// after its duration: requests during the ban do not extend it. The count of denials then restarts
-/// at zero. While the store fails, no partition is banned.
+/// all instances that share a store also share its bans. Partitions without denials take no memory.
+/// A ban ends after its duration; requests during the ban do not extend it. When a ban ends, the
+/// denial count restarts at zero. While the store fails, no partition is banned.
 ///
 /// ```
 /// use std::time::Duration;
@@ -50,9 +50,10 @@ pub struct Penalty {
 }
 
 impl Penalty {
-    /// Creates a penalty that bans a partition after this many denials, which must be at least 1.
+    /// Creates a penalty that bans a partition after this number of denials, which must be at least
+    /// 1.
     ///
-    /// Defaults to denials within 1 minute and bans for 10 minutes.
+    /// By default, denials are counted within 1 minute, and a ban lasts 10 minutes.
     pub fn after(denials: u64) -> Self {
         Self {
             name: "penalty".to_owned(),
@@ -76,29 +77,29 @@ impl Penalty {
         self
     }
 
-    /// Counts `401` and `403` responses as denials. The limiter must be outside of the layer that
+    /// Counts `401` and `403` responses as denials. The limiter must be outside the layer that
     /// authenticates. Off by default.
     ///
-    /// Rejections by a layer of this crate count by their HTTP status, even if the client receives
-    /// a gRPC status instead. Over HTTP/2, the gRPC statuses `UNAUTHENTICATED` and
-    /// `PERMISSION_DENIED` in the head of a response count as well.
+    /// A rejection by one of this crate's layers counts by its HTTP status, even if the client
+    /// receives a gRPC status instead. Over HTTP/2, the gRPC statuses `UNAUTHENTICATED` and
+    /// `PERMISSION_DENIED` in a response head also count.
     pub fn failed_auth(mut self) -> Self {
         self.failed_auth = true;
         self
     }
 
-    /// Rejects banned requests with `403`. Defaults to `429`. Both contain `Retry-After`.
+    /// Rejects banned requests with `403`. Defaults to `429`. Both responses contain `Retry-After`.
     pub fn forbid(mut self) -> Self {
         self.forbids = true;
         self
     }
 
-    /// Sets the name of the ban in audit events, records and responses: at most 48 bytes. Defaults
-    /// to `penalty`.
+    /// Sets the name of the ban in audit events, records and responses. The name is at most 48
+    /// bytes long. Defaults to `penalty`.
     ///
     /// Limiters on one store share the bans of a partition if their penalties have the same name
-    /// and the same [`ban_for`](Self::ban_for). Penalties with different ban durations never affect
-    /// one another.
+    /// and the same [`ban_for`](Self::ban_for) duration. Penalties with different ban durations
+    /// never affect one another.
     pub fn name(mut self, name: impl Into<String>) -> Self {
         self.name = name.into();
         self
@@ -137,7 +138,7 @@ pub(crate) struct Bans {
 }
 
 impl Bans {
-    /// Returns the policy whose decision at cost 0 shows an active ban.
+    /// Returns the policy whose decision at cost 0 shows whether a ban is active.
     pub(crate) fn policy(&self) -> &Policy {
         &self.ban
     }
@@ -157,7 +158,7 @@ impl Bans {
         self.failed_auth && matches!(status, StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN)
     }
 
-    /// Returns the rejection of a banned request, if the decision shows an active ban.
+    /// Returns the rejection of a banned request if the decision shows an active ban.
     pub(crate) fn rejection(&self, ban: &Decision) -> Option<(Rejection, PolicyOutcome)> {
         if ban.remaining() > 0 {
             return None;
@@ -182,7 +183,7 @@ impl Bans {
         Some((rejection, outcome))
     }
 
-    /// Counts a denial of a partition in the background.
+    /// Counts a denial against a partition in the background.
     pub(super) fn count_denial(
         self: &Arc<Self>,
         stores: &Stores,
@@ -194,7 +195,8 @@ impl Bans {
         stores.run(Box::pin(bans.denied(store, partition, subject, audit)));
     }
 
-    /// Counts a denial, and raises a ban if there are too many. A failed store call is not retried.
+    /// Counts a denial and starts a ban if the maximum is exceeded. A failed store call is not
+    /// retried.
     async fn denied(
         self: Arc<Self>,
         store: Arc<dyn RateLimitStore>,

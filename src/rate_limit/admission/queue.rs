@@ -19,10 +19,9 @@ use crate::core::{
 
 /// The waiting requests of a limiter, ordered by turn within each partition.
 ///
-/// The store assigns the turns. A request that leaves before its turn passes the turn to the next
-/// request, which passes its own turn on, so that all requests behind it move up. The last turn is
-/// refunded. (A shared store accepts the refund only if no request of another process is behind
-/// it.)
+/// The store assigns the turns. When a request leaves before its turn, the next request takes over
+/// that turn and passes on its own, so that all later requests move up. The last turn is refunded.
+/// A shared store accepts the refund only if no request in another process has a later turn.
 pub(crate) struct TurnQueue {
     runtime: Arc<dyn Runtime>,
     max_waiters: usize,
@@ -57,12 +56,12 @@ pub(crate) struct Waiter {
     entry: Arc<QueueEntry>,
 }
 
-/// The unused turn and the affected wakers after a request left.
+/// The unused turn and the affected wakers after a request leaves.
 #[derive(Default)]
 struct QueueDeparture {
     /// The turn that no request uses.
     unused: Option<QueueTurn>,
-    /// The wakers of requests with an earlier turn than before.
+    /// The wakers of requests whose turn is now earlier.
     moved: Vec<Waker>,
 }
 
@@ -119,7 +118,7 @@ impl Waiters {
         entry
     }
 
-    /// Removes a request. If it left before its turn, the requests behind it move up.
+    /// Removes a request. If the request leaves before its turn, later requests move up.
     fn remove(&mut self, partition: &StoreKey, entry: &Arc<QueueEntry>) -> QueueDeparture {
         let Some(entries) = self.partitions.get_mut(partition) else {
             return QueueDeparture::default();
@@ -140,7 +139,7 @@ impl Waiters {
     }
 }
 
-/// Passes a turn to the first of these requests, and that request's turn to the next.
+/// Passes a turn to the first of these requests, and each request's own turn to the next.
 fn pass_on<'a>(
     mut turn: QueueTurn,
     behind: impl Iterator<Item = &'a Arc<QueueEntry>>,
@@ -171,7 +170,7 @@ impl Waiter {
 }
 
 impl Future for Waiter {
-    /// The charges. They are refunded unless the request is admitted.
+    /// The charges, which are refunded unless the request is admitted.
     type Output = Deposit;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Deposit> {

@@ -15,14 +15,14 @@ use crate::{
     },
 };
 
-/// The `Retry-After` of a request that is rejected because the store failed.
+/// The `Retry-After` delay of a request that is rejected because the store failed.
 const STORE_RETRY_AFTER: Duration = Duration::from_secs(1);
 
 /// Reported at runtime, because the policies that a function chooses are unknown at build time.
 const RUNTIME_MISSING: &str = "`policies_with` returned a policy with a queue, and the limiter \
     has no runtime: set `runtime`, or enable the feature `tokio`";
 
-/// Returns the rejection of a request that the limiter's main store denies.
+/// Returns the rejection of a request that the main store denies.
 pub(super) fn quota_exceeded(
     set: &PolicySet,
     decisions: &Decisions,
@@ -37,8 +37,8 @@ pub(super) fn quota_exceeded(
 
 /// Returns the rejection of a request that the local store denies.
 ///
-/// It always has a `Retry-After`: a request that costs more than the share of an instance can be
-/// admitted when the store is available again.
+/// The rejection always has a `Retry-After` delay. A request that costs more than one instance's
+/// share can be admitted once the main store is available again.
 pub(super) fn local_quota_exceeded(
     set: &PolicySet,
     decisions: &Decisions,
@@ -86,7 +86,8 @@ pub(crate) fn store_failed() -> Rejection {
     .retry_after(STORE_RETRY_AFTER)
 }
 
-/// Returns the rejection of a request whose turn is after this delay, if the queue is full.
+/// Returns the rejection of a request that finds the queue full and whose turn would be after this
+/// delay.
 pub(crate) fn queue_full(delay: Duration) -> Rejection {
     Rejection::new(
         StatusCode::SERVICE_UNAVAILABLE,
@@ -106,7 +107,7 @@ pub(super) fn caller_denied() -> Rejection {
     .with_kind(RejectionKind::CallerDenied)
 }
 
-/// Returns the rejection of a request for which a function chose a queue without a runtime.
+/// Returns the rejection of a request for which `policies_with` chose a queue without a runtime.
 pub(super) fn runtime_missing() -> Rejection {
     static IS_REPORTED: AtomicBool = AtomicBool::new(false);
     notice::once(&IS_REPORTED, || RUNTIME_MISSING.to_owned());

@@ -25,13 +25,13 @@ use crate::{
 pub(in crate::rate_limit) struct Ruling<'a> {
     decision: RateLimitDecision,
     set: &'a PolicySet,
-    /// `None` if no store decided.
+    /// `None` if neither store decided.
     decisions: Option<&'a Decisions>,
 }
 
 impl<'a> Ruling<'a> {
-    /// Creates the ruling from the reply of a store. `admit_undecided` returns `true` if the
-    /// request is admitted when no store decided.
+    /// Creates the ruling from the reply of a store. `admit_undecided` returns `true` if a request
+    /// that no store has decided is admitted.
     #[inline]
     pub(crate) fn new(
         reply: &'a Result<Decisions, StoreError>,
@@ -62,7 +62,7 @@ impl<'a> Ruling<'a> {
         }
     }
 
-    /// Creates the ruling from the decisions of the limiter's main store.
+    /// Creates the ruling from the main store's decisions.
     #[inline]
     pub(in crate::rate_limit) fn from_decisions(
         decisions: &'a Decisions,
@@ -89,8 +89,8 @@ impl<'a> Ruling<'a> {
         self.decisions.filter(|decisions| decisions.is_admitted())
     }
 
-    /// Returns the decision on the ban. In the reply of the main store, it follows those of the
-    /// policies.
+    /// Returns the decision on the ban. In the main store's reply, the ban decision follows the
+    /// decisions of the policies.
     pub(super) fn ban_decision(&self) -> Option<&'a Decision> {
         match self.decision {
             RateLimitDecision::Allowed | RateLimitDecision::Denied => {
@@ -104,7 +104,7 @@ impl<'a> Ruling<'a> {
         }
     }
 
-    /// Returns the delay of an admitted request with these costs until its turn.
+    /// Returns the time that an admitted request with these costs waits for its turn.
     #[inline]
     pub(in crate::rate_limit) fn delay(&self, costs: &[u64]) -> Duration {
         match self.charged() {
@@ -147,7 +147,7 @@ impl<'a> Ruling<'a> {
         }
     }
 
-    /// Returns the outcome for the record of a request with this delay.
+    /// Returns the outcome for the record of a request that is delayed by this duration.
     pub(in crate::rate_limit) fn outcome(&self, delayed: Duration) -> RateLimitOutcome {
         let each = self.decisions.map_or(&[][..], Decisions::each);
         let policies = self.set.policies().iter().zip(each);

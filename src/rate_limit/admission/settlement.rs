@@ -14,17 +14,19 @@ use smallvec::SmallVec;
 use super::charged::Paid;
 use crate::rate_limit::policy::policy_set::PolicySet;
 
-/// A handle that sets the actual cost of a request, in the extensions of each admitted request of a
-/// limiter that [settles](crate::rate_limit::RateLimitLayerBuilder::settle).
+/// A handle that sets the actual cost of a request. A limiter that
+/// [settles](crate::rate_limit::RateLimitLayerBuilder::settle) inserts one into the extensions of
+/// each request that it admits.
 ///
-/// A request is charged an estimate before it reaches the inner service. When the response body
-/// ends, the client disconnects or the handler panics, the difference to the latest cost that was
-/// set is charged or refunded. If no cost was set, the estimate remains charged. A refund applies
-/// to the window of the estimate, and to no later one. A charge can exceed the remaining quota: see
+/// A request is charged an estimate before it reaches the inner service. The charge is settled when
+/// the response body ends, the client disconnects, or the handler panics: the difference between
+/// the estimate and the most recently set cost is charged or refunded. If no cost was set, the
+/// estimate remains charged. A refund applies only to the window of the estimate, never to a later
+/// window. A charge can exceed the remaining quota: see
 /// [`Policy::charge`](crate::rate_limit::Policy::charge).
 ///
-/// Clones refer to the same request. If several limiters settle, one settlement sets the cost in
-/// all of them.
+/// Clones refer to the same request. If several limiters settle the same request, one settlement
+/// sets the cost in all of them.
 ///
 /// ```
 /// use portcullis::rate_limit::Settlement;
@@ -48,16 +50,16 @@ struct Tab {
     costs: Box<[AtomicU64]>,
 }
 
-/// The value of a cost that is not set.
+/// A placeholder for a cost that is not set.
 const UNKNOWN: u64 = u64::MAX;
 
 impl Settlement {
-    /// Returns the settlement in the extensions of a request, if a limiter inserted one.
+    /// Returns the settlement in a request's extensions, if a limiter inserted one.
     pub fn from_extensions(extensions: &Extensions) -> Option<&Self> {
         extensions.get()
     }
 
-    /// Sets the actual cost of the request for every policy. Replaces the previous value.
+    /// Sets the actual cost of the request for every policy. Replaces any previously set cost.
     pub fn set(&self, cost: u64) {
         self.each(
             |_| true,
@@ -65,8 +67,8 @@ impl Settlement {
         );
     }
 
-    /// Sets the actual cost of the request for the policy with this name. Replaces the previous
-    /// value.
+    /// Sets the actual cost of the request for the policy with this name. Replaces any previously
+    /// set cost.
     pub fn set_for(&self, policy: &str, cost: u64) {
         let named = |name: &str| name == policy;
         self.each(named, |known| {
@@ -74,8 +76,8 @@ impl Settlement {
         });
     }
 
-    /// Adds to the actual cost of the request for the policy with this name. The first call starts
-    /// at zero.
+    /// Adds an amount to the actual cost of the request for the policy with this name. The first
+    /// call adds to zero.
     pub fn add_for(&self, policy: &str, cost: u64) {
         let more = |known: u64| {
             let known = if known == UNKNOWN { 0 } else { known };
@@ -105,7 +107,7 @@ pub(super) struct Bill {
 }
 
 impl Bill {
-    /// Creates a bill, and inserts its [`Settlement`] into the extensions of the request.
+    /// Creates a bill and inserts its [`Settlement`] into the request's extensions.
     pub(crate) fn open(paid: Paid, extensions: &mut Extensions) -> Self {
         let unknown = |_: &_| AtomicU64::new(UNKNOWN);
         let tab = Arc::new(Tab {

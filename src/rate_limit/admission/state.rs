@@ -30,16 +30,16 @@ use crate::{
 /// Called   => end                         the inner service is ready
 /// ```
 ///
-/// `Deciding` follows itself at most once: if the store fails, the local store decides. A reply
-/// that is available immediately needs no pending state.
+/// `Deciding` follows itself at most once: when the main store fails and the local store decides. A
+/// reply that is available immediately does not create a pending state.
 pub(crate) enum PendingAdmission {
-    /// Waits for the lookup of the policies by a function.
+    /// Waits for the policy lookup.
     Choosing(PolicyLookup),
     /// Waits for the reply of a store.
     Deciding(Pending<Decisions>, LimitCheck<'static>),
     /// Waits for its turn in a queue.
     Queued(Waiter, Note),
-    /// The turn arrived. Waits until the inner service is ready.
+    /// The turn has arrived; waits until the inner service is ready.
     Called(Deposit, Note),
 }
 

@@ -1,4 +1,4 @@
-//! Joint decisions of several policies on one request.
+//! Joint decisions of all policies that apply to one request.
 
 use smallvec::SmallVec;
 
@@ -8,13 +8,13 @@ use super::{
 };
 use crate::{core::time::Timestamp, rate_limit::policy::policy::Policy};
 
-/// The charge of one request to one policy.
+/// A charge of one request to one policy.
 #[derive(Clone, Copy, Debug)]
 #[non_exhaustive]
 pub struct Charge<'a> {
-    /// The policy.
+    /// The policy that is charged.
     pub policy: &'a Policy,
-    /// The cost of the request. With a cost of zero, nothing is charged.
+    /// The cost of the request. A cost of zero charges nothing.
     pub cost: u64,
 }
 
@@ -24,19 +24,20 @@ impl<'a> Charge<'a> {
         Self { policy, cost }
     }
 
-    /// Returns `true` if the request passes the policy by this decision.
+    /// Returns `true` if this decision lets the request pass the policy.
     fn passes(&self, decision: &Decision) -> bool {
         decision.is_admitted() || self.policy.is_shadow()
     }
 }
 
-/// Decides a request by all its policies together, and updates the states.
+/// Decides one request under all its policies together and updates the states.
 ///
 /// The states are in the order of the charges. If one policy denies, none is charged, and the
-/// decisions of the others contain their previous remaining quota. A policy in shadow mode denies
-/// no request, and is charged if the other policies and its own decision admit the request.
+/// decisions of the other policies contain the remaining quota before the charge. A policy in
+/// shadow mode never denies a request. Such a policy is charged if both its own decision and the
+/// other policies admit the request.
 ///
-/// A store reads all states, calls this function, and writes all states back, in one atomic step.
+/// A store must read all states, call this function, and write all states back in one atomic step.
 ///
 /// ```
 /// use portcullis::{
@@ -74,17 +75,18 @@ pub fn decide_all(charges: &[Charge<'_>], states: &mut [State], now: Timestamp) 
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum StateRef<'a> {
-    /// A state of three words. Every policy can decide on it.
+    /// A state of three words. Every policy can decide with it.
     State(&'a mut State),
     /// A log, for a policy that [requires one](Policy::requires_log).
     Log(&'a mut Log),
 }
 
-/// Decides like [`decide_all`], for a store that also stores logs.
+/// Decides like [`decide_all`] for a store that also stores logs.
 ///
 /// # Panics
 ///
-/// Panics if there are fewer states than charges, or a log for a policy that does not use one.
+/// Panics if there are fewer states than charges, or if a log is passed for a policy that does not
+/// use one.
 pub fn decide_all_with_logs(
     charges: &[Charge<'_>],
     states: &mut [StateRef<'_>],
@@ -95,7 +97,7 @@ pub fn decide_all_with_logs(
 
 /// A stored state of any form.
 trait Recall {
-    /// The change that the charge would make.
+    /// The change that storing the charge would make.
     type Next;
 
     /// Decides a charge without storing it.
@@ -144,7 +146,7 @@ impl Recall for State {
 }
 
 impl Recall for StateRef<'_> {
-    /// The next state; for a log, `true` if the charge is to be recorded.
+    /// The next state or, for a log, `true` if the charge is to be recorded.
     type Next = Result<State, bool>;
 
     fn decide(&mut self, charge: &Charge<'_>, now: Timestamp) -> (Decision, Self::Next) {

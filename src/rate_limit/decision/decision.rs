@@ -11,7 +11,7 @@ pub struct Decision {
     // 2^53, so the upper bits can store the verdict.
     remaining_and_verdict: u64,
     reset_after_micros: u64,
-    /// For an admission, the time at which the charge expires; for a denial, the time to wait.
+    /// The time at which the charge expires for an admission, or the time to wait for a denial.
     detail_micros: u64,
 }
 
@@ -25,14 +25,15 @@ enum DecisionKind {
     Never,
 }
 
-/// The receipt of a charge. A refund with it applies to that charge, and never to a later window.
+/// A receipt that identifies a charge. A refund with this receipt applies only to that charge, and
+/// never to a later window.
 ///
-/// For a store, it is one number: the time at which the charge expires.
+/// A store can persist a receipt as one number: the time at which the charge expires.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Receipt(Timestamp);
 
 impl Receipt {
-    /// Creates the receipt of a charge that expires at this time.
+    /// Creates the receipt for a charge that expires at this time.
     pub const fn new(expires_at: Timestamp) -> Self {
         Self(expires_at)
     }
@@ -44,17 +45,17 @@ impl Receipt {
 }
 
 impl Decision {
-    /// Creates the decision of a policy that admits the request.
+    /// Creates the decision of a policy that admits a request.
     ///
-    /// `remaining` is the quota after the charge, and `reset_after` the time until the full quota
-    /// is available again.
+    /// `remaining` is the quota after the charge. `reset_after` is the time until the full quota is
+    /// available again.
     pub fn admitted(remaining: u64, reset_after: Duration, receipt: Receipt) -> Self {
         Self::admitted_micros(remaining, micros(reset_after), receipt.0)
     }
 
-    /// Creates the decision of a policy that denies the request.
+    /// Creates the decision of a policy that denies a request.
     ///
-    /// `retry_after` is `None` for a request that the policy never admits.
+    /// `retry_after` is `None` if the policy can never admit the request.
     pub fn denied(remaining: u64, reset_after: Duration, retry_after: Option<Duration>) -> Self {
         let reset_after = micros(reset_after);
         match retry_after {
@@ -114,7 +115,7 @@ impl Decision {
         self.remaining_and_verdict & ((1 << VERDICT_SHIFT) - 1)
     }
 
-    /// Returns the time until the full quota is available again, if nothing more is charged.
+    /// Returns the time until the full quota is available again if nothing more is charged.
     pub fn reset_after(&self) -> Duration {
         Duration::from_micros(self.reset_after_micros)
     }
@@ -124,7 +125,7 @@ impl Decision {
         self.reset_after_micros
     }
 
-    /// Returns the number of seconds, rounded up, for which no more than the remaining quota is
+    /// Returns the time, in seconds rounded up, during which no more than the remaining quota is
     /// available.
     #[inline]
     pub(crate) fn effective_secs(&self) -> u64 {
@@ -135,9 +136,10 @@ impl Decision {
         micros.div_ceil(1_000_000)
     }
 
-    /// Returns the time until the same request would be admitted, if nothing more is charged.
+    /// Returns the time until the same request would be admitted if nothing more is charged.
     ///
-    /// `None` if the request was admitted, or if its cost exceeds the capacity of the policy.
+    /// Returns `None` if the request was admitted, or if its cost exceeds the capacity of the
+    /// policy.
     pub fn retry_after(&self) -> Option<Duration> {
         match self.verdict() {
             DecisionKind::Denied => Some(Duration::from_micros(self.detail_micros)),
@@ -170,7 +172,7 @@ impl fmt::Debug for Decision {
     }
 }
 
-/// The decisions of all policies on one request. If one policy denies, none is charged.
+/// The decisions of all policies that apply to one request. If one policy denies, none is charged.
 #[derive(Clone)]
 pub struct Decisions {
     admitted: bool,
@@ -178,8 +180,8 @@ pub struct Decisions {
     each: Each,
 }
 
-/// The decisions. Nearly all requests have one, which is stored inline without spare capacity,
-/// because it is moved often.
+/// The decisions. Nearly all requests have a single decision. It is stored inline without spare
+/// capacity, because the value is moved often.
 #[derive(Clone)]
 enum Each {
     One(Decision),
@@ -187,9 +189,9 @@ enum Each {
 }
 
 impl Decisions {
-    /// Creates the decisions on a list of charges, in the order of the charges.
+    /// Creates a list of decisions in the order of the charges.
     ///
-    /// `at` is the time of the decision by the store's clock.
+    /// `at` is the time of the decision according to the store's clock.
     pub fn new(admitted: bool, at: Timestamp, each: impl IntoIterator<Item = Decision>) -> Self {
         let mut each = each.into_iter().fuse();
         let each = match (each.next(), each.next()) {
@@ -205,12 +207,12 @@ impl Decisions {
         Self { admitted, at, each }
     }
 
-    /// Returns `true` if the request is admitted and charged.
+    /// Returns `true` if the request was admitted and charged.
     pub fn is_admitted(&self) -> bool {
         self.admitted
     }
 
-    /// Returns the time of the decision, by the store's clock.
+    /// Returns the time of the decision according to the store's clock.
     pub fn at(&self) -> Timestamp {
         self.at
     }

@@ -22,35 +22,36 @@ use crate::{
     },
 };
 
-/// A local store that tracks the amounts that the limiter's store has not been charged yet.
+/// A local store that also tracks the amounts that have not yet been charged to the limiter's main
+/// store.
 ///
-/// It has two counts per partition. The first decides. It is lowered only by amounts that the
-/// limiter's store acknowledged while it had quota left. Over any number of outages a window thus
-/// admits at most the limit and one share, even if charges are lost. The second count, under a
-/// separate key, contains the unsent amounts. Both expire with their windows, within the bounds of
-/// the local store.
+/// The store has two counts per partition. The first count decides requests. It is lowered only by
+/// amounts that the main store acknowledged while it had quota left. A window therefore admits at
+/// most the limit and one share over any number of outages, even if charges are lost. The second
+/// count, under a separate key, contains the unsent amounts. Both counts expire with their windows,
+/// within the bounds of the local store.
 ///
 /// A local store that does not reply immediately has only the first count, which is never lowered.
 #[derive(Debug)]
 pub(crate) struct LocalStore {
     store: Arc<dyn RateLimitStore>,
-    /// The time of the local store's clock, in microseconds, until which an amount can be unsent;
-    /// zero if there is none.
+    /// The time until which an unsent amount can exist, in microseconds on the local store's clock.
+    /// Zero if there are no unsent amounts.
     unsent_until: AtomicU64,
     // Both counts change together.
     counts: Mutex<()>,
 }
 
-/// An amount for each policy, in their order.
+/// An amount for each policy, in the order of the policies.
 type Amounts = SmallVec<[u64; 4]>;
 
-/// The local counts of one partition that its store is being charged.
+/// The local counts of one partition while they are being charged to the main store.
 pub(crate) struct Payment {
     local: Arc<LocalStore>,
     local_set: Arc<PolicySet>,
     partition: StoreKey,
     amounts: Amounts,
-    /// The time of the local store's clock at which all amounts have expired.
+    /// The time at which all amounts have expired, according to the local store's clock.
     counts_until: Timestamp,
 }
 
@@ -63,13 +64,13 @@ impl LocalStore {
         }
     }
 
-    /// Returns `true` if there can be amounts that are not yet sent.
+    /// Returns `true` if unsent amounts can exist.
     #[inline]
     pub(crate) fn has_unsent(&self) -> bool {
         self.unsent_until.load(Ordering::Relaxed) > 0
     }
 
-    /// Takes the unsent amounts of a partition, if there are any. No amount is taken twice.
+    /// Takes the unsent amounts of a partition, if there are any. An amount is never taken twice.
     pub(super) fn payment(
         self: &Arc<Self>,
         partition: &StoreKey,
@@ -149,8 +150,8 @@ impl LocalStore {
 }
 
 impl Payment {
-    /// Charges the store once, and then lowers the local count by the amounts that the store
-    /// acknowledged with quota left.
+    /// Charges the main store once, and then lowers the local count by the amounts that the main
+    /// store acknowledged with quota left.
     pub(crate) async fn send(self, store: Arc<dyn RateLimitStore>, set: Arc<PolicySet>) {
         let charges = self.charges_to(&set);
         let charged = store.charge(&self.partition, &charges);
@@ -178,7 +179,7 @@ impl Payment {
             .collect()
     }
 
-    /// Makes the amounts unsent again: they were not charged.
+    /// Marks the amounts as unsent again because they were not charged.
     fn put_back(&self) {
         let charges = charges(self.local_set.policies(), Some(&self.amounts));
         let _both = self.local.lock();
@@ -186,7 +187,8 @@ impl Payment {
             .add_unsent(&self.partition, &charges, self.counts_until);
     }
 
-    /// Lowers the local count by the charged amounts of policies that have quota left in the store.
+    /// Lowers the local count by the charged amounts of those policies that have quota left in the
+    /// main store.
     fn acknowledge(&self, set: &PolicySet, left: &Decisions) {
         let policies = self.local_set.policies();
         let _both = self.local.lock();
@@ -278,7 +280,7 @@ impl RateLimitStore for LocalStore {
     }
 }
 
-/// Returns charges of these amounts; of zero without any.
+/// Returns charges of these amounts, or charges of zero if there are no amounts.
 fn charges<'a>(policies: &'a [Policy], amounts: Option<&[u64]>) -> SmallVec<[Charge<'a>; 4]> {
     let amount = |index: usize| amounts.map_or(0, |amounts| amounts[index]);
     let policies = policies.iter().enumerate();
@@ -292,7 +294,7 @@ fn longest_reset(decisions: &Decisions) -> std::time::Duration {
     each.max().unwrap_or_default()
 }
 
-/// Returns the key of the unsent amounts of a partition. It is not the digest of any partition.
+/// Returns the key of a partition's unsent amounts. The key is not the digest of any partition.
 fn unsent_key(partition: &StoreKey) -> StoreKey {
     let mut digest = *partition.as_bytes();
     digest[15] ^= 0xa5;

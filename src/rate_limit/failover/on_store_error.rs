@@ -10,10 +10,10 @@ use crate::{
 
 /// The handling of requests while a limiter's store fails.
 ///
-/// Set by [`on_store_error`] for a limiter, and by [`Policy::on_store_error`] for one of its
-/// policies. Defaults to [`Deny`](Self::Deny), because a limiter has no second store. With one, set
-/// by [`local`](Self::local), an outage of the store neither stops the service nor lifts all
-/// limits.
+/// Call [`on_store_error`] to set it for a limiter, or [`Policy::on_store_error`] to set it for a
+/// single policy. Defaults to [`Deny`](Self::Deny), because a limiter has no second store by
+/// default. With a second store, set by [`local`](Self::local), a store outage neither stops the
+/// service nor lifts all limits.
 ///
 /// [`on_store_error`]: crate::rate_limit::RateLimitLayerBuilder::on_store_error
 ///
@@ -36,7 +36,7 @@ use crate::{
 #[derive(Clone, Debug, Default)]
 #[non_exhaustive]
 pub enum OnStoreError {
-    /// A store in this process decides, by quotas divided by `share`. Created by
+    /// A store in this process decides, with quotas divided by `share`. Created by
     /// [`local`](Self::local).
     Local {
         /// The store that decides.
@@ -52,27 +52,31 @@ pub enum OnStoreError {
 }
 
 impl OnStoreError {
-    /// Decides by a store in this process, such as a `MemoryStore`, while the main store fails.
+    /// Uses a store in this process, such as a `MemoryStore`, to decide requests while the main
+    /// store fails.
     ///
-    /// `share` is the number of instances that share the quota, at least 1. Each instance admits
-    /// the limit divided by it, rounded up. The burst of a bucket is divided in the same way, and
-    /// its rate is divided exactly. With a share of 1, each instance admits the whole quota.
+    /// `share` is the number of instances that share the quota, and must be at least 1. Each
+    /// instance admits the limit divided by `share`, rounded up. The burst of a bucket is divided
+    /// in the same way, and the rate of a bucket is divided exactly. With a share of 1, each
+    /// instance admits the entire quota.
     ///
-    /// The local store does not know the requests that were admitted before. Once the main store
-    /// decides for a partition again, it is charged in the background for the requests that the
-    /// local store admitted and that still count. It is charged at most once: an amount is sent
+    /// The local store has no record of requests that were admitted before the failure. Once the
+    /// main store decides requests of a partition again, it is charged in the background for the
+    /// locally admitted requests that still count. Each amount is charged at most once: it is sent
     /// again only after [`Unavailable`](crate::StoreErrorKind::Unavailable), which means that the
     /// call had no effect.
     ///
     /// The local count remains until the charge is acknowledged and the main store still has quota
-    /// left. Over any number of outages a window therefore admits at most the limit and one share
-    /// per instance, even if the main store replies to one call and then fails again, or loses
-    /// charges. The local share of a bucket refills during the outages at the rate of one instance.
+    /// left. Over any number of outages, a window therefore admits at most the limit and one share
+    /// per instance. This bound holds even if the main store replies to one call and then fails
+    /// again, or loses charges. During outages, the local share of a bucket refills at one
+    /// instance's rate.
     ///
-    /// Charges require a main store that can [charge](RateLimitStore::charge), and a local store
-    /// that replies immediately, such as a `MemoryStore`. With others the bound is the same, but
-    /// the requests that were admitted locally are not charged, and the local count remains until
-    /// its window ends. If the local store fails too, the request is rejected with `503`.
+    /// Background charges require a main store that can [charge](RateLimitStore::charge) and a
+    /// local store that replies immediately, such as a `MemoryStore`. With other stores, the bound
+    /// is the same, but locally admitted requests are not charged to the main store, and the local
+    /// count remains until its window ends. If the local store fails too, the request is rejected
+    /// with `503`.
     ///
     /// [`RateLimitLayerBuilder::build`](crate::rate_limit::RateLimitLayerBuilder::build) rejects a
     /// share of zero.
@@ -91,11 +95,11 @@ impl OnStoreError {
         }
     }
 
-    /// Returns the number that divides the quotas, if there is a local store.
+    /// Returns the number by which the quotas are divided, if there is a local store.
     ///
     /// # Errors
     ///
-    /// Returns an error if it is zero.
+    /// Returns an error if the number is zero.
     pub(crate) fn share(&self) -> Result<Option<NonZeroU32>, ConfigError> {
         let Self::Local { share, .. } = self else {
             return Ok(None);
@@ -110,7 +114,7 @@ impl OnStoreError {
         }
     }
 
-    /// Returns the same as the rule of one policy.
+    /// Returns the equivalent rule for a single policy.
     fn as_override(&self) -> FailureOverride {
         match self {
             Self::Local { store, share } => FailureOverride::Local(LocalStoreId {
@@ -122,11 +126,11 @@ impl OnStoreError {
         }
     }
 
-    /// Checks the rule of one policy of a limiter that handles failures in this way.
+    /// Checks a policy's rule against the limiter's handling of failures.
     ///
     /// # Errors
     ///
-    /// Returns an error if it names a local store that is not the limiter's.
+    /// Returns an error if the rule refers to a local store that is not the limiter's.
     pub(crate) fn check_override(&self, policy: &Policy) -> Result<(), ConfigError> {
         let own = policy.failure_override();
         let (Some(FailureOverride::Local(_)), true) = (own, own != Some(self.as_override())) else {
@@ -140,15 +144,16 @@ impl OnStoreError {
 }
 
 impl Policy {
-    /// Overrides the limiter's [`OnStoreError`] for this policy. Defaults to the limiter's.
+    /// Overrides the limiter's [`OnStoreError`] for this policy. Defaults to the limiter's
+    /// `OnStoreError`.
     ///
-    /// The strictest of a request's policies applies: if one denies, the request is rejected, and
-    /// it is admitted without a decision only if all allow it. Policies in [shadow
-    /// mode](Self::shadow) are ignored.
+    /// The strictest rule among a request's policies applies. If one policy denies, the request is
+    /// rejected. The request is admitted without a decision only if all policies allow it. Policies
+    /// in [shadow mode](Self::shadow) are ignored.
     ///
-    /// A policy has no local store of its own. To use the limiter's, pass a clone of the limiter's
-    /// [`OnStoreError::local`]. [`build`](crate::rate_limit::RateLimitLayerBuilder::build) rejects
-    /// any other.
+    /// A policy has no local store of its own. To use the limiter's local store, pass a clone of
+    /// the limiter's [`OnStoreError::local`].
+    /// [`build`](crate::rate_limit::RateLimitLayerBuilder::build) rejects any other local store.
     ///
     /// ```
     /// use portcullis::rate_limit::{OnStoreError, Policy, Quota};

@@ -1,4 +1,5 @@
-//! The stores of a limiter: the main one, and a local one that decides while the main one fails.
+//! The stores of a limiter: the main store, and a local store that decides while the main store
+//! fails.
 
 use std::{
     num::NonZeroU32,
@@ -56,7 +57,7 @@ pub(crate) struct Stores {
 /// The store that decides a request.
 pub(crate) enum DecidingStore {
     Main,
-    /// The local store, and the failure of the main one.
+    /// The local store, and the kind of failure of the main store.
     Local(Arc<LocalStore>, StoreErrorKind),
 }
 
@@ -93,7 +94,7 @@ impl StoreOptions {
         Err(error.fix("set some tens of milliseconds, or call `without_store_timeout`"))
     }
 
-    /// # Errors
+    /// Returns an error if the store cannot adjust its charges after the fact.
     ///
     /// Returns an error if the store cannot change its charges.
     pub(crate) fn check_settlement(&self) -> Result<(), ConfigError> {
@@ -146,8 +147,8 @@ impl Stores {
         }
     }
 
-    /// Returns the local store and its policies after a failure of the main store, if the local
-    /// store decides instead.
+    /// Returns the local store and its policies after a failure of the main store, if a local store
+    /// is to decide instead.
     pub(crate) fn fallback(
         &self,
         store: &DecidingStore,
@@ -163,7 +164,7 @@ impl Stores {
         }
     }
 
-    /// Returns `true` if a request that no store has decided is admitted.
+    /// Returns `true` if a request that no store has decided is to be admitted.
     pub(crate) fn admit_undecided(&self, set: &PolicySet) -> bool {
         match (set.failure_rule(), &self.options.on_error) {
             (FailureRule::Allow, _) | (FailureRule::AsLimiter, OnStoreError::Allow) => true,
@@ -172,7 +173,7 @@ impl Stores {
         }
     }
 
-    /// Returns the charges of an admitted request, to be settled or refunded.
+    /// Returns the charges of an admitted request, so that they can be settled or refunded.
     pub(crate) fn charged(
         &self,
         store: &DecidingStore,
@@ -189,15 +190,14 @@ impl Stores {
         Paid::new(store, runtime, partition, set, costs, decisions)
     }
 
-    /// Returns `true` if there can be requests that the local store admitted and the main store was
-    /// not charged for.
+    /// Returns `true` if the local store may have admitted requests that have not been charged to
+    /// the main store.
     #[inline]
     pub(crate) fn has_unsent(&self) -> bool {
         self.local.as_ref().is_some_and(|local| local.has_unsent())
     }
 
-    /// Charges the main store in the background for the requests of a partition that the local
-    /// store has admitted.
+    /// Charges the main store in the background for a partition's locally admitted requests.
     #[inline]
     pub(crate) fn charge_unsent(&self, partition: &StoreKey, set: &Arc<PolicySet>) {
         if let Some(local) = &self.local
@@ -222,7 +222,7 @@ impl Stores {
         }
     }
 
-    /// Resets these policies of a partition in all stores.
+    /// Resets these policies of a partition in both stores.
     pub(crate) fn reset(&self, partition: &StoreKey, policies: &[&Policy]) -> StoreFuture<()> {
         if let Some(local) = &self.local {
             // An in-memory store has completed by now. The caller does not wait for other stores.
@@ -231,7 +231,7 @@ impl Stores {
         self.background.reset(partition, policies)
     }
 
-    /// Runs a task in the background. With an in-memory store it completes immediately.
+    /// Runs a task in the background. With an in-memory store, the task completes immediately.
     pub(crate) fn run(&self, mut task: Task) {
         let mut no_waker = Context::from_waker(Waker::noop());
         if task.as_mut().poll(&mut no_waker).is_pending()
@@ -242,7 +242,7 @@ impl Stores {
     }
 }
 
-/// Returns one charge for each policy, all of the same cost.
+/// Returns one charge for each policy, all with the same cost.
 pub(crate) fn equal_charges(set: &PolicySet, cost: u64) -> SmallVec<[Charge<'_>; 4]> {
     let policies = set.policies().iter();
     policies.map(|policy| Charge::new(policy, cost)).collect()

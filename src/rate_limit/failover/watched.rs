@@ -1,4 +1,4 @@
-//! The store of a limiter for background calls.
+//! A limiter's store for background calls.
 
 use std::sync::Arc;
 
@@ -30,12 +30,13 @@ impl BackgroundStore {
         }
     }
 
-    /// Monitors a reply. No request waits for it, so that no access-log record contains the call.
+    /// Monitors a reply. No request waits for the reply, so no access-log record contains the call.
     fn over<T: 'static>(&self, reply: StoreFuture<T>) -> StoreFuture<T> {
         self.watch.over(reply, || None)
     }
 
-    /// Monitors a reply to a charge or refund. A store that cannot settle has not failed.
+    /// Monitors a reply to a charge or refund. A store that does not support settlement is not
+    /// reported as failed.
     fn over_settlement(&self, reply: StoreFuture<()>) -> StoreFuture<()> {
         match self.store.can_settle() {
             true => self.over(reply),

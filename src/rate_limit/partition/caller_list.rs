@@ -13,7 +13,7 @@ use crate::{
     rate_limit::request_head::RequestHead,
 };
 
-/// A list of callers, by network or by identity.
+/// A list of callers, identified by network or by identity.
 ///
 /// ```
 /// use portcullis::{ClientAddrResolver, rate_limit::CallerList};
@@ -38,7 +38,7 @@ impl CallerList {
         Self::default()
     }
 
-    /// Adds callers whose address, as the resolver determines it, is in one of these networks.
+    /// Adds callers whose address, as determined by the resolver, is in one of these networks.
     pub fn networks(
         mut self,
         resolver: ClientAddrResolver,
@@ -49,7 +49,7 @@ impl CallerList {
         self
     }
 
-    /// Adds the identities of these lineages.
+    /// Adds callers whose identity has one of these [lineages](crate::Identity::lineage).
     pub fn lineages<I>(mut self, lineages: I) -> Self
     where
         I: IntoIterator,
@@ -59,7 +59,7 @@ impl CallerList {
         self
     }
 
-    /// Adds the identities of these owners.
+    /// Adds callers whose identity has one of these owners.
     pub fn owners<I>(mut self, owners: I) -> Self
     where
         I: IntoIterator,
@@ -80,7 +80,7 @@ impl CallerList {
         self.networks.is_empty() && self.lineages.is_empty() && self.owners.is_empty()
     }
 
-    /// Returns `true` if the list includes callers by identity.
+    /// Returns `true` if the list includes callers that are identified by lineage or owner.
     fn reads_identity(&self) -> bool {
         !self.lineages.is_empty() || !self.owners.is_empty()
     }
@@ -116,7 +116,7 @@ pub(crate) struct CallerRules {
     pub(crate) skip: Option<Arc<SkipFn>>,
 }
 
-/// The treatment of a request by the [`CallerRules`].
+/// The access of a request under the [`CallerRules`].
 pub(crate) enum Access {
     Denied,
     /// No policy applies.
@@ -125,7 +125,7 @@ pub(crate) enum Access {
 }
 
 impl CallerRules {
-    /// Returns the treatment of a request. Denials take precedence.
+    /// Returns the access of a request. Denials take precedence over exemptions.
     #[inline]
     pub(crate) fn access(&self, head: &RequestHead<'_>) -> Result<Access, MissingClientAddrError> {
         if self.deny.include(head)? {
@@ -148,7 +148,7 @@ impl CallerRules {
         !self.allow.is_empty() || self.skip.is_some()
     }
 
-    /// Returns `true` if the identity of the caller is read.
+    /// Returns `true` if the rules read the identity of the caller.
     pub(crate) fn reads_identity(&self) -> bool {
         self.allow.reads_identity() || self.deny.reads_identity()
     }

@@ -1,4 +1,4 @@
-//! Canonical forms of values that clients can spell in several ways.
+//! Canonical forms of values that clients can write in several ways.
 
 use http::{HeaderName, Method, header::HOST};
 use smallvec::SmallVec;
@@ -8,11 +8,11 @@ use crate::{
     rate_limit::request_head::RequestHead,
 };
 
-/// The kind of value in a header.
+/// The canonical value of a header.
 pub(super) enum HeaderField<'a> {
-    /// No such header.
+    /// The header is missing.
     Missing,
-    /// An address, in the bytes of its network.
+    /// An address, represented by the bytes of its network.
     Addr([u8; 17]),
     Text(&'a [u8]),
     /// A host name in lower case.
@@ -20,8 +20,9 @@ pub(super) enum HeaderField<'a> {
 }
 
 impl<'a> HeaderField<'a> {
-    /// Parses the first value of a header. A port, brackets and the IPv6 form of an IPv4 address do
-    /// not distinguish addresses, and case, a port and a trailing dot do not distinguish hosts.
+    /// Parses the first value of a header. Addresses that differ only in a port, brackets or the
+    /// IPv6 form of an IPv4 address are equal. Hosts that differ only in case, a port or a trailing
+    /// dot are equal.
     pub(crate) fn of(name: &HeaderName, head: &RequestHead<'a>) -> Self {
         let is_host = is_host(name);
         let target = (*name == HOST).then(|| head.uri.host()).flatten();
@@ -68,7 +69,8 @@ fn is_host(name: &HeaderName) -> bool {
     name == HOST || name == "x-forwarded-host"
 }
 
-/// Returns the method if it is `PATCH` or one of RFC 9110. Clients can invent any number of others.
+/// Returns the method if it is `PATCH` or is defined in RFC 9110. Clients can invent any number of
+/// other methods.
 pub(super) fn known_method(method: &Method) -> Option<&str> {
     match *method {
         Method::GET

@@ -1,4 +1,4 @@
-//! The components of a partition, and their parts of its key.
+//! The components of a partition, and the values that they add to the key.
 
 use std::{fmt, sync::Arc};
 
@@ -32,7 +32,7 @@ pub(crate) enum Component {
 
 pub(crate) type By = dyn Fn(&RequestHead<'_>) -> Option<Vec<u8>> + Send + Sync;
 
-/// Adds all components of a request to the key. Returns `true` if the request has all of them.
+/// Adds all components of a request to the key. Returns `true` if the request has all components.
 pub(crate) fn write_all(
     components: &[Component],
     key: &mut ShortKeyWriter,
@@ -59,7 +59,7 @@ impl Component {
         }
     }
 
-    /// Returns the key of a request in a partition with this single component.
+    /// Returns the key of a request in a partition that has only this component.
     #[inline]
     pub(crate) fn key_alone(
         &self,
@@ -98,7 +98,7 @@ impl Component {
         })
     }
 
-    /// Adds the request's value to the key. Returns `true` if the request has one.
+    /// Adds the request's value to the key. Returns `true` if the request has a value.
     fn write(
         &self,
         key: &mut ShortKeyWriter,

@@ -16,7 +16,7 @@ use crate::{
     rate_limit::request_head::RequestHead,
 };
 
-/// A key space of a limiter: the requests of one partition share a quota.
+/// A rule that assigns requests to partitions. The requests in one partition share a quota.
 ///
 /// ```
 /// use http::header::HOST;
@@ -33,8 +33,8 @@ use crate::{
 /// # let _ = (by_caller, by_both, Partition::header(HOST));
 /// ```
 ///
-/// The values in the digest of a partition are typed and length-prefixed, so distinct combinations
-/// have distinct keys, for any input.
+/// Values in a partition digest are typed and length-prefixed, so distinct combinations of values
+/// always have distinct keys.
 #[derive(Clone, Debug)]
 pub struct Partition {
     // The first alternative of which the request has all components applies.
@@ -44,42 +44,45 @@ pub struct Partition {
 }
 
 impl Partition {
-    /// Counts by client address, as the resolver determines it.
+    /// Partitions requests by client address, as determined by the resolver.
     ///
-    /// Requests whose peer address is unknown are rejected with `500`, because clients that share a
-    /// partition could lock out one another.
+    /// Requests with an unknown peer address are rejected with `500`, because clients that share a
+    /// partition could lock one another out.
     pub fn client_addr(resolver: ClientAddrResolver) -> Self {
         Self::one(Component::ClientAddr(resolver))
     }
 
-    /// Counts by the lineage of the caller's [`Identity`](crate::Identity), so the count of a
-    /// rotated key continues.
+    /// Partitions requests by the [lineage](crate::Identity::lineage) of the caller's
+    /// [`Identity`](crate::Identity), so a key's count continues after its rotation.
     ///
-    /// Requests without an identity are in no partition, and are not limited; see [`or`](Self::or).
+    /// Requests without an identity belong to no partition and are not limited; see
+    /// [`or`](Self::or).
     pub fn identity() -> Self {
         Self::one(Component::Identity)
     }
 
-    /// Counts by the owner of the caller's key, or by its lineage if it has no owner.
+    /// Partitions requests by the owner of the caller's key, or by the
+    /// [lineage](crate::Identity::lineage) of a key without an owner.
     ///
-    /// Requests without an identity are in no partition, and are not limited; see [`or`](Self::or).
+    /// Requests without an identity belong to no partition and are not limited; see
+    /// [`or`](Self::or).
     pub fn owner() -> Self {
         Self::one(Component::Owner)
     }
 
-    /// Counts by the first value of a header.
+    /// Partitions requests by the first value of a header.
     ///
-    /// Requests without the header share a partition, so that a client cannot evade the limit by
-    /// omitting it. A client can still vary the value, so use headers that a proxy sets.
+    /// Requests without the header share a partition, so a client cannot evade the limit by
+    /// omitting the header. A client can still vary the value, so use a header that a proxy sets.
     ///
-    /// Equivalent forms of an address share a partition: with and without a port, brackets or
-    /// quotes, and an IPv4 address in its IPv6 form. IPv6 addresses are grouped by /56, the default
-    /// of [`client_addr`](Self::client_addr). In `Host` and `X-Forwarded-Host`, the case, the port
-    /// and a trailing dot are ignored. The authority of the request target takes precedence over
-    /// `Host`, as in HTTP/2.
+    /// Equivalent forms of an address share a partition: with or without a port, brackets or
+    /// quotes, and an IPv4 address in its IPv6 form. IPv6 addresses are grouped by /56, which is
+    /// also the default of [`client_addr`](Self::client_addr). In `Host` and `X-Forwarded-Host`,
+    /// case, the port and a trailing dot are ignored. The authority of the request target takes
+    /// precedence over `Host`, as in HTTP/2.
     ///
-    /// A name that is not valid is reported by
-    /// [`RateLimitLayerBuilder::build`](crate::rate_limit::RateLimitLayerBuilder::build).
+    /// [`RateLimitLayerBuilder::build`](crate::rate_limit::RateLimitLayerBuilder::build) reports an
+    /// invalid header name.
     pub fn header(name: impl AsRef<str>) -> Self {
         let text = name.as_ref();
         match HeaderName::from_bytes(text.as_bytes()) {
@@ -91,27 +94,29 @@ impl Partition {
         }
     }
 
-    /// Counts all requests together: one partition for the whole service.
+    /// Counts all requests together, in one partition for the entire service.
     pub fn global() -> Self {
         Self::one(Component::Global)
     }
 
-    /// Counts by method: those of RFC 9110, and `PATCH`. Other methods share a partition, because a
-    /// client can invent any number of them.
+    /// Partitions requests by method. Each RFC 9110 method and `PATCH` has its own partition. All
+    /// other methods share a partition, because a client can invent any number of them.
     pub fn method() -> Self {
         Self::one(Component::Method)
     }
 
-    /// Counts by the pattern of the matched route, such as `/users/{id}` (axum's `MatchedPath`).
+    /// Partitions requests by the pattern of the matched route, such as `/users/{id}` (axum's
+    /// `MatchedPath`).
     ///
-    /// Requests without a route share a partition, for example in a layer outside of the router.
-    /// Paths are never counted separately, because a client can invent any number of them.
+    /// Requests without a route share a partition; for example, requests have no route in a layer
+    /// outside the router. Paths never have separate partitions, because a client can invent any
+    /// number of paths.
     pub fn route() -> Self {
         Self::one(Component::Route)
     }
 
-    /// Counts by the value that a function returns. Requests for which it returns `None` are in no
-    /// partition, and are not limited.
+    /// Partitions requests by the value that a function returns. A request for which the function
+    /// returns `None` belongs to no partition and is not limited.
     pub fn from_fn<F>(find: F) -> Self
     where
         F: Fn(&RequestHead<'_>) -> Option<Vec<u8>> + Send + Sync + 'static,
@@ -119,9 +124,9 @@ impl Partition {
         Self::one(Component::By(Arc::new(find)))
     }
 
-    /// Counts by each combination of the two.
+    /// Partitions requests by each combination of this partition's value and the other's.
     ///
-    /// Alternatives that were added by [`or`](Self::or) before are combined as a whole.
+    /// Alternatives that were already added by [`or`](Self::or) are combined as a whole.
     #[must_use]
     pub fn and(self, other: Self) -> Self {
         let combine = |one: &Alternative| {
@@ -135,7 +140,7 @@ impl Partition {
         }
     }
 
-    /// Counts requests that are in no partition of this one by the other.
+    /// Adds an alternative partition for requests that do not belong to this one.
     #[must_use]
     pub fn or(mut self, other: Self) -> Self {
         self.alternatives.extend(other.alternatives);
@@ -150,9 +155,9 @@ impl Partition {
         }
     }
 
-    /// Assigns each alternative a key space of a store, named by its components.
+    /// Assigns each alternative a key space in a store, named after the alternative's components.
     ///
-    /// Returns an error if the name of a header is not valid.
+    /// Returns an error if a header name is invalid.
     pub(crate) fn in_store(&self, keys: &StoreKeys) -> Result<StoredPartition, ConfigError> {
         if let Some(name) = &self.invalid_header {
             return Err(ConfigError::new(

@@ -35,8 +35,8 @@ impl StoredPartition {
         self.components().flatten().any(is_route)
     }
 
-    /// Returns the key spaces of the partition, for comparison with another partition. `None` if a
-    /// function computes a component, because functions cannot be compared.
+    /// Returns the key spaces of the partition, for comparison with another partition. Returns
+    /// `None` if a function computes a component, because functions cannot be compared.
     pub(crate) fn spaces(&self) -> Option<Vec<StoreKey>> {
         let is_found = |component: &Component| matches!(component, Component::By(_));
         if self.components().flatten().any(is_found) {
@@ -46,8 +46,8 @@ impl StoredPartition {
         Some(spaces.map(|space| space.short_key(b"comparison")).collect())
     }
 
-    /// Returns the subject of audit events: the id of the API key; otherwise the network of the
-    /// client, if it is a component; otherwise the key in the store.
+    /// Returns the subject of audit events. The subject is the id of the API key, otherwise the
+    /// client's network if it is a component, and otherwise the key in the store.
     pub(crate) fn subject(&self, key: &StoreKey, head: &RequestHead<'_>) -> Arc<str> {
         if let Some(caller) = identity(head) {
             return caller.key_id().into();
@@ -77,7 +77,7 @@ impl StoredPartition {
         self.alternatives.iter().map(|(_, components)| components)
     }
 
-    /// Returns the component if it is the only one, and no function computes it.
+    /// Returns the partition's component if it is the only one and no function computes it.
     pub(crate) fn single_component(&self) -> Option<SingleComponent> {
         let [(space, components)] = &*self.alternatives else {
             return None;
@@ -91,7 +91,7 @@ impl StoredPartition {
         })
     }
 
-    /// Returns the key of a request's partition; `None` if the request is in no partition.
+    /// Returns the key of a request's partition, or `None` if the request belongs to no partition.
     pub(crate) fn key(
         &self,
         head: &RequestHead<'_>,
@@ -121,7 +121,8 @@ pub(crate) struct SingleComponent {
 }
 
 impl SingleComponent {
-    /// Returns the same key as [`StoredPartition::key`]; `None` if the request lacks the component.
+    /// Returns the same key as [`StoredPartition::key`], or `None` if the request lacks the
+    /// component.
     #[inline(always)]
     pub(crate) fn key(&self, head: &RequestHead<'_>) -> Option<StoreKey> {
         if let Component::ClientAddr(resolver) = &self.component {

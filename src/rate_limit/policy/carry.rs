@@ -1,4 +1,4 @@
-//! Replacement of policies, and the carry-over of their counts.
+//! Replacement of policies and carry-over of their counts.
 
 use std::{
     num::NonZeroU32,
@@ -11,20 +11,20 @@ use crate::{
     rate_limit::decision::algorithm::{Log, State},
 };
 
-/// The maximum number of successive changes of a window that are carried over.
+/// The maximum number of successive window changes that are carried over.
 const CHANGES_MAX: usize = 4;
 
 impl Policy {
-    /// Declares that this policy replaces another one with a different window, so that callers do
-    /// not start with a full quota after a deployment.
+    /// Declares that this policy replaces one with a different window, so that callers do not start
+    /// with a full quota after a deployment.
     ///
-    /// The previous policy must have the same algorithm, and the name and [scope](Self::scope)
-    /// under which it counted. The usage of a partition at the first use of this policy carries
-    /// over, for at most the time in which the whole quota refills; see [the
-    /// type](Self#changing-a-quota). Instances that still use the previous policy are not affected.
-    /// Remove the call once all instances use the new policy.
+    /// The previous policy must have the same algorithm as this policy, and the name and
+    /// [scope](Self::scope) under which it counted. At the first use of this policy, the usage of a
+    /// partition carries over for at most the time in which the entire quota refills; see [Changing
+    /// a quota](Self#changing-a-quota). Instances that still use the previous policy are not
+    /// affected. Remove the call once all instances use the new policy.
     ///
-    /// It is not needed if only the limit or the burst changes, nor for
+    /// The call is not needed if only the limit or the burst changes, or if you use
     /// [`RateLimitHandle::replace_policies`](crate::rate_limit::RateLimitHandle::replace_policies).
     ///
     /// ```
@@ -38,7 +38,7 @@ impl Policy {
     ///
     /// # Errors
     ///
-    /// Returns an error if the algorithms differ.
+    /// Returns an error if the algorithms of the two policies differ.
     pub fn replacing(mut self, previous: &Self) -> Result<Self, ConfigError> {
         if self.algorithm.letter() != previous.algorithm.letter() {
             return Err(ConfigError::new(
@@ -52,7 +52,7 @@ impl Policy {
         Ok(self)
     }
 
-    /// Returns this policy as the successor of another one with the same name and algorithm.
+    /// Returns this policy as the successor of another policy with the same name and algorithm.
     pub(super) fn succeeding(&self, previous: Option<&Self>) -> Self {
         let same = |previous: &&Self| {
             previous.name == self.name
@@ -72,7 +72,8 @@ impl Policy {
         }
     }
 
-    /// Returns the last of this policy and those that it replaces by which a request was decided.
+    /// Returns the latest policy that has decided a request, among this policy and the policies
+    /// that it replaces.
     fn last_used(&self) -> &Self {
         match &self.previous {
             Some(previous) if previous.changed_at.get().is_none() => previous.policy.last_used(),
@@ -80,8 +81,8 @@ impl Policy {
         }
     }
 
-    /// Returns the same policy without those that it [replaces](Self::replacing), for a store that
-    /// has carried over their usage.
+    /// Returns this policy without the policies that it [replaces](Self::replacing), for a store
+    /// that has carried over their usage.
     #[must_use]
     pub fn without_previous(&self) -> Self {
         Self {
@@ -104,13 +105,12 @@ impl Policy {
         }
     }
 
-    /// Returns this policy and those that it replaces, latest first.
+    /// Returns this policy and the policies that it replaces, latest first.
     pub(crate) fn with_previous(&self) -> impl Iterator<Item = &Self> {
         std::iter::successors(Some(self), |policy| Some(&policy.previous.as_ref()?.policy))
     }
 
-    /// Returns the carry-over that a store must apply before it decides by this policy, if any: see
-    /// [`Carry`].
+    /// Returns the [`Carry`] that a store must apply before it decides with this policy, if any.
     #[inline]
     pub fn carry(&self, now: Timestamp) -> Option<Carry<'_>> {
         self.previous.as_ref()?.carry(self, now)
@@ -128,7 +128,7 @@ impl Policy {
 }
 
 impl Previous {
-    /// Returns the policy to carry over from, or `None` if it counts under the same id.
+    /// Returns the policy to carry over from, or `None` if that policy counts under the same id.
     fn of(policy: &Policy, id: u64) -> Option<Arc<Self>> {
         (policy.id != id).then(|| {
             Arc::new(Self {
@@ -138,7 +138,7 @@ impl Previous {
         })
     }
 
-    /// Returns the share of one instance, if it can be counted.
+    /// Returns the share of one instance, if such a share can be counted.
     pub(super) fn divided(&self, share: NonZeroU32) -> Option<Arc<Self>> {
         Some(Arc::new(Self {
             policy: self.policy.divided(share).ok()?,
@@ -158,11 +158,12 @@ impl Previous {
     }
 }
 
-/// The counts that a store carries over to a policy that [replaces](Policy::replacing) another one.
+/// The usage that a store carries over to a policy that [replaces](Policy::replacing) another one.
 ///
-/// Before a store decides by a policy, it calls [`Policy::carry`]. If that returns a carry-over, it
-/// first does the same for the [previous](Self::previous) policy, and then replaces the state of
-/// the policy with the result of [`state`](Self::state). Applying a carry-over twice is harmless.
+/// Before a store decides with a policy, it must call [`Policy::carry`]. If that call returns a
+/// carry-over, the store first applies the carry-over of the [previous](Self::previous) policy, if
+/// any. It then replaces the state of the policy with the result of [`state`](Self::state).
+/// Applying a carry-over twice is harmless.
 #[derive(Clone, Copy, Debug)]
 pub struct Carry<'a> {
     policy: &'a Policy,
@@ -181,7 +182,8 @@ impl<'a> Carry<'a> {
         self.changed_at
     }
 
-    /// Returns the new state of the policy, from its own state and that of the previous policy.
+    /// Returns the new state of the policy, computed from its own state and the state of the
+    /// previous policy.
     pub fn state(&self, own: State, previous: State, now: Timestamp) -> State {
         let (to, from) = (&self.policy.algorithm, &self.previous.algorithm);
         to.carry(own, from, previous, self.changed_at, now)

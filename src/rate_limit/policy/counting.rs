@@ -1,4 +1,4 @@
-//! Decisions and charges of policies.
+//! Decisions and charges under policies.
 
 use std::time::Duration;
 
@@ -12,11 +12,11 @@ use crate::{
 };
 
 impl Policy {
-    /// Returns the number of requests of cost 1 that this number of instances can admit beyond the
-    /// policy in any period, because of their [sync mode](SyncMode).
+    /// Returns the maximum over-admission: the number of requests of cost 1 that this number of
+    /// instances can admit beyond the policy in any period because of their [sync mode](SyncMode).
     ///
     /// Lost connections and lost replies do not raise this bound. An instance that is killed and
-    /// restarted counts as an additional instance in the window in which it was killed.
+    /// restarted counts as an additional instance in the window in which it is killed.
     pub fn max_over_admission(&self, instances: u32) -> u64 {
         match self.sync_mode() {
             SyncMode::Exact => 0,
@@ -34,7 +34,7 @@ impl Policy {
     }
 
     /// Returns the maximum number of requests of cost 1 that one exact store admits in any period
-    /// of the length of the window.
+    /// that is as long as the window.
     ///
     /// ```
     /// use portcullis::rate_limit::{Policy, Quota};
@@ -54,69 +54,71 @@ impl Policy {
         self.algorithm.terms()
     }
 
-    /// Decides one request, and returns the decision and the state to store.
+    /// Decides one request and returns the decision and the state to store.
     ///
-    /// This is the reference for all stores. A store reads the state, calls this method, and writes
-    /// the returned state in one atomic step.
+    /// This method is the reference for all stores. In one atomic step, a store must read the
+    /// state, call this method, and write the returned state.
     ///
     /// An expired state is equivalent to [`State::NONE`]. A cost of zero charges nothing, and the
-    /// decision contains the remaining quota.
+    /// decision then contains the remaining quota.
     #[inline(always)]
     pub fn decide(&self, state: State, now: Timestamp, cost: u64) -> (Decision, State) {
         self.algorithm.decide(state, now, cost)
     }
 
-    /// Refunds an excess amount of the charge of a receipt, and returns the state to store.
+    /// Refunds an excess amount of the charge that the receipt identifies, and returns the state to
+    /// store.
     ///
-    /// A charge whose window has ended, or that has leaked away, is not refunded.
+    /// A charge whose window has ended, or that has already leaked away, is not refunded.
     pub fn refund(&self, state: State, now: Timestamp, paid: Receipt, amount: u64) -> State {
         self.algorithm.refund(state, now, paid, amount)
     }
 
-    /// Charges usage after the fact, even beyond the remaining quota, and returns the state to
-    /// store.
+    /// Charges an amount that is already used, even beyond the remaining quota, and returns the
+    /// state to store.
     ///
-    /// The excess is overdrawn: a window counts on beyond its limit, and a bucket must refill it
-    /// before it admits another request. The overdraft is at most the policy's capacity.
+    /// The excess is an overdraft. A window continues to count beyond its limit, and a bucket must
+    /// refill the overdraft before it admits another request. The overdraft is at most the policy's
+    /// capacity.
     pub fn charge(&self, state: State, now: Timestamp, amount: u64) -> State {
         self.algorithm.charge(state, now, amount)
     }
 
-    /// Returns `true` if the policy counts exactly only in a [`Log`].
+    /// Returns `true` if the policy is exact only with a [`Log`].
     #[inline]
     pub fn requires_log(&self) -> bool {
         self.algorithm.log().is_some()
     }
 
-    /// Returns the maximum time that a request waits for its turn, if the policy is a
+    /// Returns the maximum time that a request can wait for its turn, if the policy is a
     /// [queue](Self::leaky_queue).
     pub fn max_wait(&self) -> Option<Duration> {
         Some(self.algorithm.queue()?.max_wait())
     }
 
-    /// Returns the time that an admitted request waits for its turn. It is never too short, and
-    /// less than two microseconds too long.
+    /// Returns the time that an admitted request must wait for its turn. The returned time is never
+    /// too short, and is less than two microseconds too long.
     ///
-    /// It is zero for policies other than [queues](Self::leaky_queue). For a decision of cost zero,
-    /// which has no turn, it is the length of the queue.
+    /// The time is zero for policies other than [queues](Self::leaky_queue). A decision with a cost
+    /// of zero has no turn; for such a decision, the time is the length of the queue.
     pub fn delay(&self, said: &Decision) -> Duration {
         let queue = self.algorithm.queue();
         queue.map_or(Duration::ZERO, |queue| queue.delay(said))
     }
 
-    /// Refunds an excess amount of the charge of a receipt to a log.
+    /// Refunds an excess amount, in a log, of the charge that the receipt identifies.
     pub fn refund_log(&self, log: &mut Log, paid: Receipt, amount: u64) {
         if let Some(exact) = self.algorithm.log() {
             exact.refund(log, paid, amount);
         }
     }
 
-    /// Charges usage after the fact to a log, like [`charge`](Self::charge).
+    /// Charges an amount that is already used to a log, like [`charge`](Self::charge).
     pub fn charge_log(&self, log: &mut Log, now: Timestamp, amount: u64) {
         self.algorithm.charge_log(log, now, amount);
     }
 
-    /// Returns the time in which the whole capacity refills, in whole seconds, rounded up.
+    /// Returns the time in which the entire capacity refills, in whole seconds, rounded up.
     pub(crate) fn window_secs(&self) -> u64 {
         self.algorithm.horizon_micros().div_ceil(1_000_000)
     }

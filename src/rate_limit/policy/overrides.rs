@@ -1,4 +1,4 @@
-//! Policies for the credits and the limit of a single caller.
+//! Policies for a single caller's credits and limit.
 
 use std::{
     collections::HashMap,
@@ -8,10 +8,10 @@ use std::{
 use super::{policy::Policy, policy_set::PolicySet, policy_sets::Chosen, quota::Quota};
 use crate::core::{allowance::Allowance, error::ConfigError, identity::Identity};
 
-/// The maximum number of cached sets. When it is reached, the cache is cleared.
+/// The maximum number of cached sets. The cache is cleared when this number is reached.
 const SETS_MAX: usize = 1_024;
 
-/// The names of the policies for credits and for a caller's limit.
+/// The name of the policy for a caller's credits.
 const CREDITS: &str = "credits";
 const OWN_LIMIT: &str = "own";
 
@@ -42,16 +42,16 @@ struct Own {
     limit: Option<Allowance>,
 }
 
-/// The sets that were created for callers with allowances. Callers with the same allowances share a
-/// set.
+/// The policy sets that were created for callers with allowances. Callers with the same allowances
+/// share a set.
 #[derive(Debug)]
 pub(crate) struct OwnSets {
     reads: Reads,
     made: RwLock<HashMap<(usize, Own), DerivedSet>>,
 }
 
-/// A set and its base. The base is stored so that its address remains unique and can serve as a
-/// key.
+/// A policy set and its base. The base is stored so that its address remains unique and can serve
+/// as a key.
 #[derive(Debug)]
 struct DerivedSet {
     base: Arc<PolicySet>,
@@ -110,7 +110,8 @@ impl Own {
     }
 }
 
-/// Returns a policy that admits the whole amount in each period, which starts with its first use.
+/// Returns a policy that admits the entire amount in each period. A period starts with the first
+/// use of the policy.
 fn window(name: &str, own: Allowance) -> Policy {
     let policy = match own.period() {
         Some(period) => Policy::fixed_window(name, Quota::new(own.amount(), period)),
@@ -121,8 +122,8 @@ fn window(name: &str, own: Allowance) -> Policy {
         .for_any_window()
 }
 
-/// Returns a bucket that holds the amount, or a window if the amount is too large for exact
-/// counting in a bucket.
+/// Returns a bucket that holds the amount, or a window if the amount is too large for a bucket to
+/// count exactly.
 fn bucket(name: &str, own: Allowance) -> Policy {
     let bucket = own
         .period()
@@ -133,7 +134,7 @@ fn bucket(name: &str, own: Allowance) -> Policy {
     }
 }
 
-/// Rejects policies with a name that is reserved for allowances.
+/// Rejects policies whose names are reserved for allowances.
 pub(super) fn check_names<'a>(
     reads: Reads,
     mut policies: impl Iterator<Item = &'a Policy>,

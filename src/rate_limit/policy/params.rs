@@ -1,17 +1,17 @@
 //! Numeric parameters of policies, for stores that decide outside this process.
 
-/// The numeric parameters of a policy, for reimplementations of its decisions.
+/// The numeric parameters of a policy, for stores that reimplement its decisions.
 ///
 /// | Letter | Algorithm | Numbers |
 /// |---|---|---|
-/// | `w` `a` `m` `y` | fixed window: of the clock, from the first request, of the month, of the year | limit, window |
+/// | `w` `a` `m` `y` | fixed window: clock-aligned (`w`), from the first request (`a`), calendar month (`m`), calendar year (`y`) | limit, window |
 /// | `s` | sliding window | limit, window |
 /// | `g` | sliding log | limit, window |
 /// | `b` `l` `q` | token bucket, leaky bucket, leaky queue | burst, parts, interval, its parts, refill, its parts |
 ///
-/// Times are in whole microseconds. Those of a bucket have fractions: `parts` is the number of
-/// parts of a microsecond, and "its parts" the number of them in addition to the whole
-/// microseconds. All numbers are at most 2^53.
+/// Times are in whole microseconds. The times of a bucket also have fractions: `parts` is the
+/// number of parts in one microsecond, and each "its parts" is the number of parts in addition to
+/// the whole microseconds. All numbers are at most 2^53.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PolicyParams {
     letter: char,
@@ -28,7 +28,7 @@ impl PolicyParams {
         self.letter
     }
 
-    /// Returns the numbers, followed by zeros.
+    /// Returns the numbers, padded with zeros.
     pub fn numbers(&self) -> [u64; 6] {
         self.numbers
     }

@@ -22,13 +22,13 @@ use crate::{
 
 /// A named quota and its algorithm.
 ///
-/// Callers see the name in the `RateLimit` fields and in the body of a `429`.
+/// Callers see the name in the `RateLimit` fields and in the body of a `429` response.
 ///
 /// # Sharing a count
 ///
 /// A store has one count for each partition and each combination of name, algorithm, window and
 /// scope. Two layers or routes on one store share a count if all of these are equal, even if their
-/// limits differ. Policies with the same name but different windows never affect each other. To
+/// limits differ. Policies with the same name but different windows never affect one another. To
 /// give a route its own count, call [`scope`](Self::scope):
 ///
 /// ```
@@ -42,29 +42,29 @@ use crate::{
 ///
 /// # Changing a quota
 ///
-/// A change of the quota refills nothing. A window keeps its count: 10 of 10 used become 10 of 1000
-/// used. A bucket keeps the remaining share: an empty one stays empty, and a half-full one stays
-/// half full, to within a microsecond of its refill time. This applies to
-/// [`RateLimitHandle::replace_policies`](crate::rate_limit::RateLimitHandle::replace_policies), to
-/// any two policies that share a count, and to a policy that [replaces](Self::replacing) another
-/// one if a deployment changes the window.
+/// Changing a quota does not refill it. A window keeps its count: 10 of 10 used become 10 of 1000
+/// used. A bucket keeps its remaining share: an empty bucket stays empty, and a half-full bucket
+/// stays half full, to within a microsecond of its refill time. This behavior applies to
+/// [`RateLimitHandle::replace_policies`](crate::rate_limit::RateLimitHandle::replace_policies) and
+/// to any two policies that share a count. If a deployment changes the window, it also applies to a
+/// policy that [replaces](Self::replacing) another one.
 ///
 /// # Choosing an algorithm
 ///
-/// | | Maximum | Use it if |
+/// | Algorithm | Maximum | Use it if |
 /// |---|---|---|
 /// | [`token_bucket`](Self::token_bucket) | the burst, then the rate | traffic should be steady, but bursts are acceptable |
 /// | [`fixed_window`](Self::fixed_window) | the limit in each window from a client's first request | clients expect "100 in a minute" to be literal |
-/// | [`aligned_window`](Self::aligned_window) | the limit in each window of the clock | quotas are per hour or per day |
+/// | [`aligned_window`](Self::aligned_window) | the limit in each clock-aligned window | quotas are per hour or per day |
 /// | [`calendar_month`](Self::calendar_month) | the limit in each month | quotas are billed |
-/// | [`sliding_window`](Self::sliding_window) | the limit in each window of the clock, and at most twice that in any other | windows should have no edges |
+/// | [`sliding_window`](Self::sliding_window) | the limit in each clock-aligned window, and at most twice that in any other window | windows should have no edges |
 /// | [`sliding_log`](Self::sliding_log) | the limit in any window | limits are small and strict |
 /// | [`leaky_bucket`](Self::leaky_bucket) | the same as a token bucket | you prefer this name |
 /// | [`leaky_queue`](Self::leaky_queue) | one per interval; others wait for their turn | callers prefer waiting to being denied |
 ///
-/// A bucket whose burst is its limit admits up to twice the limit in the first window: the burst,
-/// and the refill during the window. Windows admit up to twice the limit around an edge. For a
-/// lower maximum, give the bucket a smaller burst.
+/// A bucket whose burst equals its limit admits up to twice the limit in the first window: the
+/// burst, and the refill during the window. Windows admit up to twice the limit around an edge. For
+/// a lower maximum, give the bucket a smaller burst.
 ///
 /// ```
 /// use portcullis::rate_limit::{Policy, Quota};
@@ -89,21 +89,23 @@ pub struct Policy {
 }
 
 impl Policy {
-    /// Counts in windows that start with the first request after the previous window.
+    /// Creates a policy that counts in windows, each of which starts with the first request after
+    /// the previous window.
     ///
     /// # Errors
     ///
-    /// Returns an error if the name or the quota is invalid. The same applies to the other
-    /// constructors.
+    /// Returns an error if the name or the quota is invalid. The other constructors return the same
+    /// error.
     pub fn fixed_window(name: &str, quota: impl IntoQuota) -> Result<Self, ConfigError> {
         let quota = quota.into_quota()?;
         let algorithm = Algorithm::fixed_window(&quota, Alignment::FirstRequest)?;
         Self::new(name, quota, algorithm)
     }
 
-    /// Counts in windows that start at multiples of their length since the Unix epoch: on the
-    /// minute, on the hour, at midnight UTC. A quota [per month](Quota::per_month) or [per
-    /// year](Quota::per_year) is counted in calendar months or years.
+    /// Creates a policy that counts in windows that start at multiples of their length since the
+    /// Unix epoch: on the minute, on the hour, or at midnight UTC. A quota [per
+    /// month](Quota::per_month) or [per year](Quota::per_year) is counted in calendar months or
+    /// years.
     pub fn aligned_window(name: &str, quota: impl IntoQuota) -> Result<Self, ConfigError> {
         let quota = quota.into_quota()?;
         let alignment = match quota.period() {
@@ -114,46 +116,47 @@ impl Policy {
         Self::new(name, quota, Algorithm::fixed_window(&quota, alignment)?)
     }
 
-    /// Counts in calendar months, which start at midnight UTC.
+    /// Creates a policy that counts in calendar months, which start at midnight UTC.
     pub fn calendar_month(name: &str, limit: u64) -> Result<Self, ConfigError> {
         Self::aligned_window(name, Quota::per_month(limit))
     }
 
-    /// Counts the current window of the clock and a share of the previous one, as if the previous
-    /// requests had been evenly spaced.
+    /// Creates a policy that counts the current clock-aligned window and a share of the previous
+    /// one, as if the requests of the previous window had been evenly spaced.
     ///
-    /// A caller whose requests are evenly spaced at the limit's rate is never denied. A period of
-    /// the length of the window admits at most twice the limit, and only if all previous requests
-    /// were at the end of their window; see [`max_per_window`](Self::max_per_window).
+    /// A caller whose requests are evenly spaced at the limit's rate is never denied. Any period
+    /// that is as long as the window admits at most twice the limit, and only if all requests of
+    /// the previous window arrived at its end; see [`max_per_window`](Self::max_per_window).
     pub fn sliding_window(name: &str, quota: impl IntoQuota) -> Result<Self, ConfigError> {
         let quota = quota.into_quota()?;
         Self::new(name, quota, Algorithm::sliding_window(&quota)?)
     }
 
-    /// Stores the time of each request in the last window, and admits at most the limit in any
-    /// window.
+    /// Creates a policy that stores the time of each request in the last window and admits at most
+    /// the limit in any window.
     ///
-    /// The limit is at most 10 000. Each partition can take 16 bytes per admitted request, or 20 on
-    /// a Redis server. Both stores count exactly; a store without logs counts like
-    /// [`sliding_window`](Self::sliding_window).
+    /// The limit is at most 10 000. Each partition can take 16 bytes per admitted request, or 20
+    /// bytes on a Redis server. Both of this crate's stores count exactly. A store that does not
+    /// support logs counts the policy as a [`sliding_window`](Self::sliding_window).
     pub fn sliding_log(name: &str, quota: impl IntoQuota) -> Result<Self, ConfigError> {
         let quota = quota.into_quota()?;
         Self::new(name, quota, Algorithm::sliding_log(&quota)?)
     }
 
-    /// Counts in a bucket that leaks at the quota's rate and holds its burst. Requests that would
-    /// overflow it are denied.
+    /// Creates a policy that counts in a bucket that leaks at the quota's rate and holds its burst.
+    /// Requests that would overflow the bucket are denied.
     pub fn leaky_bucket(name: &str, quota: impl IntoQuota) -> Result<Self, ConfigError> {
         let quota = quota.into_quota()?;
         Self::new(name, quota, Algorithm::leaky_bucket(&quota)?)
     }
 
-    /// Delays requests to the quota's rate. A request that is too early waits for its turn; one
-    /// that would wait longer than `max_wait` is denied.
+    /// Creates a policy that delays requests to match the quota's rate. A request that is too early
+    /// waits for its turn, and a request that would wait longer than `max_wait` is denied.
     ///
-    /// After a pause, the burst of the quota is admitted at once. It defaults to 1. The queue also
-    /// has a place for each request whose turn is within `max_wait`; the burst and these places are
-    /// the policy's [`capacity`](Self::capacity). A request takes as many places as it costs.
+    /// After a pause, the burst of the quota is admitted at once. The burst defaults to 1. The
+    /// queue also holds every request whose turn is within `max_wait`. The policy's
+    /// [`capacity`](Self::capacity) is the burst plus the number of turns within `max_wait`. A
+    /// request takes as many turns as its cost.
     ///
     /// ```
     /// use std::time::Duration;
@@ -173,7 +176,7 @@ impl Policy {
         Self::new(name, quota, Algorithm::leaky_queue(&quota, max_wait)?)
     }
 
-    /// Counts in a bucket that refills at the quota's rate, up to its burst.
+    /// Creates a policy that counts in a bucket that refills at the quota's rate, up to its burst.
     pub fn token_bucket(name: &str, quota: impl IntoQuota) -> Result<Self, ConfigError> {
         let quota = quota.into_quota()?;
         Self::new(name, quota, Algorithm::token_bucket(&quota)?)
@@ -207,8 +210,8 @@ impl Policy {
         })
     }
 
-    /// Counts separately from policies of the same name, algorithm and window with another scope or
-    /// none. Defaults to no scope. Callers do not see the scope.
+    /// Sets a scope. Policies with the same name, algorithm and window but different scopes have
+    /// separate counts. Defaults to no scope. Callers do not see the scope.
     #[must_use]
     pub fn scope(mut self, scope: &str) -> Self {
         self.id = PolicyId(self.id).text(scope).0;
@@ -216,31 +219,34 @@ impl Policy {
         self
     }
 
-    /// Counts under the name and the algorithm only, for policies that occur once per partition: a
-    /// change of the window is then a change of the quota.
+    /// Counts under the name and the algorithm only, for policies that occur once per partition. A
+    /// change of the window then counts as a change of the quota.
     pub(super) fn for_any_window(mut self) -> Self {
         self.id = PolicyId::of(&self.name, self.algorithm.letter()).0;
         self
     }
 
-    /// Enables shadow mode: requests that the policy would deny are admitted. Off by default.
+    /// Enables shadow mode, in which requests that the policy would deny are admitted. Off by
+    /// default.
     ///
-    /// The policy counts as if it were enforced, and its decision is in the access-log record, but
-    /// in no header and no response. Use it to test a limit on real traffic before enforcing it.
+    /// The policy counts as if it were enforced. Its decision appears in the access-log record, but
+    /// not in any header or response. Use shadow mode to test a limit on real traffic before you
+    /// enforce it.
     #[must_use]
     pub fn shadow(mut self) -> Self {
         self.shadow = true;
         self
     }
 
-    /// Sets the sync mode of instances that share a store. Defaults to [`SyncMode::Exact`].
+    /// Sets how instances that share a store synchronize their counts. Defaults to
+    /// [`SyncMode::Exact`].
     #[must_use]
     pub fn with_sync_mode(mut self, mode: SyncMode) -> Self {
         self.mode = mode;
         self
     }
 
-    /// Returns the sync mode of instances that share a store.
+    /// Returns how instances that share a store synchronize their counts.
     pub fn sync_mode(&self) -> SyncMode {
         if self.algorithm.queue().is_some() || self.algorithm.log().is_some() {
             return SyncMode::Exact;
@@ -248,7 +254,7 @@ impl Policy {
         self.mode
     }
 
-    /// Returns `true` if a mode was set that this algorithm does not support.
+    /// Returns `true` if the policy has a mode that its algorithm does not support.
     pub(crate) fn ignores_mode(&self) -> bool {
         self.mode != self.sync_mode()
     }
@@ -259,7 +265,7 @@ impl Policy {
         self
     }
 
-    /// Returns the rule for requests while the limiter's store fails, if the policy has one.
+    /// Returns the policy's rule for requests while the limiter's store fails, if it has one.
     pub(crate) fn failure_override(&self) -> Option<FailureOverride> {
         self.on_store_error
     }
@@ -298,20 +304,22 @@ impl Policy {
     }
 
     /// Returns the maximum remaining amount: the limit of a window, the burst of a bucket, or the
-    /// places of a queue.
+    /// burst and the waiting capacity of a queue.
     pub fn capacity(&self) -> u64 {
         self.algorithm.capacity()
     }
 
-    /// Returns a number that identifies the name, the algorithm, the window and the scope. It is
-    /// the same in every process. A store identifies a state by the partition and this id.
+    /// Returns a number that identifies the combination of name, algorithm, window and scope. The
+    /// number is the same in every process. A store identifies a state by the partition and this
+    /// id.
     #[inline]
     pub fn id(&self) -> u64 {
         self.id
     }
 
-    /// Returns `true` if a time that is some milliseconds late does not affect decisions: the
-    /// window is at least a tenth of a second, and neither times nor turns are stored.
+    /// Returns `true` if decisions are not affected by a time that is a few milliseconds late. This
+    /// is the case if the window is at least a tenth of a second and neither times nor turns are
+    /// stored.
     #[inline]
     pub fn tolerates_coarse_clock(&self) -> bool {
         self.tolerates_coarse_clock
@@ -330,7 +338,7 @@ impl Policy {
 #[derive(Debug)]
 pub(super) struct Previous {
     pub(super) policy: Policy,
-    /// The first use of the new policy, by the store's clock.
+    /// The time of the first use of the new policy, according to the store's clock.
     pub(super) changed_at: OnceLock<Timestamp>,
 }
 

@@ -1,7 +1,7 @@
 //! The id of a policy's count.
 
-/// The FNV-1a hash of the properties that identify a count. They come from the configuration, so
-/// that clients cannot cause collisions.
+/// The FNV-1a hash of the properties that identify a count. The properties come from the
+/// configuration, so clients cannot cause collisions.
 pub(super) struct PolicyId(pub(super) u64);
 
 impl PolicyId {

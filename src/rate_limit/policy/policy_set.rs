@@ -10,7 +10,7 @@ use crate::{
     },
 };
 
-/// The policies of a request, with the parts of their header fields that are always the same.
+/// The policies of a request, and the constant parts of their header fields.
 #[derive(Debug)]
 pub(crate) struct PolicySet {
     policies: Box<[Policy]>,
@@ -20,7 +20,7 @@ pub(crate) struct PolicySet {
     failure_rule: FailureRule,
     // The number of policies for all callers, which precede those of the tier.
     for_all: usize,
-    /// The number of instances that divide the quotas while the store fails.
+    /// The number of instances by which the quotas are divided while the store fails.
     share: Option<NonZeroU32>,
     /// The policies of the local store.
     local: Option<Arc<PolicySet>>,
@@ -69,7 +69,7 @@ impl PolicySet {
         &self.policies
     }
 
-    /// Returns the policy as the successor of the policy with its name in this set.
+    /// Returns the policy as the successor of the policy with the same name in this set.
     pub(super) fn succeed(&self, policy: &Policy) -> Policy {
         let mut policies = self.policies.iter();
         policy.succeeding(policies.find(|other| other.name() == policy.name()))
@@ -80,8 +80,8 @@ impl PolicySet {
         &self.policies[..self.for_all]
     }
 
-    /// Returns a set of other policies, whose names must be distinct, with the share of this one.
-    /// If their shares cannot be counted, the local store does not decide by them.
+    /// Returns a set with other policies and the same share. The names of the policies must be
+    /// distinct. If a policy's share cannot be counted, the local store does not decide with them.
     pub(super) fn with_policies(&self, policies: Vec<Policy>) -> Self {
         Self::new(policies.clone(), self.share)
             .or_else(|_| Self::new(policies, None))
@@ -94,7 +94,7 @@ impl PolicySet {
         &self.texts
     }
 
-    /// Returns the only policy of a set without queues and shadow mode.
+    /// Returns the only policy of a set that has no queue and no policy in shadow mode.
     #[inline]
     pub(crate) fn alone(&self) -> Option<&Policy> {
         match &*self.policies {
@@ -114,13 +114,13 @@ impl PolicySet {
         self.failure_rule
     }
 
-    /// Returns `true` if a request can have to wait for its turn.
+    /// Returns `true` if a request may have to wait for its turn.
     #[inline]
     pub(crate) fn delays(&self) -> bool {
         self.delays
     }
 
-    /// Returns the time that an admitted request of these costs waits for its turn.
+    /// Returns the time that an admitted request with these costs waits for its turn.
     pub(crate) fn delay(&self, costs: &[u64], decisions: &Decisions) -> Duration {
         let said = self.policies.iter().zip(decisions.each()).zip(costs);
         said.filter(|((policy, _), cost)| delays(policy) && **cost > 0)
@@ -129,8 +129,8 @@ impl PolicySet {
             .unwrap_or_default()
     }
 
-    /// Returns the policies by which the local store decides, with the share of one of `share`
-    /// instances, or `None` if it does not decide.
+    /// Returns the policies with which the local store decides, each with one of `share` equal
+    /// shares of its quota. Returns `None` if the local store does not decide.
     pub(crate) fn local(&self, share: Option<NonZeroU32>) -> Option<Arc<Self>> {
         match (&self.local, self.share) {
             (Some(local), _) => Some(Arc::clone(local)),
@@ -141,7 +141,7 @@ impl PolicySet {
         }
     }
 
-    /// Returns the policies of the local store that were created with these.
+    /// Returns the local store's policies that were created with this set.
     pub(super) fn local_part(&self) -> Option<&Self> {
         self.local.as_deref()
     }
@@ -162,7 +162,7 @@ fn check_distinct(policies: &[Policy]) -> Result<(), ConfigError> {
     Ok(())
 }
 
-/// The rule for requests that no store has decided.
+/// The rule for a request that no store has decided.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum FailureRule {
     /// All policies admit.
@@ -188,7 +188,7 @@ impl FailureRule {
     }
 }
 
-/// Returns `true` if a local store decides by a policy while the main store fails.
+/// Returns `true` if a local store decides for this policy while the main store fails.
 fn is_local(policy: &Policy) -> bool {
     match policy.failure_override() {
         None | Some(FailureOverride::Local(_)) => true,
@@ -196,10 +196,10 @@ fn is_local(policy: &Policy) -> bool {
     }
 }
 
-/// A list of policies for the requests that a function assigns to it.
+/// A list of policies that a function selects for a request.
 ///
-/// For [`policies_with`](crate::rate_limit::RateLimitLayerBuilder::policies_with). Clones share the
-/// list, so create it once and clone it for each request.
+/// Used with [`policies_with`](crate::rate_limit::RateLimitLayerBuilder::policies_with). Clones
+/// share the list, so create it once and clone it for each request.
 ///
 /// ```
 /// use portcullis::rate_limit::{Policy, PolicyList, Quota};
@@ -215,7 +215,7 @@ fn is_local(policy: &Policy) -> bool {
 pub struct PolicyList(pub(crate) Arc<PolicySet>);
 
 impl PolicyList {
-    /// Creates a list. An empty one limits nothing.
+    /// Creates a list. An empty list limits nothing.
     ///
     /// # Errors
     ///
@@ -226,7 +226,7 @@ impl PolicyList {
     }
 }
 
-/// Returns `true` if requests can wait for a policy.
+/// Returns `true` if requests may have to wait under a policy.
 fn delays(policy: &Policy) -> bool {
     policy.max_wait().is_some() && !policy.is_shadow()
 }

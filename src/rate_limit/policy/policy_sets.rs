@@ -1,4 +1,4 @@
-//! The policies of each tier, and the choice of those of a request.
+//! The policies of each tier, and their selection for a request.
 
 use std::{
     borrow::Cow,
@@ -13,7 +13,7 @@ use std::{
 use super::{policy::Policy, policy_set::PolicySet, tiers::Tiers};
 use crate::core::{error::ConfigError, notice};
 
-/// The maximum number of characters of a tier that a notice shows.
+/// The maximum number of characters of a tier name in a notice.
 const TIER_SHOWN_MAX: usize = 64;
 
 /// The policies of each tier.
@@ -21,13 +21,13 @@ const TIER_SHOWN_MAX: usize = 64;
 pub(crate) struct PolicySets {
     fallback: Arc<PolicySet>,
     tiers: Box<[(Box<str>, Arc<PolicySet>)]>,
-    /// `true` if an unknown tier was reported, or is not to be reported.
+    /// `true` if an unknown tier was already reported, or must not be reported.
     unknown_tier_said: AtomicBool,
 }
 
 impl PolicySets {
-    /// Creates one set for each tier: the policies for all callers, then those of the tier. With a
-    /// share, each set has a local one with divided quotas.
+    /// Creates one set for each tier, which contains the policies for all callers followed by the
+    /// policies of the tier. If there is a share, each set has a local set with divided quotas.
     pub(crate) fn new(
         for_all: &[Policy],
         tiers: Option<&Tiers>,
@@ -60,7 +60,7 @@ impl PolicySets {
         })
     }
 
-    /// Suppresses reports of unknown tiers if a function of the application returns them.
+    /// Suppresses reports of unknown tiers if an application function returns the tiers.
     pub(super) fn with_tiers_by_function(self, is_function: bool) -> Self {
         self.unknown_tier_said
             .fetch_or(is_function, Ordering::Relaxed);
@@ -97,7 +97,7 @@ impl PolicySets {
         ConfigError::new("tier", shown.escape_debug(), problem).fix(fix)
     }
 
-    /// Returns the set of callers without a tier.
+    /// Returns the set for callers without a tier.
     pub(crate) fn fallback(&self) -> &PolicySet {
         &self.fallback
     }
@@ -125,7 +125,7 @@ impl PolicySets {
     }
 }
 
-/// The active sets: the first ones, until they are replaced.
+/// The active sets, which are the first sets until those are replaced.
 #[derive(Debug)]
 pub(crate) struct LiveSets {
     first: PolicySets,
@@ -155,7 +155,7 @@ impl LiveSets {
         self.is_replaced.store(true, Ordering::Release);
     }
 
-    /// Returns policies and tiers that succeed the active ones.
+    /// Returns policies and tiers that succeed the active policies and tiers.
     pub(crate) fn successors(
         &self,
         policies: impl IntoIterator<Item = Policy>,
@@ -191,7 +191,7 @@ impl LiveSets {
         Chosen::Latest(Arc::clone(sets.for_tier(tier.as_deref())))
     }
 
-    /// Chooses among the first sets, unless they were replaced.
+    /// Chooses among the first sets, unless those were replaced.
     #[inline]
     pub(crate) fn choose_first<'t>(
         &self,

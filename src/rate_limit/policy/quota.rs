@@ -4,21 +4,21 @@ use std::{num::NonZeroU32, time::Duration};
 
 use crate::core::error::ConfigError;
 
-/// The maximum window and refill time of a burst: about 71 years.
+/// The maximum window, and the maximum refill time of a burst: about 71 years.
 ///
-/// A time in that distance from today is within the 53 bits that a store counts exactly.
+/// A time at that distance from today fits in the 53 bits that a store counts exactly.
 pub(crate) const MICROS_MAX: u64 = 1 << 51;
 
 /// The largest product of a burst and a fraction of a microsecond that a store counts exactly.
 pub(crate) const EXACT_MAX: u64 = 1 << 53;
 
-/// The number of requests that a policy admits in a window of time.
+/// The number of requests that a policy admits per window.
 ///
-/// The number precedes the window, and it is the number of admitted requests: `per_second(10)`
-/// admits ten requests per second.
+/// The first argument is the number of admitted requests: `per_second(10)` admits ten requests per
+/// second.
 ///
-/// A quota can be [parsed from text](Self#impl-FromStr-for-Quota). Its `Display` output parses to
-/// the same quota, if a policy can count it.
+/// A quota can be [parsed from text](Self#impl-FromStr-for-Quota). If a policy can count the quota,
+/// its `Display` output parses to the same quota.
 ///
 /// ```
 /// use std::time::Duration;
@@ -61,7 +61,7 @@ impl QuotaPeriod {
 }
 
 impl Quota {
-    /// Admits `limit` requests per window.
+    /// Creates a quota that admits `limit` requests per window.
     ///
     /// Invalid quotas, such as a limit of zero, are rejected when a policy is created.
     pub const fn new(limit: u64, window: Duration) -> Self {
@@ -72,7 +72,7 @@ impl Quota {
         }
     }
 
-    /// Admits `limit` requests per calendar month.
+    /// Creates a quota that admits `limit` requests per calendar month.
     ///
     /// [`Policy::aligned_window`](crate::rate_limit::Policy::aligned_window) counts months that
     /// start at midnight UTC. The other algorithms count a month as 31 days.
@@ -80,7 +80,7 @@ impl Quota {
         Self::of(limit, QuotaPeriod::Month)
     }
 
-    /// Admits `limit` requests per calendar year.
+    /// Creates a quota that admits `limit` requests per calendar year.
     ///
     /// [`Policy::aligned_window`](crate::rate_limit::Policy::aligned_window) counts years that
     /// start at midnight UTC. The other algorithms count a year as 366 days.
@@ -96,30 +96,30 @@ impl Quota {
         }
     }
 
-    /// Admits `limit` requests per second.
+    /// Creates a quota that admits `limit` requests per second.
     pub const fn per_second(limit: u64) -> Self {
         Self::new(limit, Duration::from_secs(1))
     }
 
-    /// Admits `limit` requests per minute.
+    /// Creates a quota that admits `limit` requests per minute.
     pub const fn per_minute(limit: u64) -> Self {
         Self::new(limit, Duration::from_secs(60))
     }
 
-    /// Admits `limit` requests per hour.
+    /// Creates a quota that admits `limit` requests per hour.
     pub const fn per_hour(limit: u64) -> Self {
         Self::new(limit, Duration::from_secs(60 * 60))
     }
 
-    /// Admits `limit` requests per day.
+    /// Creates a quota that admits `limit` requests per day.
     pub const fn per_day(limit: u64) -> Self {
         Self::new(limit, DAY)
     }
 
     /// Sets the number of requests that are admitted at once after a pause. Defaults to the limit,
-    /// and to 1 in a [queue](crate::rate_limit::Policy::leaky_queue).
+    /// or to 1 in a [queue](crate::rate_limit::Policy::leaky_queue).
     ///
-    /// Only buckets and queues support a burst: a window always admits its whole limit at once.
+    /// Only buckets and queues support a burst. A window always admits its entire limit at once.
     #[must_use]
     pub const fn burst(mut self, burst: u64) -> Self {
         self.burst = Some(burst);
@@ -131,7 +131,8 @@ impl Quota {
         self.limit
     }
 
-    /// Returns the window. For a calendar month or year, it is the length of the longest one.
+    /// Returns the window. For a calendar month or year, returns the length of the longest month or
+    /// year.
     pub const fn window(&self) -> Duration {
         self.period.longest()
     }
@@ -148,7 +149,7 @@ impl Quota {
         }
     }
 
-    /// Returns the window in microseconds, as its id.
+    /// Returns the id of the window, which is its length in microseconds.
     pub(super) const fn window_id(&self) -> u64 {
         // No policy has a longer window than 71 years.
         self.window().as_micros() as u64
@@ -159,7 +160,7 @@ impl Quota {
         self.burst
     }
 
-    /// Returns the share of one instance as a window, rounded up.
+    /// Returns one instance's share for a window, rounded up.
     pub(crate) fn windows_part(&self, share: NonZeroU32) -> Self {
         Self {
             limit: self.limit.div_ceil(share.get().into()),
@@ -167,8 +168,7 @@ impl Quota {
         }
     }
 
-    /// Returns the share of one instance as a bucket. The burst is rounded up, and the rate is
-    /// exact.
+    /// Returns one instance's share for a bucket. The burst is rounded up, and the rate is exact.
     pub(crate) fn buckets_part(&self, share: NonZeroU32) -> Self {
         // Stretching the window has the same effect on the rate as dividing the limit, and is
         // exact.
@@ -219,7 +219,7 @@ impl Quota {
     ///
     /// # Errors
     ///
-    /// Also returns an error if the quota has a burst, or a limit that cannot be counted exactly.
+    /// Also returns an error if the quota has a burst or its limit cannot be counted exactly.
     pub(crate) fn burstless_window_micros(&self) -> Result<u64, ConfigError> {
         if self.burst.is_some() {
             return Err(self
@@ -238,7 +238,7 @@ impl Quota {
     ///
     /// # Errors
     ///
-    /// Returns the reason if no policy can.
+    /// Returns an error with the reason if no policy can count the quota.
     pub(crate) fn check(&self) -> Result<(), ConfigError> {
         match (self.burstless_window_micros(), self.pace()) {
             (Ok(_), _) | (_, Ok(_)) => Ok(()),
@@ -249,7 +249,7 @@ impl Quota {
         }
     }
 
-    /// Returns the quota as a bucket counts it: see [`Pace`].
+    /// Returns the quota in the form that a bucket counts; see [`Pace`].
     ///
     /// # Errors
     ///
@@ -293,20 +293,21 @@ impl Quota {
     }
 }
 
-/// A quota as a bucket counts it: in whole microseconds and parts of a microsecond, so that nothing
-/// is rounded. With 3 per second the interval is 333 333 microseconds and 1 of 3 parts.
+/// A quota in the form that a bucket counts: in whole microseconds and parts of a microsecond, so
+/// that nothing is rounded. For 3 requests per second, the interval is 333 333 microseconds and 1
+/// of 3 parts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Pace {
     /// The capacity of the bucket.
     pub(crate) burst: u64,
-    /// The number of parts of a microsecond.
+    /// The number of parts in a microsecond.
     pub(crate) parts: u64,
     /// The time in which the bucket refills by one.
     pub(crate) interval: Span,
 }
 
-/// A span of time: whole microseconds, and parts of one. The [`Pace`] defines the number of parts
-/// per microsecond, which is greater than `parts`.
+/// A span of time, in whole microseconds and parts of one microsecond. The [`Pace`] defines the
+/// number of parts per microsecond, which is greater than `parts`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Span {
     pub(crate) micros: u64,
@@ -345,7 +346,7 @@ impl Pace {
         }
     }
 
-    /// Returns the refill in this time, rounded down.
+    /// Returns the amount that is refilled in this time, rounded down.
     #[inline]
     pub(crate) fn gained_in(&self, span: Span) -> u64 {
         if self.parts == 1 {

@@ -1,10 +1,10 @@
-//! Conversion from the quotas of `governor`.
+//! Conversion from `governor` quotas.
 
 use std::time::Duration;
 
 use super::quota::Quota;
 
-/// Converts a quota of `governor`: its burst, and one request per replenish interval.
+/// Converts a `governor` quota to its burst and a rate of one request per replenish interval.
 impl From<governor::Quota> for Quota {
     fn from(quota: governor::Quota) -> Self {
         // One per n nanoseconds is a thousand per n microseconds.

@@ -1,4 +1,4 @@
-//! Serialization of quotas as text, for configuration files.
+//! Serialization of quotas as text for configuration files.
 
 use std::{fmt, marker::PhantomData, str::FromStr};
 

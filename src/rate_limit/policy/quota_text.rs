@@ -31,9 +31,9 @@ const CALENDAR: [(&[&str], QuotaPeriod); 2] = [
     (&["y", "yr", "year", "years"], QuotaPeriod::Year),
 ];
 
-/// Several quotas as one text, such as `5/10s; 1000/day`.
+/// Several quotas in one string, such as `5/10s; 1000/day`.
 ///
-/// They are separated by `;`, `,` or `|`.
+/// The quotas are separated by `;`, `,` or `|`.
 ///
 /// ```
 /// use portcullis::rate_limit::{Quota, Quotas};
@@ -47,7 +47,7 @@ const CALENDAR: [(&[&str], QuotaPeriod); 2] = [
 pub struct Quotas(Vec<Quota>);
 
 impl Quotas {
-    /// Returns the quotas in the order of the text.
+    /// Returns an iterator over the quotas in the order of the text.
     pub fn iter(&self) -> std::slice::Iter<'_, Quota> {
         self.0.iter()
     }
@@ -95,12 +95,12 @@ impl fmt::Display for Quotas {
 
 /// Parses `100/minute`, `100 per minute` or `10 per 1s burst 20`.
 ///
-/// The units are `us`, `ms`, `s`, `m` or `min`, `h`, `d` and `w`, and their English names; and
-/// `month` and `year`, which are calendar periods. Case is ignored: `M` is a minute.
+/// The units are `us`, `ms`, `s`, `m` or `min`, `h`, `d` and `w`, as well as their English names.
+/// The units `month` and `year` are calendar periods. Case is ignored, so `M` is a minute.
 ///
 /// # Errors
 ///
-/// Returns an error if the text has another form, or if no policy can count the quota.
+/// Returns an error if the text has another form or if no policy can count the quota.
 impl FromStr for Quota {
     type Err = ConfigError;
 
@@ -147,16 +147,16 @@ impl TryFrom<String> for Quota {
     }
 }
 
-/// A [`Quota`], or text that [parses](Quota#impl-FromStr-for-Quota) into one, such as
-/// `"100/minute"`.
+/// A [`Quota`], or a value that converts into one, such as the string `"100/minute"`, which is
+/// [parsed](Quota#impl-FromStr-for-Quota).
 ///
-/// Implemented for every type that converts into a quota by `TryInto`.
+/// This trait is implemented for every type that converts into a quota through `TryInto`.
 pub trait IntoQuota {
-    /// Returns the quota.
+    /// Converts the value into a quota.
     ///
     /// # Errors
     ///
-    /// Returns an error if the text is not a quota.
+    /// Returns an error if the text cannot be parsed as a quota.
     fn into_quota(self) -> Result<Quota, ConfigError>;
 }
 
@@ -171,7 +171,8 @@ where
 }
 
 impl fmt::Display for Quota {
-    /// Formats as `100/minute`, `5/10s` or `10/second burst 20`; the burst only if it was set.
+    /// Formats the quota as `100/minute`, `5/10s` or `10/second burst 20`. Includes the burst only
+    /// if it was set.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}/", self.limit())?;
         match self.period() {
@@ -186,8 +187,8 @@ impl fmt::Display for Quota {
     }
 }
 
-/// Formats `minute` or `10s`. A window that no policy can count is formatted so that it does not
-/// parse.
+/// Formats a window as `minute` or `10s`. A window that no policy can count is formatted in a way
+/// that cannot be parsed.
 fn write_window(f: &mut fmt::Formatter<'_>, window: Duration) -> fmt::Result {
     let nanos = |duration: Duration| duration.as_nanos();
     let fits = |unit: &Duration| nanos(window).is_multiple_of(nanos(*unit));
@@ -201,7 +202,7 @@ fn write_window(f: &mut fmt::Formatter<'_>, window: Duration) -> fmt::Result {
     }
 }
 
-/// Returns the singular, the second to last name.
+/// Returns the singular, which is the second-to-last name.
 fn singular(names: &[&'static str]) -> &'static str {
     names[names.len() - 2]
 }
@@ -215,7 +216,7 @@ fn number(text: &str) -> Option<u64> {
     plain.then(|| text.replace('_', "").parse().ok()).flatten()
 }
 
-/// Parses `minute`, `10s`, `1 hour` or `month`.
+/// Parses a period such as `minute`, `10s`, `1 hour` or `month`.
 fn period_of(text: &str) -> Option<QuotaPeriod> {
     let text = text.trim();
     let digits = text.find(|char: char| !char.is_ascii_digit())?;

@@ -27,11 +27,11 @@ pub(crate) struct LimitSpec<'a> {
 }
 
 impl LimitSpec<'_> {
-    /// Returns the policies of all tiers, and reports mistakes that are not errors.
+    /// Returns the policies of all tiers and reports mistakes that are not errors.
     ///
     /// # Errors
     ///
-    /// Returns an error if the policies limit nothing, contradict each other, or need an option
+    /// Returns an error if the policies limit nothing, contradict one another, or need an option
     /// that is not set.
     pub(crate) fn sets(&self) -> Result<PolicySets, ConfigError> {
         let share = self.stores.on_error.share()?;
@@ -65,7 +65,7 @@ impl LimitSpec<'_> {
         Err(error.fix("set one with `runtime`, or enable the feature `tokio`"))
     }
 
-    /// Checks that the stores can decide by the policies of a request.
+    /// Checks that the stores can decide requests with these policies.
     fn check_stores(&self, set: &PolicySet) -> Result<(), ConfigError> {
         let ban = self.bans.map(Bans::policy);
         let policies: Vec<&Policy> = set.policies().iter().chain(ban).collect();
@@ -93,7 +93,7 @@ impl LimitSpec<'_> {
     }
 }
 
-/// Returns `true` if requests can wait for a policy.
+/// Returns `true` if requests may have to wait under a policy.
 pub(crate) fn has_queue(policy: &Policy) -> bool {
     policy.max_wait().is_some()
 }

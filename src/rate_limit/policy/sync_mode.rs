@@ -1,12 +1,12 @@
-//! The sync modes of instances that share a store.
+//! The synchronization of counts between instances that share a store.
 
 use std::num::NonZeroU32;
 
-/// The sync mode of the instances that share a store.
+/// The synchronization mode of instances that share a store.
 ///
 /// An in-memory store always counts exactly.
 ///
-/// | | Server requests | Over-admission |
+/// | Mode | Server requests | Over-admission |
 /// |---|---|---|
 /// | [`Exact`](Self::Exact) | one per request | none |
 /// | [`Deferred`](Self::Deferred) | in the background, one for several requests | at most `max_unreported` per instance |
@@ -33,60 +33,64 @@ pub enum SyncMode {
     /// The server decides each request.
     #[default]
     Exact,
-    /// When the server admits a request, it leases tokens to the instance, which decides the next
-    /// requests itself until they are spent. Tokens that are idle for two seconds are returned.
+    /// When the server admits a request, it also leases tokens to the instance. The instance
+    /// decides subsequent requests itself until the leased tokens are spent. Tokens that are idle
+    /// for two seconds are returned.
     ///
-    /// A lease is the remaining quota divided by twice the number of instances. Leased tokens count
-    /// as spent for other instances, so a caller whose traffic moves between instances can be
-    /// denied too early for these two seconds.
+    /// The size of a lease is the remaining quota divided by twice the number of instances. Leased
+    /// tokens count as spent for other instances. A caller whose traffic moves between instances
+    /// can therefore be denied too early during these two seconds.
     ///
-    /// The server stores the latest lease of each instance. If its reply is lost, because the
-    /// server hangs or the connection closes, the instance returns those tokens with its next
-    /// request: neither that nor an outage costs tokens or admits a request twice. An instance that
-    /// is killed loses its tokens until the window ends.
+    /// The server stores the latest lease of each instance. If the reply that contains a lease is
+    /// lost, because the server hangs or the connection closes, the instance returns those tokens
+    /// with its next request. Neither a lost reply nor an outage costs tokens or admits a request
+    /// twice. An instance that is killed loses its tokens until the window ends.
     ///
-    /// If a request has several policies, all of them must use this mode; otherwise the server
-    /// decides. Queues and logs never use it.
+    /// If several policies apply to a request, all of them must use this mode; otherwise, the
+    /// server decides. Queues and logs never use this mode.
     Leased {
         /// The number of instances that share the quota.
         instances: NonZeroU32,
     },
-    /// An instance admits requests by its copy of the server's count, and reports them in the
-    /// background: when half of `max_unreported` is admitted, and after one second at the latest.
+    /// An instance decides requests with its copy of the server's count and reports admitted
+    /// amounts in the background. It reports when the unreported amount reaches half of
+    /// `max_unreported`, and after one second at the latest.
     ///
-    /// Unreported amounts never exceed `max_unreported`; beyond that the server decides. Once a
-    /// quota is spent, each instance admits at most `max_unreported` more, for any traffic. Those
-    /// requests are charged too, and a bucket refills them first. Choose `max_unreported` so that
-    /// the total of all instances is at most the capacity of a bucket.
+    /// The unreported amount never exceeds `max_unreported`; beyond that amount, the server
+    /// decides. Once a quota is spent, each instance admits at most `max_unreported` more,
+    /// regardless of traffic. Those requests are charged too, and a bucket first refills the amount
+    /// of those requests. Choose `max_unreported` so that the total of all instances is at most the
+    /// capacity of a bucket.
     ///
-    /// A report that may have arrived is not sent again, so its requests can remain uncharged. It
-    /// counts towards `max_unreported` until its window ends, so lost reports do not raise the
-    /// bound. An instance that has lost `max_unreported` sends each request of that partition to
-    /// the server until then. An instance that is killed loses its unreported amounts, so each kill
-    /// can add `max_unreported` to the bound.
+    /// A report that may have arrived is not sent again, so its requests can remain uncharged. The
+    /// lost report counts toward `max_unreported` until its window ends, so lost reports do not
+    /// raise the bound. An instance that has lost `max_unreported` sends each request of that
+    /// partition to the server until then. An instance that is killed loses its unreported amounts,
+    /// so each kill can add `max_unreported` to the bound.
     ///
-    /// While the server is unavailable, an instance admits up to the rest of `max_unreported`. If a
-    /// request has several policies, all of them must use this mode; otherwise the server decides.
-    /// Queues and logs never use it.
+    /// While the server is unavailable, an instance admits up to the unused part of
+    /// `max_unreported`. If several policies apply to a request, all of them must use this mode;
+    /// otherwise, the server decides. Queues and logs never use this mode.
     Deferred {
-        /// The maximum unreported amount of an instance, per policy and partition.
+        /// The maximum amount that an instance can leave unreported, per policy and partition.
         max_unreported: NonZeroU32,
     },
 }
 
-/// The minimum limit per instance for leases.
+/// The minimum limit per instance for the leased mode.
 const WORTH_A_LEASE: u64 = 100;
 
-/// The minimum limit per instance for deferred reports.
+/// The minimum limit per instance for the deferred mode.
 const WORTH_A_DEBT: u64 = 10;
 
-/// The divisor of an instance's limit that yields its `max_unreported`: together, the instances
-/// exceed the limit by a twentieth, or by one request each.
+/// The divisor that yields `max_unreported` from an instance's limit. The instances together exceed
+/// the limit by at most a twentieth, or by one request each.
 const OWES: u64 = 20;
 
 impl SyncMode {
-    /// Returns the mode for a limit and a number of instances: leased if the limit per instance is
-    /// at least 100, deferred with a twentieth of it if it is at least 10, and exact otherwise.
+    /// Returns a mode for a limit and a number of instances. The mode is leased if the limit per
+    /// instance is at least 100. It is deferred, with a twentieth of the limit per instance, if
+    /// that limit is at least 10. Otherwise, it is exact.
     pub fn auto(limit: u64, instances: NonZeroU32) -> Self {
         match limit / u64::from(instances.get()) {
             WORTH_A_LEASE.. => Self::Leased { instances },

@@ -1,12 +1,12 @@
-//! The policies of each tier of callers.
+//! The policies for each tier of callers.
 
 use super::policy::Policy;
 use crate::core::error::ConfigError;
 
-/// The policies of each tier of callers.
+/// The policies for each tier of callers.
 ///
-/// The tier is that of the caller's [`Identity`](crate::Identity). Callers without a tier, or with
-/// an unknown one, have the policies of the fallback.
+/// The tier is that of the caller's [`Identity`](crate::Identity). The policies of the fallback
+/// tier apply to callers without a tier or with an unknown tier.
 ///
 /// ```
 /// use std::time::Duration;
@@ -21,8 +21,8 @@ use crate::core::error::ConfigError;
 /// # Ok::<(), portcullis::ConfigError>(())
 /// ```
 ///
-/// If the tier of a caller changes, its count continues if the policies of both tiers
-/// [share it](Policy#sharing-a-count). Otherwise a new count starts.
+/// If a caller's tier changes, its count continues under the new tier if the policies of both tiers
+/// [share a count](Policy#sharing-a-count). Otherwise, a new count starts.
 #[derive(Clone, Debug)]
 pub struct Tiers {
     pub(super) fallback: String,
@@ -30,8 +30,8 @@ pub struct Tiers {
 }
 
 impl Tiers {
-    /// Creates a list of tiers. `fallback` is the tier of callers whose own tier is not in the
-    /// list.
+    /// Creates a list of tiers. `fallback` is the tier that applies to callers whose own tier is
+    /// not in the list.
     pub fn new(fallback: impl Into<String>) -> Self {
         Self {
             fallback: fallback.into(),
@@ -39,7 +39,7 @@ impl Tiers {
         }
     }
 
-    /// Adds a tier and the policies of its callers.
+    /// Adds a tier and the policies that apply to its callers.
     #[must_use]
     pub fn tier(
         mut self,
@@ -57,12 +57,12 @@ impl Tiers {
         self.tier(name, [])
     }
 
-    /// Returns `true` if there is a tier with this name.
+    /// Returns `true` if the list contains a tier with this name.
     pub fn contains(&self, name: &str) -> bool {
         self.tiers.iter().any(|(tier, _)| tier == name)
     }
 
-    /// Returns the names of the tiers, in the order in which they were added.
+    /// Returns an iterator over the names of the tiers, in the order in which they were added.
     pub fn names(&self) -> impl Iterator<Item = &str> {
         self.tiers.iter().map(|(tier, _)| tier.as_str())
     }

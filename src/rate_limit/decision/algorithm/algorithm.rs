@@ -25,7 +25,7 @@ use crate::{
 pub(crate) enum Algorithm {
     FixedWindow(FixedWindow),
     SlidingWindow(SlidingWindow),
-    /// Exact in a log, or a sliding window in a store that supports only states.
+    /// Exact with a log, or a sliding window in a store that supports only states.
     SlidingLog(SlidingLog, SlidingWindow),
     TokenBucket(TokenBucket),
     LeakyBucket(LeakyBucket),
@@ -58,8 +58,8 @@ impl Algorithm {
         LeakyQueue::new(quota, max_wait).map(Self::LeakyQueue)
     }
 
-    /// Divides the quota of this algorithm by a number of instances. Returns the quota of one
-    /// instance, and the same algorithm with that quota.
+    /// Divides this algorithm's quota by a number of instances. Returns one instance's quota and
+    /// the algorithm with that quota.
     pub(crate) fn divided(
         &self,
         quota: &Quota,
@@ -88,7 +88,7 @@ impl Algorithm {
 
     /// Decides one request. Returns the decision and the next state.
     ///
-    /// A denied request leaves the state unchanged, with one exception: if the clock went back by
+    /// A denied request leaves the state unchanged, with one exception: if the clock moved back by
     /// more than a second, the state is truncated to its maximum duration.
     // Inlined, so that the result stays in registers.
     #[inline(always)]
@@ -106,7 +106,7 @@ impl Algorithm {
     }
 
     /// Decides like [`decide`](Self::decide) if a token bucket admits the request in the common
-    /// case. Returns `None` in all other cases, and for other algorithms.
+    /// case. Returns `None` in all other cases and for other algorithms.
     #[inline(always)]
     #[cfg_attr(not(feature = "memory"), allow(dead_code))]
     pub(crate) fn admit_whole(
@@ -125,7 +125,7 @@ impl Algorithm {
         }
     }
 
-    /// Refunds an amount of the charge of this receipt.
+    /// Refunds part of the charge that this receipt identifies.
     pub(crate) fn refund(&self, state: State, now: Timestamp, paid: Receipt, amount: u64) -> State {
         let now = now.min(LATEST);
         match self {
@@ -153,10 +153,10 @@ impl Algorithm {
         }
     }
 
-    /// Returns the state after a change of the quota: the usage under the previous quota at the
-    /// time of the change counts under this one.
+    /// Returns the state after a change of the quota. The usage under the previous quota at the
+    /// time of the change counts under the new quota.
     ///
-    /// Usage is not carried over between different kinds of algorithms.
+    /// Usage is not carried over between different kinds of algorithm.
     pub(crate) fn carry(
         &self,
         own: State,
@@ -187,7 +187,7 @@ impl Algorithm {
         }
     }
 
-    /// Carries over usage like [`carry`](Self::carry), from a log to a log.
+    /// Carries over usage from one log to another, like [`carry`](Self::carry).
     pub(crate) fn carry_log(
         &self,
         own: &mut Log,
@@ -223,8 +223,8 @@ impl Algorithm {
         }
     }
 
-    /// Returns the maximum number of requests of cost 1 that are admitted in any interval as long
-    /// as the quota's window.
+    /// Returns the maximum number of requests of cost 1 that are admitted in any interval that is
+    /// as long as the quota's window.
     pub(crate) fn max_per_window(&self, quota: &Quota) -> u64 {
         // The gain in the window without its last microsecond, plus `more` microseconds.
         let gained = |more: u128| {
@@ -248,7 +248,8 @@ impl Algorithm {
         }
     }
 
-    /// Returns the time until a spent quota is fully available, in microseconds, rounded up.
+    /// Returns the time in which an exhausted quota becomes fully available again, in microseconds,
+    /// rounded up.
     pub(crate) fn horizon_micros(&self) -> u64 {
         match self {
             Self::FixedWindow(window) => window.window_micros(),
@@ -276,7 +277,7 @@ impl Algorithm {
         }
     }
 
-    /// Returns `true` for buckets, which have no windows.
+    /// Returns `true` for buckets. Other algorithms have windows.
     pub(crate) fn is_bucket(&self) -> bool {
         match self {
             Self::TokenBucket(_) | Self::LeakyBucket(_) | Self::LeakyQueue(_) => true,
@@ -284,7 +285,7 @@ impl Algorithm {
         }
     }
 
-    /// Returns the queue if the algorithm is one.
+    /// Returns the leaky queue if the algorithm is one.
     #[inline]
     pub(crate) fn queue(&self) -> Option<&LeakyQueue> {
         match self {
@@ -297,7 +298,7 @@ impl Algorithm {
         }
     }
 
-    /// Returns the parameters for implementations outside of this crate.
+    /// Returns the parameters for implementations outside this crate.
     pub(crate) fn terms(&self) -> PolicyParams {
         let window = |limit, window| [limit, window, 0, 0, 0, 0];
         let numbers = match self {
@@ -325,13 +326,14 @@ impl Algorithm {
         }
     }
 
-    /// Decides like [`decide`](Self::decide), on a log. `None` if the algorithm does not use one.
+    /// Decides like [`decide`](Self::decide), but with a log. Returns `None` if the algorithm does
+    /// not use a log.
     pub(crate) fn decide_log(&self, log: &mut Log, now: Timestamp, cost: u64) -> Option<Decision> {
         self.log()
             .map(|exact| exact.decide(log, now.min(LATEST), cost))
     }
 
-    /// Charges an amount like [`charge`](Self::charge), to a log.
+    /// Charges an amount to a log, like [`charge`](Self::charge).
     pub(crate) fn charge_log(&self, log: &mut Log, now: Timestamp, amount: u64) {
         if let Some(exact) = self.log() {
             exact.charge(log, now.min(LATEST), amount);
@@ -408,7 +410,7 @@ mod tests {
         .unwrap()
     }
 
-    /// Carries over to another algorithm, and returns its remaining quota.
+    /// Carries over to another algorithm and returns the remaining quota under that algorithm.
     fn carried(memory: &mut Memory, new: Algorithm, now: u64) -> u64 {
         let old = memory.algorithm;
         if new.log().is_some() {

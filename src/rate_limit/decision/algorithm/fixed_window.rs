@@ -9,25 +9,26 @@ use crate::{
     },
 };
 
-/// The start of a window.
+/// The point at which windows start.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Alignment {
-    /// Whole multiples of the window: the windows of all partitions end at the same time.
+    /// Windows start at whole multiples of their length, so the windows of all partitions end at
+    /// the same time.
     Clock,
-    /// The first request without an open window.
+    /// A window starts with the first request after the previous window.
     FirstRequest,
-    /// The start of each calendar month, at midnight UTC.
+    /// A window starts with each calendar month, at midnight UTC.
     Month,
-    /// The start of each calendar year, at midnight UTC.
+    /// A window starts with each calendar year, at midnight UTC.
     Year,
 }
 
-/// A count in consecutive windows.
+/// A counter for consecutive windows.
 ///
-/// Each window admits at most the limit. Around the boundary of two windows, up to twice the limit
-/// can be admitted within a short time.
+/// Each window admits at most the limit. Around the boundary between two windows, up to twice the
+/// limit can be admitted within a short time.
 ///
-/// The state is the end of the window and its usage.
+/// The state contains the end of the window and the usage in the window.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct FixedWindow {
     limit: u64,
@@ -77,7 +78,7 @@ impl FixedWindow {
         }
     }
 
-    /// Refunds an amount to the window of the receipt, and to no later one.
+    /// Refunds an amount to the receipt's window, but never to a later window.
     pub(super) fn refund(&self, state: State, now: Timestamp, paid: Receipt, amount: u64) -> State {
         if !state.is_alive(now) || state.expires_at != paid.expires_at() {
             return state;
@@ -97,7 +98,7 @@ impl FixedWindow {
     /// Converts a state of another window at the time of a change.
     ///
     /// The count is unchanged. A window that started with a request retains its remaining share of
-    /// time; a clock-aligned window is the one that contains the change.
+    /// time. A clock-aligned window becomes the window that contains the change.
     pub(super) fn converted(&self, previous: &Self, state: State, changed_at: u64) -> State {
         if !state.is_alive(Timestamp::from_micros(changed_at)) {
             return State::NONE;
@@ -115,7 +116,7 @@ impl FixedWindow {
         self.state(end, state.words[0])
     }
 
-    /// Returns the state with the greater usage of the two. A live window retains its end.
+    /// Returns the state with the greater usage. A live window retains its end.
     pub(super) fn worse(&self, own: State, carried: State, now: Timestamp) -> State {
         if !carried.is_alive(now) {
             return own;
@@ -158,7 +159,7 @@ impl FixedWindow {
         }
     }
 
-    /// Returns the state of a window. A window without usage has no state.
+    /// Returns the state of a window. A window without usage is represented by the empty state.
     #[inline]
     fn state(&self, end: u64, used: u64) -> State {
         if used > 0 {
@@ -197,8 +198,8 @@ fn first_day(year: u64) -> u64 {
 
 /// Returns the first day of the following month. Days are counted since the epoch.
 ///
-/// (Howard Hinnant's `civil_from_days` and its inverse: years start in March, so that the leap day
-/// is the last day of a year, and all eras of 400 years are identical.)
+/// Based on Howard Hinnant's `civil_from_days` and its inverse. Years start in March, so that the
+/// leap day is the last day of a year and all 400-year eras are identical.
 fn next_month(day: u64) -> u64 {
     // Days from March 1 of year 0 to the epoch.
     const EPOCH: u64 = 719_468;

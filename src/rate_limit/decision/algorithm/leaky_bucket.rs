@@ -1,4 +1,4 @@
-//! The leaky bucket as a meter: each request adds its cost, and is denied if it does not fit.
+//! The leaky bucket as a meter: each request adds its cost and is denied if the cost does not fit.
 
 use super::{state::State, token_bucket::TokenBucket};
 use crate::{
@@ -11,7 +11,7 @@ use crate::{
 
 /// A bucket that leaks at the quota's rate.
 ///
-/// It is the mirror of a token bucket: its level is the number of missing tokens. Both make the
+/// A leaky bucket mirrors a token bucket: its level is the number of missing tokens. Both make the
 /// same decisions, so this type uses the token bucket's arithmetic.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct LeakyBucket {

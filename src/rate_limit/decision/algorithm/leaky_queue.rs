@@ -1,4 +1,4 @@
-//! The leaky bucket as a queue: requests above the rate wait for their turn, and are denied if the
+//! The leaky bucket as a queue: requests above the rate wait for their turn and are denied if the
 //! wait would be too long.
 
 use std::time::Duration;
@@ -15,13 +15,13 @@ use crate::{
 /// A queue that releases requests at the quota's rate.
 ///
 /// After an idle period, requests up to the burst (by default one) are released immediately. In any
-/// time `t`, at most the burst plus `t` times the rate are released. A request is released after a
-/// turn for each unit of its cost.
+/// time `t`, at most the burst plus `t` times the rate is released. A request with a cost of `n`
+/// takes `n` turns and is released after its last turn.
 ///
-/// It is a token bucket that can be overdrawn by its gain in the longest wait, so it uses the token
-/// bucket's arithmetic: a request waits for its deficit after the charge. The state is that of the
-/// bucket: the time at which the last request in the queue is released and the burst is available
-/// again.
+/// The queue is a token bucket that can be overdrawn by the number of tokens that it gains during
+/// the longest wait. It therefore uses the token bucket's arithmetic: a request waits until its
+/// deficit after the charge is refilled. The state is the bucket's state: the time at which the
+/// last request in the queue is released and the burst is available again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct LeakyQueue {
     mirror: TokenBucket,
@@ -78,7 +78,7 @@ impl LeakyQueue {
         self.mirror.decide(state, now, cost)
     }
 
-    /// Returns the delay of an admitted request until its turn. It is rounded up by at most one
+    /// Returns the time that an admitted request waits for its turn, rounded up by at most one
     /// microsecond.
     pub(crate) fn delay(&self, decision: &Decision) -> Duration {
         if !decision.is_admitted() {
@@ -95,7 +95,7 @@ impl LeakyQueue {
         self.mirror.charge(state, now, amount)
     }
 
-    /// Refunds a turn if no request is behind it. Requests behind it retain their turns otherwise.
+    /// Refunds a turn if no request has a later turn. Otherwise, later requests retain their turns.
     pub(super) fn refund(&self, state: State, now: Timestamp, paid: Receipt, amount: u64) -> State {
         // Turns are at least one microsecond apart, so equal times belong to the same charge.
         if state.expires_at() != paid.expires_at() {
@@ -229,8 +229,8 @@ mod tests {
         vec((0_u64..200_000, 0_u64..4), 1..80)
     }
 
-    /// A reference model of the queue: tokens that can be negative, multiplied by the window to
-    /// avoid rounding.
+    /// A reference model of the queue. Its token count can be negative and is multiplied by the
+    /// window to avoid rounding.
     struct Model {
         limit: i128,
         window: i128,
@@ -254,7 +254,7 @@ mod tests {
             }
         }
 
-        /// Returns the wait times the limit, if it is not too long.
+        /// Returns the wait multiplied by the limit, if the wait is not too long.
         fn take(&mut self, now: u64, cost: u64) -> Option<i128> {
             let gained = i128::from(now - self.at) * self.limit;
             self.tokens = self.burst.min(self.tokens + gained);

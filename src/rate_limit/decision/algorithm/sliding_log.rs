@@ -11,13 +11,13 @@ use crate::{
     },
 };
 
-/// The largest limit of a sliding log, and thus the maximum number of entries per partition.
+/// The maximum limit of a sliding log, and thus the maximum number of entries per partition.
 pub(super) const LIMIT_MAX: u64 = 10_000;
 
 /// A count of the requests that were admitted in the window that ends now.
 ///
-/// At most the limit is admitted in any window. Each partition takes 16 bytes for each distinct
-/// time of an admission, so at most 16 bytes times the limit.
+/// Any window admits at most the limit. Each partition takes 16 bytes for each distinct admission
+/// time, so at most 16 bytes times the limit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct SlidingLog {
     limit: u64,
@@ -26,22 +26,24 @@ pub(crate) struct SlidingLog {
 
 /// The sliding log of one partition.
 ///
-/// A store that supports logs counts exactly; see [`StateRef`](crate::store::backend::StateRef).
+/// A store that supports logs counts sliding-log policies exactly; see
+/// [`StateRef`](crate::store::backend::StateRef).
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Log {
-    /// Times and amounts, in ascending order, with distinct times and without zero amounts.
+    /// Pairs of a time and an amount, in ascending order of time. The times are distinct, and the
+    /// amounts are not zero.
     entries: VecDeque<(u64, u64)>,
     used: u64,
     expires_at: Timestamp,
 }
 
 impl Log {
-    /// Returns the time from which the log is equivalent to an empty one.
+    /// Returns the time after which the log is equivalent to an empty log.
     pub fn expires_at(&self) -> Timestamp {
         self.expires_at
     }
 
-    /// Returns the number of entries. Requests at the same time share an entry.
+    /// Returns the number of entries. Requests that are admitted at the same time share an entry.
     pub fn len(&self) -> usize {
         self.entries.len()
     }
@@ -72,7 +74,8 @@ impl SlidingLog {
         self.limit
     }
 
-    /// Decides one request without charging it. [`record`](Self::record) charges it.
+    /// Decides one request without charging it. To charge the request, call
+    /// [`record`](Self::record).
     pub(crate) fn decide(&self, log: &mut Log, now: Timestamp, cost: u64) -> Decision {
         let now = now.as_micros();
         self.expire(log, now);
@@ -115,7 +118,7 @@ impl SlidingLog {
         self.record(log, now, amount);
     }
 
-    /// Refunds an amount of the charge of this receipt.
+    /// Refunds part of the charge that this receipt identifies.
     pub(crate) fn refund(&self, log: &mut Log, paid: Receipt, amount: u64) {
         let at = paid.expires_at().as_micros();
         let found = log
@@ -139,8 +142,8 @@ impl SlidingLog {
         log.used
     }
 
-    /// Raises the usage to the amount that was used under a previous window at the time of a
-    /// change, until one window after the change.
+    /// Raises the usage, until one window after a change, to the amount that was used under the
+    /// previous window at the time of the change.
     pub(super) fn carry(&self, log: &mut Log, used: u64, changed_at: u64, now: Timestamp) {
         if now.as_micros() >= changed_at + self.window_micros {
             return;
@@ -149,8 +152,8 @@ impl SlidingLog {
         self.record(log, now, used.saturating_sub(log.used));
     }
 
-    /// Removes entries that left the window. If the clock went back, future entries count as of
-    /// now.
+    /// Removes entries that have left the window. If the clock moved back, entries in the future
+    /// count as entries at the current time.
     fn expire(&self, log: &mut Log, now: u64) {
         while let Some((at, used)) = log.entries.front().copied() {
             if at + self.window_micros > now {
@@ -167,8 +170,8 @@ impl SlidingLog {
         }
     }
 
-    /// Returns the time of the last entry that must leave the window for this cost to fit; `None`
-    /// if it never fits.
+    /// Returns the time of the last entry that must leave the window before this cost fits, or
+    /// `None` if the cost never fits.
     fn freed_at(&self, log: &Log, cost: u64) -> Option<u64> {
         // The cost is at most the limit, so usage plus cost does not overflow.
         let free = self.limit.checked_sub(cost)?;

@@ -9,20 +9,21 @@ use crate::{
     },
 };
 
-/// A count in clock-aligned windows. It assumes that the requests of the previous window were
-/// evenly spaced, with the first request at its start.
+/// A counter for clock-aligned windows. The counter assumes that the requests of the previous
+/// window were evenly spaced and that the first request was at the start of that window.
 ///
 /// A window that ends now covers the current clock-aligned window and the last part of the previous
-/// one. A request is admitted if it fits in addition to the count of the current window and the
-/// requests that the assumption places in that part of the previous one. A caller whose requests
-/// are evenly spaced at the limit's rate is never denied, and a caller that retries at
-/// `Retry-After` is admitted exactly the limit in each clock-aligned window.
+/// one. The usage in that part is estimated from the assumption. A request is admitted if its cost
+/// fits in addition to the count of the current window and that estimate. A caller whose requests
+/// are evenly spaced at the limit's rate is never denied. A caller that retries at `Retry-After` is
+/// admitted exactly the limit in each clock-aligned window.
 ///
-/// A clock-aligned window admits at most the limit. Any other interval of that length admits at
-/// most twice the limit, and only if all requests of the previous window arrived at its end.
+/// A clock-aligned window admits at most the limit. Any other interval of the same length admits at
+/// most twice the limit, and only if all requests of the previous window arrived at the end of that
+/// window.
 ///
-/// The state is the end of the next window, the count of the current window and that of the
-/// previous one. Shares are compared as products, without rounding.
+/// The state contains the end of the next window, the count of the current window, and the count of
+/// the previous window. Shares are compared as products, without rounding.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct SlidingWindow {
     limit: u64,
@@ -32,11 +33,11 @@ pub(crate) struct SlidingWindow {
 /// The counts of a state at a given time, in microseconds.
 #[derive(Clone, Copy)]
 struct WindowCounts {
-    /// The start of the window. Later than now only if the clock went back.
+    /// The start of the window, which is later than the current time only if the clock moved back.
     start: u64,
     /// The remaining time of the window.
     left: u64,
-    /// The time until the window starts: zero unless the clock went back.
+    /// The time until the window starts, which is zero unless the clock moved back.
     until_start: u64,
     this: u64,
     last: u64,
@@ -85,7 +86,7 @@ impl SlidingWindow {
         }
     }
 
-    /// Refunds an amount to the window of the receipt, while that window counts.
+    /// Refunds an amount to the receipt's window, as long as that window still counts.
     pub(super) fn refund(&self, state: State, now: Timestamp, paid: Receipt, amount: u64) -> State {
         let mut counts = self.counts(state, now.as_micros());
         let until = paid.expires_at().as_micros();
@@ -104,7 +105,7 @@ impl SlidingWindow {
         self.state(counts)
     }
 
-    /// Converts a state of another window at the time of a change: all usage at that time counts
+    /// Converts a state of another window at the time of a change. All usage at that time counts
     /// toward the window that contains the change.
     pub(super) fn converted(&self, previous: &Self, state: State, changed_at: u64) -> State {
         let used = previous.used(previous.counts(state, changed_at));
@@ -117,7 +118,7 @@ impl SlidingWindow {
         })
     }
 
-    /// Returns a state with the greater usage of the two in each window.
+    /// Returns a state with the greater usage of the two states in each window.
     pub(super) fn worse(&self, own: State, carried: State, now: Timestamp) -> State {
         if !own.is_alive(now) {
             return carried;
@@ -170,7 +171,7 @@ impl SlidingWindow {
         counts.this.saturating_add(self.in_sight(counts))
     }
 
-    /// Returns the number of requests of the previous window that are less than a window old.
+    /// Returns the number of requests in the previous window that are less than one window old.
     fn in_sight(&self, counts: WindowCounts) -> u64 {
         // The requests are evenly spaced from the start: one expires at the end of each interval.
         let intervals = share(counts.last, counts.left).div_ceil(u128::from(self.window_micros));
@@ -179,14 +180,15 @@ impl SlidingWindow {
             .saturating_sub(1)
     }
 
-    /// Returns the remaining time of the window at which at most `in_sight` of the `last` requests
-    /// of the previous window count.
+    /// Returns the remaining time of the current window at which at most `in_sight` of the previous
+    /// window's `last` requests still count.
     fn may_be_left(&self, last: u64, in_sight: u64) -> u64 {
         let part = share(in_sight.saturating_add(1), self.window_micros) / u128::from(last.max(1));
         u64::try_from(part).map_or(self.window_micros, |part| part.min(self.window_micros))
     }
 
-    /// Returns the time until a cost fits that is within the limit, and does not fit now.
+    /// Returns the time until a cost fits, for a cost that is within the limit but does not fit
+    /// now.
     fn retry_after(&self, counts: WindowCounts, cost: u64) -> u64 {
         let (window, free) = (self.window_micros, self.limit - cost);
         let to_the_end = counts.until_start + counts.left;
@@ -219,7 +221,7 @@ impl SlidingWindow {
     }
 }
 
-/// Returns a share as a product of a count and a number of microseconds.
+/// Returns a share as the product of a count and a number of microseconds.
 fn share(count: u64, micros: u64) -> u128 {
     u128::from(count) * u128::from(micros)
 }

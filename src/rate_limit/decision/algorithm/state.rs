@@ -2,10 +2,10 @@
 
 use crate::{core::time::Timestamp, rate_limit::policy::quota::EXACT_MAX};
 
-/// The usage of one partition under one policy, in three words.
+/// The usage of one partition under one policy, as three words.
 ///
-/// The first word has the same meaning for all algorithms: the time at which the state expires, so
-/// that a store can remove it. The other two are specific to the algorithm.
+/// The first word has the same meaning for all algorithms: it is the time at which the state
+/// expires and a store can remove it. The meaning of the other two words depends on the algorithm.
 ///
 /// ```
 /// use portcullis::{Timestamp, store::backend::State};
@@ -40,7 +40,7 @@ impl State {
         [self.expires_at.as_micros(), self.words[0], self.words[1]]
     }
 
-    /// Returns the time from which the state is equivalent to [`NONE`](Self::NONE).
+    /// Returns the time after which the state is equivalent to [`NONE`](Self::NONE).
     pub const fn expires_at(self) -> Timestamp {
         self.expires_at
     }
@@ -52,21 +52,21 @@ impl State {
     }
 }
 
-/// The latest time that is used in calculations. Later clock readings are clamped to it.
+/// The latest time that calculations use. Later clock readings are clamped to it.
 pub(super) const LATEST: Timestamp = Timestamp::from_micros(1 << 62);
 
-/// The tolerance for a clock that goes back, or that alternates with a coarser one: a smaller step
-/// back truncates no state.
+/// The tolerance for a clock that moves back or alternates with a coarser clock. A step back within
+/// this tolerance truncates no state.
 pub(super) const SLACK_MICROS: u64 = 1_000_000;
 
-/// Returns the usage after an additional amount. It is capped at twice the limit, so that a caller
-/// is denied for at most two windows.
+/// Returns the usage after adding an amount. The result is capped at twice the limit, so that a
+/// caller is denied for at most two windows.
 pub(super) fn add_capped(used: u64, amount: u64, limit: u64) -> u64 {
     let most = limit.saturating_mul(2).min(EXACT_MAX).max(used);
     used.saturating_add(amount).min(most)
 }
 
-/// Returns `a * b / c`, rounded up; `c` is not zero.
+/// Returns `a * b / c`, rounded up. `c` must not be zero.
 pub(super) fn mul_div_up(a: u64, b: u64, c: u64) -> u64 {
     let quotient = (u128::from(a) * u128::from(b)).div_ceil(u128::from(c));
     u64::try_from(quotient).unwrap_or(u64::MAX)

@@ -1,4 +1,4 @@
-//! The token bucket: it refills at a constant rate, and each request removes its cost.
+//! The token bucket: the bucket refills at a constant rate, and each request removes its cost.
 
 use super::state::{SLACK_MICROS, State, mul_div_up};
 use crate::{
@@ -13,13 +13,13 @@ use crate::{
 ///
 /// In any time `t`, at most the burst plus `t` times the rate is admitted.
 ///
-/// The state is the time at which the bucket is full again. A request moves it forward by the time
-/// in which the bucket gains the request's cost, and is denied if the bucket would then take longer
-/// to fill than an empty one. (This is the generic cell rate algorithm.) The time is exact: the
-/// first word is rounded up to whole microseconds, and the second has the parts of the last
-/// microsecond. The third word is the mark: twice the microseconds in which an empty bucket of this
-/// quota fills, plus one if the bucket is overdrawn. A state with the mark of another quota retains
-/// the remaining share of the bucket.
+/// The state is the time at which the bucket is full again. A request moves that time forward by
+/// the time in which the bucket regains the request's cost. The request is denied if the bucket
+/// would then take longer to fill than an empty bucket. (This is the generic cell rate algorithm.)
+/// The time is exact: the first word is the time rounded up to whole microseconds, and the second
+/// word contains the parts of the last microsecond. The third word is the mark: twice the number of
+/// microseconds in which an empty bucket of this quota fills, plus one if the bucket is overdrawn.
+/// A state with another quota's mark retains the remaining share of its bucket.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct TokenBucket {
     pace: Pace,
@@ -36,8 +36,8 @@ impl TokenBucket {
         })
     }
 
-    /// Creates a bucket that fills in this time. It holds the burst of its pace, and a fraction of
-    /// a token for the rest of the time.
+    /// Creates a bucket that fills in this time. The bucket holds the burst of its pace, plus a
+    /// fraction of a token for the remaining time.
     pub(super) fn up_to(pace: Pace, refill: Span) -> Self {
         Self { pace, refill }
     }
@@ -46,7 +46,7 @@ impl TokenBucket {
         self.pace.burst
     }
 
-    /// Returns the numbers of its policy parameters.
+    /// Returns the numbers for the bucket's policy parameters.
     pub(super) fn numbers(&self) -> [u64; 6] {
         let (pace, refill) = (self.pace, self.refill);
         let interval = pace.interval;
@@ -72,8 +72,9 @@ impl TokenBucket {
         }
     }
 
-    /// Decides the common case: the interval is a whole number of microseconds, the state belongs
-    /// to this quota, and the bucket admits the request. Returns `None` in all other cases.
+    /// Decides a request in the common case: the interval is a whole number of microseconds, the
+    /// state belongs to this quota, and the bucket admits the request. Returns `None` in all other
+    /// cases.
     #[inline(always)]
     pub(super) fn admit_whole(
         &self,
@@ -133,7 +134,7 @@ impl TokenBucket {
         }
     }
 
-    /// Refunds the part of a charge that has not been refilled since.
+    /// Refunds the part of a charge that has not been refilled since the charge.
     pub(super) fn refund(&self, state: State, now: Timestamp, paid: Receipt, amount: u64) -> State {
         let missing = self.missing(state, now);
         let price = self.pace.times(amount.min(self.pace.burst));
@@ -161,7 +162,7 @@ impl TokenBucket {
         self.state_of(missing, now)
     }
 
-    /// Returns the state of the two that takes longer to fill.
+    /// Returns the state that takes longer to fill.
     pub(super) fn worse(&self, own: State, carried: State, now: Timestamp) -> State {
         match self.missing(own, now) >= self.missing(carried, now) {
             true => own,
@@ -169,7 +170,7 @@ impl TokenBucket {
         }
     }
 
-    /// Converts a state of another bucket at the time of a change. The remaining share is the same.
+    /// Converts another bucket's state at the time of a change. The remaining share stays the same.
     pub(super) fn converted(&self, previous: &Self, state: State, changed_at: Timestamp) -> State {
         let missing = previous.missing(state, changed_at);
         // Charges after the change do not overdraw the bucket.
@@ -182,7 +183,7 @@ impl TokenBucket {
         self.state_of(missing, changed_at)
     }
 
-    /// Returns the mark of a state of this quota that is not overdrawn.
+    /// Returns the mark for a state of this quota that is not overdrawn.
     #[inline]
     fn mark(&self) -> u64 {
         2 * self.refill.micros
@@ -191,7 +192,7 @@ impl TokenBucket {
     /// Returns the fill time at which this bucket has the same remaining share as a bucket in this
     /// state that fills in `refill` microseconds.
     ///
-    /// It is exact except for the fraction of a microsecond. An empty bucket remains empty.
+    /// The result is exact except for the fraction of a microsecond. An empty bucket remains empty.
     #[cold]
     fn scaled(&self, state: State, now: Timestamp, refill: u64) -> Span {
         let whole = |micros| Span { micros, parts: 0 };
@@ -210,10 +211,10 @@ impl TokenBucket {
         }
     }
 
-    /// Returns the time in which the bucket fills from now on.
+    /// Returns the time that the bucket takes to fill from now on.
     ///
-    /// A state that takes longer to fill than an empty bucket, and is not overdrawn, was written
-    /// before the clock went back. If the clock went back by more than a second, the state is
+    /// A state that takes longer to fill than an empty bucket and is not overdrawn was written
+    /// before the clock moved back. If the clock moved back by more than a second, the state is
     /// truncated to an empty bucket.
     #[inline]
     fn missing(&self, state: State, now: Timestamp) -> Span {
@@ -240,8 +241,9 @@ impl TokenBucket {
         }
     }
 
-    /// Returns the fill time of a bucket that would take longer than an empty one: that of an empty
-    /// one unless it is overdrawn, and at most twice that time if it is.
+    /// Returns the truncated fill time of a bucket that would take longer to fill than an empty
+    /// bucket. The result is an empty bucket's fill time, or at most twice that time if the bucket
+    /// is overdrawn.
     #[cold]
     fn cut(&self, state: State, missing: Span) -> Span {
         if state.words[1] & 1 == 0 {
@@ -256,7 +258,8 @@ impl TokenBucket {
 
     /// Returns the state of a bucket with this fill time.
     ///
-    /// A full bucket has no state. Otherwise it would not be full after the clock goes back.
+    /// A full bucket has no state. If it had one, the bucket would no longer be full after the
+    /// clock moves back.
     #[inline]
     fn state_of(&self, missing: Span, now: Timestamp) -> State {
         if missing == Span::default() {
@@ -401,7 +404,7 @@ mod tests {
         vec((0_u64..400_000, 0_u64..4), 1..120)
     }
 
-    /// A reference model of the bucket: tokens multiplied by the window to avoid rounding.
+    /// A reference model of the bucket that multiplies tokens by the window to avoid rounding.
     struct Model {
         quota: Quota,
         window: u128,
