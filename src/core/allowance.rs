@@ -4,14 +4,15 @@ use std::{fmt, str::FromStr, time::Duration};
 
 use super::error::ConfigError;
 
-/// The maximum amount that is counted exactly.
+/// The maximum amount that can be counted exactly.
 const AMOUNT_MAX: u64 = 1 << 53;
 const PERIOD_MAX: Duration = Duration::from_secs(10 * 366 * DAY_SECS);
 const DAY_SECS: u64 = 24 * 60 * 60;
 
-/// An amount in a period for one caller: the credits of a key, or its own limit.
+/// An amount that one caller can use in each period: the credits of a key, or the caller's own
+/// limit.
 ///
-/// Its text format is an amount and a period: `1000/day`, `50000/month`, `20/90s`.
+/// The text format is an amount and a period, such as `1000/day`, `50000/month` or `20/90s`.
 ///
 /// ```
 /// use portcullis::Allowance;
@@ -35,7 +36,7 @@ enum AllowancePeriod {
 }
 
 impl Allowance {
-    /// Creates an allowance with a period that starts with its first use.
+    /// Creates an allowance whose period starts with its first use.
     ///
     /// # Errors
     ///
@@ -58,21 +59,21 @@ impl Allowance {
     ///
     /// # Errors
     ///
-    /// See [`Allowance::per_hour`].
+    /// Returns the same errors as [`Allowance::per_hour`].
     pub fn per_day(amount: u64) -> Result<Self, ConfigError> {
         Self::new(amount, Duration::from_secs(DAY_SECS))
     }
 
-    /// Creates an allowance per calendar month, which starts at midnight UTC.
+    /// Creates an allowance per calendar month. Each month starts at midnight UTC.
     ///
     /// # Errors
     ///
-    /// See [`Allowance::per_hour`].
+    /// Returns the same errors as [`Allowance::per_hour`].
     pub fn per_month(amount: u64) -> Result<Self, ConfigError> {
         Self::checked(amount, AllowancePeriod::Month)
     }
 
-    /// Returns the amount that is allowed in each period.
+    /// Returns the amount that the caller can use in each period.
     pub const fn amount(&self) -> u64 {
         self.amount
     }
@@ -112,7 +113,7 @@ impl Allowance {
 }
 
 impl fmt::Display for Allowance {
-    /// Writes the format that [`str::parse`] reads.
+    /// Formats the allowance in the format that [`str::parse`] accepts.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}/", self.amount)?;
         let AllowancePeriod::Every(period) = self.period else {

@@ -4,11 +4,12 @@ use std::{convert::Infallible, fmt};
 
 pub use tower::BoxError;
 
-/// An error of a store.
+/// An error that a store reports.
 ///
 /// A store returns `Ok(None)` for a missing entry, so an error always means that the result is
-/// unknown. No layer treats it as a negative result: authentication responds with `503`, a rate
-/// limiter follows its policy, a cache calls the handler, and the access log counts a loss.
+/// unknown. No layer treats an error as a negative result. Authentication responds with `503`, a
+/// rate limiter applies its [`OnStoreError`](crate::rate_limit::OnStoreError), a cache calls the
+/// handler, and the access log counts a loss.
 #[derive(Debug, thiserror::Error)]
 #[error("{kind}")]
 pub struct StoreError {
@@ -49,7 +50,8 @@ impl StoreError {
     }
 }
 
-/// Never called: it lets a function accept a value and everything that converts into one.
+/// Never called. This implementation lets a function accept both a value and any type that converts
+/// into the value.
 impl From<Infallible> for ConfigError {
     fn from(never: Infallible) -> Self {
         match never {}
@@ -68,9 +70,9 @@ impl From<StoreErrorKind> for StoreError {
 pub enum StoreErrorKind {
     /// The store is unavailable. The call was not executed.
     Unavailable,
-    /// The call timed out. The store may have executed it, so a charge is never repeated.
+    /// The call timed out. The store may have executed the call, so a charge is never repeated.
     Timeout,
-    /// The entry already exists, or was changed concurrently.
+    /// The entry already exists or was changed concurrently.
     Conflict,
     /// The entry does not exist.
     NotFound,
@@ -78,7 +80,8 @@ pub enum StoreErrorKind {
     Corrupt,
     /// The store is full and cannot evict anything.
     Full,
-    /// The store rejects the call: wrong credentials, or a missing permission. It was not executed.
+    /// The store rejected the call because the credentials are wrong or a permission is missing.
+    /// The call was not executed.
     Misconfigured,
 }
 
@@ -96,9 +99,10 @@ impl fmt::Display for StoreErrorKind {
     }
 }
 
-/// An invalid configuration: the option, its value, the problem and the fix.
+/// An error that describes an invalid configuration: the option, its value, the problem and the
+/// fix.
 ///
-/// All builders of this crate return it before the first request.
+/// All of this crate's builders return this error before the first request.
 ///
 /// ```
 /// use portcullis::ConfigError;
@@ -121,7 +125,7 @@ pub struct ConfigError {
 }
 
 impl ConfigError {
-    /// Creates an error with an option, its value, and the problem.
+    /// Creates an error from an option, its value, and the problem.
     ///
     /// Never pass a secret as `value`; describe its length instead.
     pub fn new(option: &'static str, value: impl fmt::Display, problem: impl Into<String>) -> Self {
@@ -133,14 +137,14 @@ impl ConfigError {
         }
     }
 
-    /// Adds the fix.
+    /// Adds the fix to the error.
     #[must_use]
     pub fn fix(mut self, fix: impl Into<String>) -> Self {
         self.fix = fix.into();
         self
     }
 
-    /// Returns the option, as the builder spells it.
+    /// Returns the name of the option, as spelled in the builder.
     pub fn option(&self) -> &'static str {
         self.option
     }

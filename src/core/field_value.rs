@@ -4,7 +4,7 @@ use std::{borrow::Cow, sync::Arc};
 
 use super::record::FieldValue;
 
-/// Implements `From` for types that convert without loss.
+/// Implements `From` for types that convert losslessly.
 macro_rules! from {
     ($($variant:ident($into:ty): $($type:ty),+;)+) => {
         $($(
@@ -24,8 +24,8 @@ from! {
     Bool(bool): bool;
 }
 
-/// Implements `From` for integers that may be out of the range of `i64`. Those become
-/// [`FieldValue::Float`], the nearest number.
+/// Implements `From` for integers that may be outside the range of `i64`. Such integers become
+/// [`FieldValue::Float`] with the nearest representable number.
 macro_rules! from_wide {
     ($($type:ty),+) => {
         $(
@@ -40,7 +40,7 @@ macro_rules! from_wide {
 
 from_wide!(u64, usize, isize, u128, i128);
 
-/// Copies the text. Pass a [`Cow`] to avoid the copy of a literal.
+/// Copies the text. To avoid copying a literal, pass a [`Cow`].
 impl From<&str> for FieldValue {
     fn from(value: &str) -> Self {
         Self::Text(Cow::Owned(value.to_owned()))
@@ -59,7 +59,7 @@ impl From<char> for FieldValue {
     }
 }
 
-/// `None` is [`FieldValue::Null`]: the field is left out of the record.
+/// Converts `None` into [`FieldValue::Null`], which omits the field from the record.
 impl<T: Into<FieldValue>> From<Option<T>> for FieldValue {
     fn from(value: Option<T>) -> Self {
         value.map_or(Self::Null, Into::into)

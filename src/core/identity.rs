@@ -10,14 +10,14 @@ use sha2::{Digest, Sha256};
 
 use super::{allowance::Allowance, error::ConfigError, notice};
 
-/// The identity of an authenticated caller, as a request extension.
+/// The identity of an authenticated caller, stored as a request extension.
 ///
-/// All layers can read it. The rate limiter counts by its lineage or owner and chooses limits by
-/// its tier, the cache partitions responses by [`Identity::digest`], and the access log records its
-/// key id. Cloning it increments a reference count.
+/// All layers can read the identity. The rate limiter counts by its lineage or owner and chooses
+/// limits by its tier. The cache partitions responses by [`Identity::digest`], and the access log
+/// records the key id. Cloning an identity only increments a reference count.
 ///
-/// The API key layer inserts it. An application that authenticates by other means creates it with
-/// [`Identity::builder`].
+/// The API key layer inserts the identity. An application that authenticates by other means creates
+/// one with [`Identity::builder`].
 ///
 /// ```
 /// use portcullis::Identity;
@@ -48,16 +48,18 @@ struct IdentityInner {
 }
 
 impl Identity {
-    /// Returns a builder of an identity that the application has verified.
+    /// Creates a builder for an identity that the application has verified.
     ///
-    /// All inner layers trust it. `key_id` is public and appears in logs. It must be unique among
-    /// all callers of the service, across owners, tenants and authentication methods: the rate
-    /// limiter counts by the [lineage](Self::lineage), which defaults to the key id. If users are
-    /// identified by a tenant and a name, use both, as in `acme/alice`.
+    /// All inner layers trust the identity. `key_id` is public and appears in logs. It must be
+    /// unique among all callers of the service, across owners, tenants and authentication methods,
+    /// because the rate limiter counts by the [lineage](Self::lineage), which defaults to the key
+    /// id. If users are identified by a tenant and a name, include both in the id, as in
+    /// `acme/alice`.
     ///
     /// The cache shares responses between two requests only if their identities are equal in
     /// everything that a handler can read. A handler must not derive a response from other sources,
-    /// such as another request extension; add them to the [metadata](IdentityBuilder::metadata).
+    /// such as another request extension. Add such data to the
+    /// [metadata](IdentityBuilder::metadata) instead.
     pub fn builder(key_id: impl Into<String>) -> IdentityBuilder {
         let key_id = key_id.into();
         IdentityBuilder {
@@ -75,8 +77,8 @@ impl Identity {
         }
     }
 
-    /// Prefetches the reference count of a clone, concurrently with later work, since an identity
-    /// that was not used recently is not in the CPU cache.
+    /// Prefetches the reference count of a clone, concurrently with later work. An identity that
+    /// was not used recently is not in the CPU cache.
     #[inline]
     #[cfg_attr(
         not(feature = "api-key"),
@@ -91,8 +93,8 @@ impl Identity {
         &self.inner.key_id
     }
 
-    /// Returns the id that remains the same when the key is rotated: that of the first key of the
-    /// lineage.
+    /// Returns the caller's lineage: the id of the first of the keys that rotations link. The
+    /// lineage remains the same when the key is rotated.
     pub fn lineage(&self) -> &str {
         &self.inner.lineage
     }
@@ -102,19 +104,19 @@ impl Identity {
         self.inner.owner.as_deref()
     }
 
-    /// Returns the tier that determines the limits, if the key has one.
+    /// Returns the tier that determines the caller's limits, if the key has a tier.
     pub fn tier(&self) -> Option<&str> {
         self.inner.tier.as_deref()
     }
 
-    /// Returns the credits of the caller's lineage, if it has any. Only limiters that are
-    /// configured to charge them do so.
+    /// Returns the credits of the caller's lineage, if any. Only limiters that are configured to
+    /// charge credits do so.
     pub fn credits(&self) -> Option<Allowance> {
         self.inner.credits
     }
 
-    /// Returns the caller's own limit, if it has one. It replaces that of the tier in limiters that
-    /// are configured to use it.
+    /// Returns the caller's own limit, if any. In limiters that are configured to use it, this
+    /// limit replaces the tier's limit.
     pub fn limit(&self) -> Option<Allowance> {
         self.inner.limit
     }
@@ -137,12 +139,12 @@ impl Identity {
         &self.inner.metadata
     }
 
-    /// Returns a digest of everything that a handler can read from this identity: key id, lineage,
-    /// owner, tier, credits, limit, scopes and metadata.
+    /// Returns a digest of everything that a handler can read from this identity: the key id,
+    /// lineage, owner, tier, credits, limit, scopes and metadata.
     ///
-    /// The cache partitions responses by it. If any of these change, the caller has another digest,
-    /// and receives no responses that were cached before. It is computed once, when the identity is
-    /// built.
+    /// The cache partitions responses by this digest. If any of these values change, the caller has
+    /// a different digest and does not receive responses that were cached under the previous
+    /// digest. The digest is computed once, when the identity is built.
     pub fn digest(&self) -> &[u8; 32] {
         &self.inner.digest
     }
@@ -160,14 +162,15 @@ impl fmt::Debug for Identity {
     }
 }
 
-/// Builds an [`Identity`].
+/// A builder of [`Identity`]. Created by [`Identity::builder`].
 #[must_use]
 pub struct IdentityBuilder {
     inner: IdentityInner,
 }
 
 impl IdentityBuilder {
-    /// Sets the id that remains the same when the key is rotated. Defaults to the key id.
+    /// Sets the lineage, which is an id that remains the same when the key is rotated. Defaults to
+    /// the key id.
     pub fn lineage(mut self, lineage: impl Into<String>) -> Self {
         self.inner.lineage = lineage.into();
         self
@@ -179,7 +182,7 @@ impl IdentityBuilder {
         self
     }
 
-    /// Sets the tier that determines the limits. None by default.
+    /// Sets the tier that determines the caller's limits. None by default.
     pub fn tier(mut self, tier: impl Into<String>) -> Self {
         self.inner.tier = Some(tier.into());
         self
@@ -191,7 +194,7 @@ impl IdentityBuilder {
         self
     }
 
-    /// Sets the caller's own limit, which replaces that of its tier. None by default.
+    /// Sets the caller's own limit, which replaces the limit of the caller's tier. None by default.
     pub fn limit(mut self, limit: Allowance) -> Self {
         self.inner.limit = Some(limit);
         self
@@ -207,7 +210,7 @@ impl IdentityBuilder {
         self
     }
 
-    /// Adds a metadata entry, which replaces one of the same name. None by default.
+    /// Adds a metadata entry, which replaces any entry with the same name. None by default.
     pub fn metadata(mut self, name: impl Into<String>, value: impl Into<String>) -> Self {
         self.inner.metadata.insert(name.into(), value.into());
         self
@@ -215,7 +218,7 @@ impl IdentityBuilder {
 
     /// Builds the identity.
     ///
-    /// An empty key id is reported as a mistake.
+    /// An empty key id is reported as a configuration mistake.
     pub fn build(mut self) -> Identity {
         static SAID: AtomicBool = AtomicBool::new(false);
 
@@ -245,8 +248,8 @@ impl fmt::Debug for IdentityBuilder {
     }
 }
 
-/// Returns the digest of all fields. Texts are preceded by their lengths, lists by their lengths,
-/// and options by a mark of their presence, so that different identities have different inputs.
+/// Returns the digest of all fields. Strings and lists are preceded by their lengths, and options
+/// by a mark of their presence, so that different identities have different inputs.
 fn digest(inner: &IdentityInner) -> [u8; 32] {
     let IdentityInner {
         key_id,

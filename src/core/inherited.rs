@@ -1,8 +1,10 @@
-//! A setting that the builder of a layer sets, or else the gate around it.
+//! A setting from the layer's builder or, if the builder does not set it, from the surrounding
+//! gate.
 
 use std::sync::OnceLock;
 
-/// A setting of a layer. The first value stays; the default applies if there is none.
+/// A setting of a layer. The first value that is set remains in effect. If none is set, the default
+/// applies.
 #[derive(Clone, Debug)]
 pub(crate) struct Inherited<T>(OnceLock<T>);
 
@@ -13,12 +15,12 @@ impl<T> Default for Inherited<T> {
 }
 
 impl<T: Clone + Default> Inherited<T> {
-    /// Creates a setting with a value, which no gate replaces.
+    /// Creates a setting with a value that no gate replaces.
     pub(crate) fn set(value: T) -> Self {
         Self(OnceLock::from(value))
     }
 
-    /// Sets the value of the gate, unless there is one.
+    /// Sets the value from the gate, unless there already is a value.
     #[cfg_attr(
         not(all(
             feature = "access-log",

@@ -1,4 +1,5 @@
-//! The clock that the builder of a layer sets, or else the gate around it.
+//! The clock from the layer's builder or, if the builder does not set it, from the surrounding
+//! gate.
 
 use std::{ops::Deref, sync::Arc};
 
@@ -7,7 +8,7 @@ use super::{
     time::{Clock, SystemClock},
 };
 
-/// The clock of a layer: that of its builder or of the gate, or else that of the system.
+/// The clock of a layer: the clock of its builder or of the gate, or otherwise the system clock.
 pub(crate) type InheritedClock = Inherited<LayerClock>;
 
 #[derive(Clone, Debug)]
@@ -35,8 +36,8 @@ impl Default for LayerClock {
 }
 
 impl InheritedClock {
-    /// Sets the clock of the gate, unless there is one. Returns `false` if that is too late: the
-    /// default has been used.
+    /// Sets the clock of the gate, unless there already is a clock. Returns `false` if the default
+    /// clock has already been used.
     pub(crate) fn adopt_in_time(&self, clock: &LayerClock) -> bool {
         self.adopt(clock);
         !self.get().is_default

@@ -1,6 +1,6 @@
 //! JSON output.
 
-/// `true` for bytes that need no escape in any context.
+/// `true` for each byte that needs no escape in any context.
 const PLAIN: [bool; 256] = {
     let mut plain = [false; 256];
     let mut byte = 0x20;
@@ -11,7 +11,7 @@ const PLAIN: [bool; 256] = {
     plain
 };
 
-/// Returns a word whose eight bytes are all `byte`.
+/// Returns a word in which each of the eight bytes is `byte`.
 const fn each(byte: u8) -> u64 {
     u64::from_ne_bytes([byte; 8])
 }
@@ -38,17 +38,18 @@ fn is_plain_word(word: u64) -> bool {
     (below(word, 0x20) | is(b'"') | is(b'\\') | delete_or_beyond) & HIGH == 0
 }
 
-/// Appends a JSON string with its quotes.
+/// Appends a JSON string, including its quotes.
 ///
-/// In addition to the escapes of RFC 8259 section 7, it escapes DEL, the C1 controls and the
-/// characters that change the direction of text, so that a terminal shows the line unaltered.
+/// In addition to the escapes of RFC 8259 section 7, this function escapes DEL, the C1 controls,
+/// and the characters that change the direction of text. A terminal therefore shows the line
+/// unaltered.
 pub(crate) fn push_string(out: &mut Vec<u8>, value: &str) {
     out.push(b'"');
     push_escaped(out, value);
     out.push(b'"');
 }
 
-/// Appends a part of a JSON string: the output of [`push_string`] without the quotes.
+/// Appends part of a JSON string, which is the output of [`push_string`] without the quotes.
 pub(crate) fn push_escaped(out: &mut Vec<u8>, value: &str) {
     let bytes = value.as_bytes();
     if are_plain(bytes) {
@@ -77,7 +78,7 @@ pub(crate) fn push_escaped(out: &mut Vec<u8>, value: &str) {
     out.extend_from_slice(&bytes[plain_from..]);
 }
 
-/// Appends a comma unless an object or a list has just been opened.
+/// Appends a comma, unless an object or a list has just been opened.
 pub(crate) fn push_comma(out: &mut Vec<u8>) {
     if !matches!(out.last(), None | Some(b'{' | b'[')) {
         out.push(b',');
@@ -117,7 +118,7 @@ fn push_escape(out: &mut Vec<u8>, char: char) {
     out.extend_from_slice(&[b'\\', short]);
 }
 
-/// Appends `\uXXXX`. All escaped characters are in the basic plane.
+/// Appends `\uXXXX`. All escaped characters are in the Basic Multilingual Plane.
 fn push_unicode(out: &mut Vec<u8>, code: u32) {
     const DIGITS: &[u8; 16] = b"0123456789abcdef";
     out.extend_from_slice(b"\\u");

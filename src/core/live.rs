@@ -1,8 +1,9 @@
-//! The layers of one kind that exist in this process, for comparison with a new one.
+//! The layers of one kind that exist in this process, for comparison with a new layer.
 
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
-/// The maximum number of layers that are remembered. New layers are compared with these only.
+/// The maximum number of layers that are remembered. New layers are compared only with these
+/// layers.
 const LIVE_MAX: usize = 256;
 
 /// The layers of one kind that are in use.
@@ -17,7 +18,7 @@ impl<T> Live<T> {
         }
     }
 
-    /// Adds a layer and returns the others.
+    /// Adds a layer and returns the other layers.
     pub(crate) fn add(&self, layer: &Arc<T>) -> Vec<Arc<T>> {
         let mut all = self.all.lock().unwrap_or_else(PoisonError::into_inner);
         all.retain(|other| other.strong_count() > 0);

@@ -1,13 +1,14 @@
-//! The message of the compiler for a builder that is used as a layer.
+//! The compiler message for a builder that is used as a layer.
 
-/// Implemented by nothing. Its message replaces the one that a builder is not a `Layer`.
+/// A trait that no type implements. Its message replaces the compiler's message that a builder is
+/// not a `Layer`.
 #[diagnostic::on_unimplemented(
     message = "`{Builder}` is not a layer yet: call `.build()?`",
     label = "call `.build()?` on `{Builder}`"
 )]
 pub trait CallBuildFirst<Builder> {}
 
-/// Makes the compiler ask for `.build()?` if a builder is used as a layer.
+/// Makes the compiler suggest `.build()?` if a builder is used as a layer.
 macro_rules! not_built {
     ($builder:ident) => {
         #[doc(hidden)]

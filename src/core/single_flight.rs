@@ -1,4 +1,4 @@
-//! Single flight: one operation for many concurrent requests for the same key.
+//! Single flight: one operation for many concurrent requests with the same key.
 
 use std::{
     collections::{HashMap, hash_map::Entry},
@@ -11,24 +11,25 @@ use std::{
 
 /// The flights in progress, by key.
 ///
-/// A flight that is removed continues for its waiters, but no further request finds it. The owner
-/// of the table locks it. That lock is acquired before the lock of a flight, never after.
+/// A flight that is removed from the table continues for its waiters, but no further request can
+/// find it. The table's owner provides its lock. The table's lock is always acquired before a
+/// flight's lock.
 pub(crate) struct FlightTable<K, F> {
     in_progress: HashMap<K, Arc<F>>,
     max: usize,
 }
 
-/// An operation with one leader, and the requests that wait for its outcome.
+/// An operation that has one leader, and the requests that wait for its outcome.
 ///
 /// ```text
 /// in progress ──── `land`, or the leader is dropped ────> landed
 /// ```
 ///
-/// Each waiter is woken at the landing and receives a clone of the outcome. `S` is state that the
-/// leader shares with the waiters before that. It has a lock of its own, and
-/// [`wake_all`](Self::wake_all) notifies the waiters of a change. Each waiter has its own timeout.
-/// [Removing](FlightTable::remove) a flight from its table prevents further requests from waiting
-/// for a slow leader.
+/// Each waiter is woken when the flight lands, and receives a clone of the outcome. `S` is state
+/// that the leader shares with the waiters before the flight lands. `S` has its own lock, and
+/// [`wake_all`](Self::wake_all) notifies the waiters of a change to it. Each waiter has its own
+/// timeout. [Removing](FlightTable::remove) a flight from its table prevents further requests from
+/// waiting for a slow leader.
 pub(crate) struct Flight<T, S = ()> {
     state: Mutex<FlightState<T>>,
     pub(crate) shared: S,
@@ -36,28 +37,28 @@ pub(crate) struct Flight<T, S = ()> {
 
 struct FlightState<T> {
     outcome: Option<T>,
-    /// The wakers of the waiters that were polled, by number.
+    /// The wakers of waiters that have been polled, by waiter number.
     wakers: HashMap<u64, Waker>,
     /// The number of waiters.
     waiters: usize,
     next_number: u64,
 }
 
-/// The leader's handle of a flight. Dropping it lands the flight with its outcome, also during a
-/// panic.
+/// The leader's handle to a flight. Dropping the handle lands the flight with its outcome, even
+/// during a panic.
 pub(crate) struct FlightLeader<T, S = ()> {
     flight: Arc<Flight<T, S>>,
     outcome: Option<T>,
 }
 
-/// A waiter of a flight. Dropping it ends the wait.
+/// A waiter for a flight. Dropping the waiter ends its wait.
 pub(crate) struct FlightWaiter<T, S = ()> {
     flight: Arc<Flight<T, S>>,
     number: u64,
 }
 
 impl<K: Copy + Eq + Hash, F> FlightTable<K, F> {
-    /// Creates a table of at most `max` flights.
+    /// Creates a table that holds at most `max` flights.
     pub(crate) fn new(max: usize) -> Self {
         Self {
             in_progress: HashMap::new(),
@@ -69,8 +70,8 @@ impl<K: Copy + Eq + Hash, F> FlightTable<K, F> {
         self.in_progress.get(key)
     }
 
-    /// Adds a flight. Returns `None` if another one is in progress for the key, or if the table is
-    /// full.
+    /// Adds a flight. Returns `None` if another flight is in progress for the key, or if the table
+    /// is full.
     pub(crate) fn begin(&mut self, key: K, flight: impl FnOnce() -> Arc<F>) -> Option<&Arc<F>> {
         let is_full = self.in_progress.len() >= self.max;
         match self.in_progress.entry(key) {
@@ -79,8 +80,8 @@ impl<K: Copy + Eq + Hash, F> FlightTable<K, F> {
         }
     }
 
-    /// Removes a flight. Returns `false` if the table no longer has it under this key: it may have
-    /// been replaced.
+    /// Removes a flight. Returns `false` if the table no longer contains the flight under this key.
+    /// The flight may have been replaced.
     pub(crate) fn remove(&mut self, key: &K, flight: &Arc<F>) -> bool {
         let own = self.in_progress.get(key);
         let is_own = own.is_some_and(|own| Arc::ptr_eq(own, flight));
@@ -139,8 +140,8 @@ impl<T, S> Flight<T, S> {
         }
     }
 
-    /// Returns the handle of the leader. The flight lands with `outcome`, unless the leader sets
-    /// another one.
+    /// Returns the leader's handle. The flight lands with `outcome`, unless the leader sets another
+    /// outcome.
     pub(crate) fn lead(self: &Arc<Self>, outcome: T) -> FlightLeader<T, S> {
         FlightLeader {
             flight: Arc::clone(self),
@@ -152,14 +153,14 @@ impl<T, S> Flight<T, S> {
         self.lock().waiters
     }
 
-    /// Ends the flight. A second landing replaces the outcome.
+    /// Ends the flight. If the flight has already landed, replaces the outcome.
     pub(crate) fn land(&self, outcome: T) {
         let mut state = self.lock();
         state.outcome = Some(outcome);
         wake(state);
     }
 
-    /// Wakes each waiter once, to observe a change.
+    /// Wakes each waiter once, so that it can observe a change.
     pub(crate) fn wake_all(&self) {
         wake(self.lock());
     }
@@ -170,7 +171,7 @@ impl<T, S> Flight<T, S> {
     }
 }
 
-/// Wakes all waiters after releasing the lock: a waker is foreign code.
+/// Wakes all waiters after releasing the lock, because a waker can run arbitrary code.
 fn wake<T>(mut state: MutexGuard<'_, FlightState<T>>) {
     let wakers = mem::take(&mut state.wakers);
     drop(state);
@@ -212,7 +213,7 @@ impl<T, S> FlightLeader<T, S> {
         self.outcome = Some(outcome);
     }
 
-    /// Resigns the lead. The flight continues, and another request can lead it.
+    /// Resigns as the leader. The flight continues, and another request can lead it.
     pub(crate) fn resign(mut self) {
         self.outcome = None;
     }
@@ -265,7 +266,7 @@ mod tests {
 
     use super::*;
 
-    /// Counts its wakes.
+    /// Counts the wakes of a waiter.
     #[derive(Default)]
     struct Wakes(AtomicUsize);
 

@@ -1,4 +1,4 @@
-//! Time in whole microseconds. No other file reads a clock.
+//! Time, in whole microseconds. No other file reads a clock.
 #![expect(
     clippy::disallowed_methods,
     reason = "the one place that reads a clock"
@@ -16,8 +16,8 @@ use std::{
 
 /// A point in time, in whole microseconds since the Unix epoch.
 ///
-/// All stores can represent microseconds exactly: they fit a Lua double until the year 2255.
-/// Arithmetic saturates and never panics.
+/// All stores can represent microseconds exactly, because such a number fits in a Lua double until
+/// the year 2255. Arithmetic saturates and never panics.
 ///
 /// ```
 /// use std::time::Duration;
@@ -45,24 +45,24 @@ impl Timestamp {
         Self(secs.saturating_mul(1_000_000))
     }
 
-    /// Returns the microseconds since the Unix epoch.
+    /// Returns the number of microseconds since the Unix epoch.
     pub const fn as_micros(self) -> u64 {
         self.0
     }
 
-    /// Returns the whole milliseconds since the Unix epoch, rounded down.
+    /// Returns the number of whole milliseconds since the Unix epoch, rounded down.
     pub const fn as_millis(self) -> u64 {
         self.0 / 1_000
     }
 
-    /// Returns the whole seconds since the Unix epoch, rounded down.
+    /// Returns the number of whole seconds since the Unix epoch, rounded down.
     pub const fn as_secs(self) -> u64 {
         self.0 / 1_000_000
     }
 }
 
 impl From<SystemTime> for Timestamp {
-    /// Converts a system time. A time before the epoch becomes the epoch.
+    /// Converts a system time. A time before the epoch is converted to the epoch.
     fn from(time: SystemTime) -> Self {
         Self(micros(time.duration_since(UNIX_EPOCH).unwrap_or_default()))
     }
@@ -101,23 +101,24 @@ impl Sub for Timestamp {
 
 /// A source of time.
 ///
-/// Layers and stores in memory read the time only through this trait, so that a test can advance it
-/// instead of sleeping. A store on a server uses the server's time.
+/// Layers and in-memory stores read the time only through this trait, so a test can advance the
+/// clock instead of sleeping. A store on a server uses the server's time.
 pub trait Clock: fmt::Debug + Send + Sync + 'static {
-    /// Returns the monotonic time for durations and windows. Changes of the system clock do not
-    /// affect it.
+    /// Returns the monotonic time, used for durations and windows. Changes to the system clock do
+    /// not affect it.
     fn now(&self) -> Timestamp;
 
-    /// Returns the monotonic time at a lower cost. It can be late by some milliseconds.
+    /// Returns the monotonic time at a lower cost. The returned time can be a few milliseconds
+    /// late.
     ///
-    /// Defaults to [`now`](Self::now). For calls on each request that do not need millisecond
-    /// precision.
+    /// Use this method for calls on each request that do not need millisecond precision. The
+    /// default implementation calls [`now`](Self::now).
     fn coarse(&self) -> Timestamp {
         self.now()
     }
 
-    /// Returns the wall-clock time, including changes of the system clock, for expiry dates and log
-    /// records. Defaults to [`now`](Self::now).
+    /// Returns the wall-clock time, used for expiry dates and log records. Changes to the system
+    /// clock affect it. The default implementation calls [`now`](Self::now).
     fn wall(&self) -> Timestamp {
         self.now()
     }
@@ -137,10 +138,10 @@ impl<C: Clock + ?Sized> Clock for Arc<C> {
     }
 }
 
-/// The clock of the system.
+/// The system clock.
 ///
-/// [`Clock::now`] is the wall-clock time at its creation plus the monotonic time since, so setting
-/// the system clock back by an hour does not reopen a window.
+/// [`Clock::now`] returns the wall-clock time at the creation of this clock plus the monotonic time
+/// elapsed since then. Setting the system clock back by an hour therefore does not reopen a window.
 #[derive(Clone, Debug)]
 pub struct SystemClock {
     started: Instant,
@@ -183,8 +184,8 @@ impl Clock for SystemClock {
     }
 }
 
-/// The coarse clock of the system. On Linux it is the time of the kernel's last tick, which takes
-/// one to four milliseconds.
+/// The coarse system clock. On Linux, it shows the time of the kernel's last tick. A tick takes one
+/// to four milliseconds.
 #[cfg(target_os = "linux")]
 mod coarse {
     use rustix::time::{ClockId, clock_gettime};
@@ -201,7 +202,8 @@ mod coarse {
             }
         }
 
-        /// Never ahead of the precise time, since both start at the same instant.
+        /// Returns a time that is never ahead of the precise time, because both start at the same
+        /// instant.
         #[inline]
         pub(super) fn elapsed_micros(&self) -> Option<u64> {
             Some(micros(ClockId::MonotonicCoarse).saturating_sub(self.started_micros))
@@ -215,7 +217,7 @@ mod coarse {
     }
 }
 
-/// There is no coarse clock on other systems.
+/// A placeholder for systems that have no coarse clock.
 #[cfg(not(target_os = "linux"))]
 mod coarse {
     #[derive(Clone, Debug)]
@@ -232,9 +234,9 @@ mod coarse {
     }
 }
 
-/// A clock for tests that changes only when it is advanced.
+/// A clock for tests that changes only when it is advanced or set.
 ///
-/// Clones share the time.
+/// Clones share the same time.
 ///
 /// ```
 /// use std::time::Duration;
@@ -257,7 +259,7 @@ struct Hands {
 }
 
 impl ManualClock {
-    /// Creates a clock at this time, both monotonic and wall-clock.
+    /// Creates a clock that shows this time as both the monotonic time and the wall-clock time.
     pub fn new(at: Timestamp) -> Self {
         Self {
             hands: Arc::new(Hands {
@@ -274,15 +276,15 @@ impl ManualClock {
         self.hands.wall_micros.fetch_add(by, Ordering::SeqCst);
     }
 
-    /// Sets the wall-clock time only, forward or back, like a change of the system clock.
+    /// Sets only the wall-clock time, forward or back, to simulate a change to the system clock.
     pub fn set_wall(&self, at: Timestamp) {
         self.hands
             .wall_micros
             .store(at.as_micros(), Ordering::SeqCst);
     }
 
-    /// Sets the monotonic time, forward or back. A real clock never goes back; tests use it to
-    /// verify that nothing breaks if one does.
+    /// Sets the monotonic time, forward or back. A real clock never moves back. Tests use this
+    /// method to verify that nothing breaks if the clock does move back.
     pub fn set_now(&self, at: Timestamp) {
         self.hands
             .now_micros
@@ -307,7 +309,7 @@ impl Clock for ManualClock {
     }
 }
 
-/// Returns a duration in whole microseconds, rounded down, at most `u64::MAX`.
+/// Returns a duration in whole microseconds, rounded down to at most `u64::MAX`.
 fn micros(duration: Duration) -> u64 {
     u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
 }

@@ -8,17 +8,17 @@ use std::{
 
 use crate::core::time::Timestamp;
 
-/// A map of at most `capacity` entries, each with its own expiry.
+/// A map that holds at most `capacity` entries, each with its own expiry.
 ///
-/// An entry is absent from the instant at which it expires, and its memory is freed by the next
-/// insertion. If the map is full, [`insert`](Self::insert) evicts the entry that expires first, and
-/// [`try_insert`](Self::try_insert) is refused. A lookup takes constant time, and an insertion at
-/// most logarithmic time, amortized.
+/// An expired entry is absent, and the next insertion frees its memory. If the map is full,
+/// [`insert`](Self::insert) evicts the entry that expires first, and
+/// [`try_insert`](Self::try_insert) inserts nothing. A lookup takes constant time, and an insertion
+/// at most logarithmic time, amortized.
 #[derive(Debug)]
 pub(crate) struct TtlMap<K, V> {
     entries: HashMap<K, TtlEntry<V>>,
     /// The expiry of each entry, earliest first. Removed and replaced entries leave an item behind,
-    /// so there may be up to twice as many items as the capacity.
+    /// so the number of items can be up to twice the capacity.
     expiries: BinaryHeap<Reverse<TtlItem<K>>>,
     capacity: usize,
 }
@@ -44,7 +44,7 @@ impl<K: Copy + Ord + Hash, V> TtlMap<K, V> {
         }
     }
 
-    /// Returns the number of entries. Expired ones count until the next insertion.
+    /// Returns the number of entries. Expired entries count until the next insertion.
     pub(crate) fn len(&self) -> usize {
         self.entries.len()
     }
@@ -86,7 +86,7 @@ impl<K: Copy + Ord + Hash, V> TtlMap<K, V> {
         self.expiries.clear();
     }
 
-    /// Evicts expired entries. Returns `true` if an entry under the key fits.
+    /// Evicts expired entries. Returns `true` if an entry with this key fits.
     fn has_room(&mut self, key: &K, now: Timestamp) -> bool {
         while let Some(Reverse(first)) = self.expiries.peek().copied()
             && first.at <= now
@@ -107,7 +107,7 @@ impl<K: Copy + Ord + Hash, V> TtlMap<K, V> {
         false
     }
 
-    /// Evicts the entry with this expiry, if it still exists. Returns `true` if it did.
+    /// Evicts the entry with this expiry, if it still exists. Returns `true` if the entry existed.
     fn evict(&mut self, expiry: TtlItem<K>) -> bool {
         match self.entries.entry(expiry.key) {
             Entry::Occupied(entry) if entry.get().expires_at == expiry.at => {

@@ -1,4 +1,4 @@
-//! The audit of a layer: reports its events to an auditor.
+//! The audit of a layer, which reports the layer's events to an auditor.
 
 use std::{
     fmt,
@@ -7,9 +7,10 @@ use std::{
 };
 
 use super::event::{AuditEvent, Auditor};
-/// The destination of a layer's events: an auditor from the configuration, or from the gate.
+/// The destination of a layer's events: an auditor from the layer's configuration, or the auditor
+/// of the gate.
 ///
-/// Clones share the auditor, also one that is set later.
+/// Clones share the auditor, even if it is set later.
 #[derive(Clone, Default)]
 pub(crate) struct Audit {
     pub(super) auditor: Arc<OnceLock<Arc<dyn Auditor>>>,
@@ -28,7 +29,7 @@ impl Audit {
         self.auditor.set(Arc::clone(auditor)).is_ok()
     }
 
-    /// Sends an event. A panic of the auditor is caught, so that the operation does not fail.
+    /// Sends an event. A panic in the auditor is caught, so the operation does not fail.
     pub(crate) fn emit(&self, event: impl FnOnce() -> AuditEvent) {
         if let Some(auditor) = self.auditor.get() {
             let event = event();
@@ -53,7 +54,7 @@ mod tests {
     use super::*;
     use crate::core::error::StoreErrorKind;
 
-    /// Stores the events, and panics for stores that become unavailable.
+    /// Stores the events. Panics when a store becomes unavailable.
     #[derive(Clone, Debug, Default)]
     struct Ears(Arc<Mutex<Vec<AuditEvent>>>);
 

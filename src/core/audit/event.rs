@@ -4,7 +4,7 @@ use std::{fmt, net::IpAddr, sync::Arc};
 
 use crate::core::{error::StoreErrorKind, record::AuthDenial};
 
-/// A security-relevant event, reported separately from the records of requests.
+/// A security-relevant event, reported separately from the request records.
 ///
 /// Events contain no secrets. Keys are identified by their public ids.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -19,11 +19,11 @@ pub enum AuditEvent {
         /// The actor, if known.
         by: Option<Arc<str>>,
     },
-    /// A key was replaced by another one of its lineage.
+    /// A key was replaced by another key of its lineage.
     KeyRotated {
-        /// The public id of the key that was replaced.
+        /// The public id of the replaced key.
         key_id: Arc<str>,
-        /// The public id of the key that replaces it.
+        /// The public id of the replacement key.
         successor: Arc<str>,
         /// The actor, if known.
         by: Option<Arc<str>>,
@@ -35,7 +35,7 @@ pub enum AuditEvent {
         /// The actor, if known.
         by: Option<Arc<str>>,
     },
-    /// A key record in the store is invalid: it was not written by this service.
+    /// A key record in the store is invalid because this service did not write it.
     KeyRecordForged {
         /// The key's public id.
         key_id: Arc<str>,
@@ -44,23 +44,23 @@ pub enum AuditEvent {
     AuthDenied {
         /// The reason.
         reason: AuthDenial,
-        /// The public id of the key, if the whole key was correct.
+        /// The public id of the key, if the entire key was correct.
         key_id: Option<Arc<str>>,
         /// The client's address, or its network if addresses are masked.
         client: Option<IpAddr>,
-        /// The request id; empty without an access log.
+        /// The request id. Empty without an access log.
         request_id: Arc<str>,
     },
     /// A client was banned.
     BanRaised {
-        /// The banned client: a key's public id, or a network.
+        /// The banned client, identified by a key's public id or by a network.
         subject: Arc<str>,
-        /// The policy that banned it.
+        /// The policy that banned the client.
         policy: Arc<str>,
     },
     /// A policy in shadow mode would have rejected a request.
     LimitExceededInShadow {
-        /// The policy.
+        /// The policy that is in shadow mode.
         policy: Arc<str>,
         /// The public id of the caller's key, if known.
         key_id: Option<Arc<str>>,
@@ -77,26 +77,25 @@ pub enum AuditEvent {
         /// The store's name.
         store: Arc<str>,
     },
-    /// A store is available but rejects commands: it is full, or a permission is missing.
+    /// A store is available but rejects commands, because it is full or a permission is missing.
     ///
-    /// There is one event for each cause, and another one if the cause recurs after a minute
-    /// without it.
+    /// Each cause is reported once, and again if it recurs after a minute without an occurrence.
     StoreRejected {
         /// The store's name.
         store: Arc<str>,
         /// The kind of the rejection.
         kind: StoreErrorKind,
-        /// The message of the server, of at most 200 characters; empty if there is none.
+        /// The server's message, truncated to 200 characters. Empty if there is none.
         cause: Arc<str>,
     },
     /// A background refresh of a stale cached response failed.
     CacheRefreshFailed {
-        /// `error`, `status` (500, 502, 503 or 504) or `timeout`.
+        /// The cause: `error`, `status` (500, 502, 503 or 504), or `timeout`.
         cause: Arc<str>,
     },
     /// A configuration is invalid or contradictory.
     ConfigWarning {
-        /// The problem and its fix.
+        /// A description of the problem and its fix.
         message: Arc<str>,
     },
 }
@@ -127,7 +126,7 @@ impl AuditEvent {
 pub enum KeyAction {
     /// The key was created.
     Created,
-    /// The key, which another system issued, was imported.
+    /// A key that another system issued was imported.
     Imported,
     /// The permissions or the metadata of the key were changed.
     Updated,
@@ -135,7 +134,7 @@ pub enum KeyAction {
     Disabled,
     /// The key was enabled again.
     Enabled,
-    /// The key was expired.
+    /// The key was expired immediately.
     Expired,
     /// The key was revoked.
     Revoked,
@@ -158,14 +157,14 @@ impl KeyAction {
     }
 }
 
-/// Receives audit events. It must not block.
+/// A receiver of audit events.
 ///
-/// The queue of the access log implements it.
+/// The queue of the access log implements this trait. An implementation must not block.
 pub trait Auditor: fmt::Debug + Send + Sync + 'static {
     /// Receives an event.
     fn audit(&self, event: &AuditEvent);
 
-    /// Returns the number of received events that were lost. Defaults to 0.
+    /// Returns the number of received events that were lost. The default implementation returns 0.
     fn lost(&self) -> u64 {
         0
     }

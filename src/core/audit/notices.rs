@@ -12,7 +12,8 @@ use super::{
 use crate::core::notice;
 
 impl Audit {
-    /// Sends an event if there is one. The function is not called without an auditor.
+    /// Sends an event if the function returns one. The function is not called if there is no
+    /// auditor.
     pub(crate) fn emit_if(&self, event: impl FnOnce() -> Option<AuditEvent>) {
         if self.auditor.get().is_some()
             && let Some(event) = event()
@@ -29,7 +30,8 @@ impl Audit {
         self.auditor.get().map_or(0, lost)
     }
 
-    /// Sends all later notices of this process as events while a clone of this exists.
+    /// Sends all later notices of this process as events for as long as a clone of this audit
+    /// exists.
     pub(crate) fn forward_notices(&self) {
         let auditor = Arc::downgrade(&self.auditor);
         notice::listen(move |message| {

@@ -1,24 +1,25 @@
-//! A MAC of short inputs: one keyed block of SHA-256.
+//! A MAC for short inputs, computed as one keyed block of SHA-256.
 //!
-//! The alternatives are HMAC-SHA-256 of the crate `hmac`, which compresses at least twice as many
-//! blocks, and keyed BLAKE3 of the crate `blake3` with the feature `pure`, which does not use the
+//! The alternatives are HMAC-SHA-256 from the crate `hmac`, which compresses at least twice as many
+//! blocks, and keyed BLAKE3 from the crate `blake3` with the feature `pure`, which does not use the
 //! processor's instructions. Both were measured against this file in one process, in paired rounds
 //! (x86-64 with SHA extensions, two runs on a busy machine). A cache hit of an identified caller
-//! through the cache layer alone takes 1 900 ns. Of that, `hmac` costs 24 to 29 % and `blake3` 9 %
-//! more than this file, above the limit of 5 % for replacing own code by a crate. Under all layers
-//! of `Gate`, a hit takes at least 6 800 ns, and the cost is 4 to 7 % and 1 to 2 %. `blake3` also
-//! depends on the crate `cc` at build time, which the default build does not contain.
+//! through the cache layer alone takes 1 900 ns. On that path, `hmac` costs 24 to 29 % more than
+//! this file, and `blake3` costs 9 % more. Both exceed the limit of 5 % for replacing own code with
+//! a crate. Under all layers of `Gate`, a hit takes at least 6 800 ns, and the additional cost is 4
+//! to 7 % for `hmac` and 1 to 2 % for `blake3`. `blake3` also depends on the crate `cc` at build
+//! time, which the default build does not contain.
 
 use sha2::block_api::compress256;
 
 pub(super) const BLOCK_BYTES: usize = 64;
 
-/// A MAC of inputs that fit into one block.
+/// A MAC for inputs that fit into one block.
 ///
 /// The security of HMAC rests on the assumption that the compression function of SHA-256, keyed
 /// through its initial state, is a pseudorandom function of the block. This MAC is that function.
-/// The input is padded by an end mark, so distinct inputs are distinct blocks. Each input is one
-/// block, so no digest can be extended to that of a longer input.
+/// An end mark pads the input, so distinct inputs are distinct blocks. Each input is one block, so
+/// no digest can be extended to the digest of a longer input.
 #[derive(Clone, Copy)]
 pub(crate) struct BlockMac {
     pub(super) state: [u32; 8],
@@ -33,7 +34,7 @@ impl BlockMac {
         Self { state }
     }
 
-    /// Returns the digest of up to 63 bytes, or `None` for longer inputs.
+    /// Returns the digest of up to 63 bytes, or `None` for a longer input.
     #[inline]
     pub(crate) fn digest(&self, bytes: &[u8]) -> Option<[u8; 32]> {
         let mut block = [0; BLOCK_BYTES];

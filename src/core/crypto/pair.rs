@@ -1,12 +1,12 @@
-//! The MAC of two digests, for the keys of the cache.
+//! The MAC of two digests, used for cache keys.
 
 use sha2::block_api::compress256;
 
 use super::mac::{BLOCK_BYTES, BlockMac, to_bytes};
 
 impl BlockMac {
-    /// Returns the digest of two digests, which fill one block without an end mark. The key must
-    /// have no other use.
+    /// Returns the digest of two digests, which fill one block without an end mark. The key of this
+    /// MAC must have no other use.
     #[inline]
     pub(crate) fn digest_of_two(&self, one: &[u8; 32], two: &[u8; 32]) -> [u8; 32] {
         let mut block = [0; BLOCK_BYTES];

@@ -1,4 +1,4 @@
-//! The integration with axum: `ConnectInfo` is the peer, `OriginalUri` is the URI that the client
+//! The integration with axum. `ConnectInfo` is the peer, `OriginalUri` is the URI that the client
 //! sent, and `Identity` is an extractor.
 
 use std::{convert::Infallible, net::SocketAddr};
@@ -26,16 +26,17 @@ pub(crate) const READS_CONNECT_INFO: bool = true;
 
 /// Returns the address of the peer.
 ///
-/// It is available if the app is served with `into_make_service_with_connect_info::<SocketAddr>()`.
-/// In tests, axum's `MockConnectInfo` is used too.
+/// The address is available if the app is served with
+/// `into_make_service_with_connect_info::<SocketAddr>()`. In tests, axum's `MockConnectInfo` also
+/// provides the address.
 #[inline]
 pub(crate) fn peer_addr(extensions: &Extensions) -> Option<&SocketAddr> {
     let served = extensions.get().map(|ConnectInfo(addr)| addr);
     served.or_else(|| extensions.get().map(|MockConnectInfo(addr)| addr))
 }
 
-/// Returns the URI that the outermost `Router` received. Inside of `nest`, the request's own URI
-/// lacks the prefix.
+/// Returns the URI that the outermost `Router` received. Inside `nest`, the request's own URI lacks
+/// the prefix.
 #[inline]
 pub(crate) fn original_uri(extensions: &Extensions) -> Option<&Uri> {
     extensions.get().map(|OriginalUri(uri)| uri)
@@ -46,7 +47,8 @@ pub(crate) fn original_uri_mut(extensions: &mut Extensions) -> Option<&mut Uri> 
     extensions.get_mut().map(|OriginalUri(uri)| uri)
 }
 
-/// Extracts the caller. A request without an identity receives `401`, and the handler does not run.
+/// Extracts the caller's identity. A request without an identity receives `401`, and the handler
+/// does not run.
 impl<S: Send + Sync> FromRequestParts<S> for Identity {
     type Rejection = Rejection;
 
@@ -55,7 +57,7 @@ impl<S: Send + Sync> FromRequestParts<S> for Identity {
     }
 }
 
-/// Extracts the caller if known, for handlers that also serve anonymous callers.
+/// Extracts the caller's identity if it is known, for handlers that also serve anonymous callers.
 impl<S: Send + Sync> OptionalFromRequestParts<S> for Identity {
     type Rejection = Infallible;
 
@@ -64,7 +66,7 @@ impl<S: Send + Sync> OptionalFromRequestParts<S> for Identity {
     }
 }
 
-/// Writes `application/problem+json`, like the layers.
+/// Responds with `application/problem+json`, as the layers do.
 impl IntoResponse for Rejection {
     fn into_response(self) -> Response {
         self.into_response::<Body>(Dialect::Http, &Responder::default())

@@ -1,4 +1,4 @@
-//! The request body of axum.
+//! axum's request body.
 
 use std::any::{Any, TypeId};
 
@@ -9,7 +9,7 @@ pub(crate) fn body_type() -> Option<TypeId> {
     Some(TypeId::of::<Body>())
 }
 
-/// Returns an empty request body of axum.
+/// Returns an empty axum request body.
 pub(crate) fn empty_body() -> Option<Box<dyn Any>> {
     Some(Box::new(Body::empty()))
 }

@@ -3,9 +3,10 @@
 use axum::extract::MatchedPath;
 use http::Extensions;
 
-/// Returns the route that axum matched, as in `/users/{id}`.
+/// Returns the route that axum matched, such as `/users/{id}`.
 ///
-/// A layer around the whole `Router` runs before a route is matched, and receives `None`.
+/// Returns `None` in a layer around the entire `Router`, because such a layer runs before a route
+/// is matched.
 pub(crate) fn matched_path(extensions: &Extensions) -> Option<&str> {
     extensions.get().map(MatchedPath::as_str)
 }

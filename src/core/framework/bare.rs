@@ -1,4 +1,4 @@
-//! The implementation without a framework: only the application inserts extensions.
+//! The implementation without a framework, in which only the application inserts extensions.
 
 use std::net::SocketAddr;
 
@@ -7,12 +7,12 @@ use http::{Extensions, Uri};
 /// `false`: axum's `ConnectInfo` is not read.
 pub(crate) const READS_CONNECT_INFO: bool = false;
 
-/// Returns `None`: no framework inserts the peer address.
+/// Returns `None`, because no framework inserts the peer address.
 pub(crate) fn peer_addr(_extensions: &Extensions) -> Option<&SocketAddr> {
     None
 }
 
-/// Returns `None`: no framework stores the original URI.
+/// Returns `None`, because no framework stores the original URI.
 #[cfg_attr(
     not(feature = "cache"),
     allow(dead_code, reason = "the cache alone reads it")
@@ -21,7 +21,7 @@ pub(crate) fn original_uri(_extensions: &Extensions) -> Option<&Uri> {
     None
 }
 
-/// Returns `None`: no framework stores the original URI.
+/// Returns `None`, because no framework stores the original URI.
 #[cfg_attr(
     not(feature = "api-key"),
     allow(dead_code, reason = "a key in the query alone is removed")

@@ -2,12 +2,12 @@
 
 use std::any::{Any, TypeId};
 
-/// Returns `None`: no framework has its own body type.
+/// Returns `None`, because no framework has its own body type.
 pub(crate) fn body_type() -> Option<TypeId> {
     None
 }
 
-/// Returns `None`: no framework has its own body type.
+/// Returns `None`, because no framework has its own body type.
 pub(crate) fn empty_body() -> Option<Box<dyn Any>> {
     None
 }

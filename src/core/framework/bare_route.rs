@@ -2,7 +2,7 @@
 
 use http::Extensions;
 
-/// Returns `None`: no framework matches routes.
+/// Returns `None`, because no framework matches routes.
 pub(crate) fn matched_path(_extensions: &Extensions) -> Option<&str> {
     None
 }

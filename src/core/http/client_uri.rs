@@ -1,19 +1,21 @@
-//! The original URI of a request, for requests whose URI is rewritten.
+//! The original URI of a request whose URI is rewritten.
 
 use http::{Extensions, Uri};
 
 use crate::core::framework;
 
-/// The URI that the client sent, as a request extension, for requests whose URI a layer rewrites.
+/// A request extension that contains the URI that the client sent, for requests whose URI a layer
+/// rewrites.
 ///
-/// The cache derives its keys from the client's URI, purges by it, and resolves `Location` against
-/// it. It reads this extension if it is present, otherwise axum's `OriginalUri` (feature `axum`; an
-/// axum `Router` inserts it), otherwise the URI of the request.
+/// The cache derives its keys from the client's URI, purges by that URI, and resolves `Location`
+/// against it. The cache reads this extension if it is present. Otherwise, it reads axum's
+/// `OriginalUri`, which an axum `Router` inserts (feature `axum`). If both are missing, it uses the
+/// URI of the request.
 ///
-/// A layer outside of the cache that rewrites URIs must insert this extension first, unless it is
-/// inside of an axum `Router`. Otherwise the cache uses the rewritten URI: different URIs with the
-/// same rewritten URI share a cache entry, and purges and invalidation by the client's URI do not
-/// affect it.
+/// A layer outside the cache that rewrites URIs must insert this extension first, unless the layer
+/// is inside an axum `Router`. Otherwise, the cache uses the rewritten URI. Different URIs with the
+/// same rewritten URI then share a cache entry, and purges and invalidation by the client's URI do
+/// not affect that entry.
 ///
 /// ```
 /// use http::{Request, Uri};
@@ -46,7 +48,7 @@ use crate::core::framework;
 pub struct ClientUri(pub Uri);
 
 impl ClientUri {
-    /// Returns the URI that the client sent, if the extensions of a request contain it.
+    /// Returns the URI that the client sent, if the request extensions contain it.
     #[inline]
     #[cfg_attr(
         not(feature = "cache"),
@@ -57,7 +59,7 @@ impl ClientUri {
         inserted.or_else(|| framework::original_uri(extensions))
     }
 
-    /// Changes the URI in all extensions of a request that contain it.
+    /// Changes the URI in all request extensions that contain it.
     #[cfg_attr(
         not(feature = "api-key"),
         allow(dead_code, reason = "a key in the query alone is removed")

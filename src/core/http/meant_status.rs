@@ -4,8 +4,8 @@ use http::{HeaderValue, Response, StatusCode, Version};
 
 use super::rejection::{GRPC_STATUS, Meant};
 
-/// Returns the effective status of a response to a request of this HTTP version: that of its
-/// rejection, that of its gRPC status, or its own.
+/// Returns the effective status of a response to a request with this HTTP version: the status of
+/// its rejection, the status that corresponds to its gRPC status, or its own status.
 pub(crate) fn meant_status<B>(response: &Response<B>, version: Version) -> StatusCode {
     if let Some(Meant(status)) = response.extensions().get() {
         return *status;

@@ -1,4 +1,4 @@
-//! Responses of a layer that rejects a request: the status, the challenge, and a body by RFC 9457.
+//! Responses of a layer that rejects a request: the status, the challenge, and an RFC 9457 body.
 
 use std::{borrow::Cow, time::Duration};
 
@@ -11,13 +11,14 @@ use http::{
 use super::body::ResponseBody;
 use crate::core::json;
 
-/// A response of a layer instead of the handler.
+/// A response that a layer returns instead of calling the handler.
 ///
-/// It becomes a response with this status, `Cache-Control: no-store`, its headers, and a body of
-/// `application/problem+json` (RFC 9457). A [`Responder`](crate::Responder) can replace the body,
-/// but not the status and the headers.
+/// The response has this status, `Cache-Control: no-store`, the rejection's headers, and an
+/// `application/problem+json` body (RFC 9457). A [`Responder`](crate::Responder) can replace the
+/// body, but not the status or the headers.
 ///
-/// A gRPC request over HTTP/2 receives `200` with `grpc-status` in the header and no body.
+/// A gRPC request over HTTP/2 receives a `200` response with `grpc-status` in the header and no
+/// body.
 #[derive(Clone, Debug)]
 pub struct Rejection {
     status: StatusCode,
@@ -32,7 +33,8 @@ pub struct Rejection {
 impl Rejection {
     /// Creates a rejection.
     ///
-    /// `problem_type` is a URI, or a bare word that becomes `urn:problem-type:portcullis:WORD`.
+    /// `problem_type` is either a URI or a bare word. A bare word becomes
+    /// `urn:problem-type:portcullis:WORD`.
     pub fn new(
         status: StatusCode,
         problem_type: impl Into<Cow<'static, str>>,
@@ -49,22 +51,22 @@ impl Rejection {
         }
     }
 
-    /// Sets the description of this occurrence. The caller sees it, so it must not contain a
-    /// secret.
+    /// Sets the description of this occurrence of the problem. The caller sees the description, so
+    /// it must not contain a secret.
     #[must_use]
     pub fn detail(mut self, detail: impl Into<Cow<'static, str>>) -> Self {
         self.detail = Some(detail.into());
         self
     }
 
-    /// Appends a header line. Existing lines of the same name remain.
+    /// Appends a header line. Existing lines with the same name remain.
     #[must_use]
     pub fn header(mut self, name: HeaderName, value: HeaderValue) -> Self {
         self.headers.append(name, value);
         self
     }
 
-    /// Sets `Retry-After` in whole seconds, rounded up, at least 1 (RFC 9110 section 10.2.3).
+    /// Sets `Retry-After` in whole seconds, rounded up to at least 1 (RFC 9110 section 10.2.3).
     #[must_use]
     pub fn retry_after(mut self, after: Duration) -> Self {
         self.headers
@@ -72,7 +74,7 @@ impl Rejection {
         self
     }
 
-    /// Adds a member to the body: a list of strings.
+    /// Adds a member to the body. The value of the member is a list of strings.
     #[must_use]
     pub fn extension_member<I>(mut self, name: &'static str, values: I) -> Self
     where
@@ -89,7 +91,7 @@ impl Rejection {
         self.status
     }
 
-    /// Returns the problem type as a URI, as in the body.
+    /// Returns the problem type as a URI, as it appears in the body.
     pub fn problem_type(&self) -> Cow<'_, str> {
         if self.problem_type.contains(':') {
             Cow::Borrowed(&self.problem_type)
@@ -108,7 +110,7 @@ impl Rejection {
         &self.headers
     }
 
-    /// Returns the body as JSON (RFC 9457).
+    /// Returns the body as JSON in the format of RFC 9457.
     pub fn problem_json(&self) -> Bytes {
         let mut out = Vec::with_capacity(160);
         out.push(b'{');
@@ -135,10 +137,10 @@ impl Rejection {
         out.into()
     }
 
-    /// Returns the kind of the problem: the machine-readable counterpart of
+    /// Returns the kind of problem, which is the machine-readable counterpart of
     /// [`problem_type`](Self::problem_type).
     ///
-    /// A rejection of [`Rejection::new`] is [`RejectionKind::Other`].
+    /// A rejection that was created by [`Rejection::new`] has the kind [`RejectionKind::Other`].
     pub fn kind(&self) -> RejectionKind {
         self.kind
     }
@@ -169,7 +171,7 @@ impl Rejection {
 }
 
 pub(super) const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
-/// The kind of the problem that a [`Rejection`] reports.
+/// The kind of problem that a [`Rejection`] reports.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum RejectionKind {
@@ -179,7 +181,7 @@ pub enum RejectionKind {
     InvalidCredential,
     /// `400`: the request has more than one credential.
     AmbiguousCredential,
-    /// `403`, or `404` if forbidden resources are hidden: the key lacks a scope.
+    /// `403`, or `404` if forbidden resources are hidden: the key lacks a required scope.
     InsufficientScope,
     /// `403`, or `404` if forbidden resources are hidden: the key's constraints exclude the
     /// request.
@@ -198,15 +200,15 @@ pub enum RejectionKind {
     StoreUnavailable,
     /// `500`: the layer is misconfigured, or its verifier failed.
     Internal,
-    /// A problem that is none of this crate's layers'.
+    /// Any problem that is not reported by one of this crate's layers.
     #[default]
     Other,
 }
 
 const GRPC_MESSAGE: HeaderName = HeaderName::from_static("grpc-message");
 
-/// The status of a rejection, in the extensions of its response. The status of the response differs
-/// for gRPC.
+/// The status of a rejection, stored in the extensions of its response. For gRPC, the response
+/// itself has a different status.
 #[derive(Clone, Copy, Debug)]
 #[cfg_attr(
     not(feature = "rate-limit"),
@@ -218,15 +220,15 @@ pub(super) struct Meant(pub(super) StatusCode);
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Dialect {
-    /// HTTP with a body.
+    /// HTTP with a response body.
     Http,
-    /// HTTP without a body, for HEAD requests.
+    /// HTTP without a response body, for `HEAD` requests.
     HttpHead,
     /// A gRPC status in the header.
     Grpc,
 }
 
-/// Returns `Grpc` if the content type is that of gRPC and the version is HTTP/2.
+/// Returns `Grpc` if the content type is a gRPC content type and the version is HTTP/2.
 impl<B> From<&Request<B>> for Dialect {
     fn from(request: &Request<B>) -> Self {
         let is_grpc = request.headers().get(CONTENT_TYPE).is_some_and(is_grpc);
@@ -249,13 +251,13 @@ fn is_grpc(content_type: &HeaderValue) -> bool {
     })
 }
 
-/// Returns a duration in whole seconds, rounded up, at least 1.
+/// Returns a duration in whole seconds, rounded up to at least 1.
 pub(crate) fn whole_seconds(duration: Duration) -> u64 {
     let up = u64::from(duration.subsec_nanos() > 0);
     duration.as_secs().saturating_add(up).max(1)
 }
 
-/// Returns the gRPC status of an HTTP status (the gRPC HTTP/2 mapping).
+/// Returns the gRPC status that corresponds to an HTTP status (the gRPC HTTP/2 mapping).
 fn grpc_status(status: StatusCode) -> u32 {
     match status.as_u16() {
         400 => 3,
@@ -269,7 +271,8 @@ fn grpc_status(status: StatusCode) -> u32 {
     }
 }
 
-/// Returns the title if it can be a header value. Titles of this crate can; custom ones may not.
+/// Returns the title if it is a valid header value. All of this crate's titles are valid, but a
+/// custom title may not be.
 fn grpc_safe(title: &'static str) -> &'static str {
     let plain = |byte: u8| (0x20..=0x7e).contains(&byte) && byte != b'%';
     if title.bytes().all(plain) { title } else { "" }

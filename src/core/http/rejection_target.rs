@@ -18,7 +18,7 @@ impl Rejection {
     }
 }
 
-/// The response format and the responder of one request that is rejected.
+/// The response format and the responder of one rejected request.
 pub(crate) struct RejectionTarget {
     dialect: Dialect,
     responder: Responder,
@@ -52,7 +52,7 @@ impl RejectionTarget {
         }
     }
 
-    /// Returns whether the responder is custom, and so reads more than the rejection.
+    /// Returns `true` if the responder is custom, and therefore reads more than the rejection.
     #[cfg_attr(not(feature = "rate-limit"), allow(dead_code))]
     pub(crate) fn is_custom(&self) -> bool {
         self.head.is_some()

@@ -1,11 +1,11 @@
-//! The head of a request, the input of functions of the application.
+//! The head of a request, which is the input of application functions.
 
 use http::{Extensions, HeaderMap, Method, Request, Uri, Version};
 
 /// The head of a request, which is everything except the body.
 ///
-/// Functions of the application choose partitions, costs and policies of rate limits by it, and the
-/// [`CachePolicy`](crate::cache::CachePolicy) of a request.
+/// Application functions use it to choose the partition, the cost and the policies of a rate limit,
+/// and to choose the [`CachePolicy`](crate::cache::CachePolicy) of a request.
 #[derive(Clone, Copy, Debug)]
 #[non_exhaustive]
 pub struct RequestHead<'a> {

@@ -1,4 +1,4 @@
-//! Request ids: generated UUIDs, or the ids of trusted callers.
+//! Request ids, which are generated UUIDs or the ids that trusted callers send.
 
 use std::fmt;
 
@@ -6,10 +6,11 @@ use http::HeaderValue;
 
 pub(super) const UUID_BYTES: usize = 36;
 
-/// The id of a request, in its record and in the response's `x-request-id`.
+/// The id of a request, which appears in the request's record and in the `x-request-id` field of
+/// the response.
 ///
-/// It is a UUIDv7, unless a trusted caller sent an id. UUIDv7s sort by the arrival of their
-/// requests, with millisecond precision. It is not a secret and can be guessed.
+/// The id is a UUIDv7, unless a trusted caller sent an id. UUIDv7 values sort by the arrival time
+/// of their requests, with millisecond precision. A request id is not a secret and can be guessed.
 #[derive(Clone)]
 pub struct RequestId(pub(super) RequestIdKind);
 
@@ -24,7 +25,7 @@ pub(super) enum RequestIdKind {
 }
 
 impl RequestId {
-    /// Returns the id.
+    /// Returns the id as a string slice.
     pub fn as_str(&self) -> &str {
         match &self.0 {
             RequestIdKind::Own(text) => str::from_utf8(text).expect("a UUID is ASCII"),

@@ -8,13 +8,13 @@ use super::request_id::{RequestId, RequestIdKind, UUID_BYTES};
 const INBOUND_BYTES_MAX: usize = 128;
 
 impl RequestId {
-    /// Creates an id from the text of a UUID.
+    /// Creates an id from a UUID in text form.
     pub(crate) fn own(uuid: [u8; UUID_BYTES]) -> Self {
         debug_assert!(uuid.is_ascii());
         Self(RequestIdKind::Own(uuid))
     }
 
-    /// Returns an inbound id if it has 1 to 128 characters of `A-Z a-z 0-9 . _ -`.
+    /// Returns an inbound id if it consists of 1 to 128 characters from `A-Z a-z 0-9 . _ -`.
     ///
     /// A rejected value does not appear in the record.
     pub(crate) fn accept(value: &HeaderValue) -> Option<Self> {

@@ -18,14 +18,15 @@ use super::{
 };
 use crate::core::record::{RateLimitOutcome, RecordHandle};
 
-/// Writes the body of a rejection.
+/// A function that writes the body of a rejection.
 ///
-/// The default writes `application/problem+json` (RFC 9457). A custom responder returns the content
-/// type and the body. It cannot change the status, the challenge or `Retry-After`. If it panics,
-/// the client receives `500` with the default body.
+/// The default responder writes `application/problem+json` (RFC 9457). A custom responder returns
+/// the content type and the body, and cannot change the status, the challenge or `Retry-After`. If
+/// a custom responder panics, the client receives `500` with the default body.
 ///
-/// The function receives a [`RejectionContext`], which dereferences to the [`Rejection`]: the
-/// status, the title and the kind of the problem, and the head of the rejected request.
+/// The function receives a [`RejectionContext`], which dereferences to the [`Rejection`]. It
+/// provides the status, the title and the kind of problem, as well as the head of the rejected
+/// request.
 ///
 /// ```
 /// use http::{HeaderValue, header::ACCEPT};
@@ -87,9 +88,9 @@ impl fmt::Debug for Responder {
     }
 }
 
-/// The input of a [`Responder`]: a rejection, and the request that it rejects.
+/// The input of a [`Responder`]: a rejection and the request that was rejected.
 ///
-/// Dereferences to the [`Rejection`].
+/// The context dereferences to the [`Rejection`].
 #[derive(Clone, Copy, Debug)]
 pub struct RejectionContext<'a> {
     pub(super) rejection: &'a Rejection,
@@ -98,9 +99,9 @@ pub struct RejectionContext<'a> {
 }
 
 impl Rejection {
-    /// Returns the response for a client that expects this format.
+    /// Converts the rejection into a response for a client that expects this format.
     ///
-    /// The responder's context has no request.
+    /// The responder's context does not contain a request.
     pub fn into_response<B>(
         self,
         dialect: Dialect,
@@ -119,20 +120,22 @@ impl<'a> RejectionContext<'a> {
         }
     }
 
-    /// Returns the head of the rejected request.
+    /// Returns the head of the rejected request, if it is available.
     ///
-    /// It is present in all rejections of this crate's layers, and absent in those of
-    /// [`Rejection::into_response`]. Headers are those that the client sent, credentials included.
+    /// The head is available for all rejections by this crate's layers, but not for those that are
+    /// converted by [`Rejection::into_response`]. The headers are the headers that the client sent,
+    /// including credentials.
     pub fn request(&self) -> Option<&RequestHead<'a>> {
         self.request.as_ref()
     }
 
-    /// Returns the request id that the access log assigned, if the request passed one.
+    /// Returns the request id that the access log assigned, if the request passed through an access
+    /// log.
     pub fn request_id(&self) -> Option<RequestId> {
         RecordHandle::from_extensions(self.request?.extensions)?.request_id()
     }
 
-    /// Returns the decisions of the rate-limit policies, if a rate limit rejected the request.
+    /// Returns the outcome of the rate limit that rejected the request, if any.
     pub fn rate_limit(&self) -> Option<&'a RateLimitOutcome> {
         self.rate_limit
     }

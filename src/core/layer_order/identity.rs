@@ -1,4 +1,4 @@
-//! Reports layers outside of the one that inserts the identity.
+//! Reports layers that are outside the layer that inserts the identity.
 
 use std::sync::atomic::Ordering;
 
@@ -19,7 +19,7 @@ impl LayerKind {
 }
 
 impl Placement {
-    /// Reports that the layer is outside of the one that inserts the identity, once.
+    /// Reports once that the layer is outside the layer that inserts the identity.
     pub(crate) fn report_outside(&self) {
         if self.reads_identity() {
             self.marks_left.store(0, Ordering::Relaxed);
@@ -28,7 +28,8 @@ impl Placement {
     }
 }
 
-/// Reports the layers that a request passed without an identity, now that it has one.
+/// Reports the layers that a request passed through without an identity, now that the request has
+/// one.
 #[inline]
 pub(crate) fn identified(extensions: &Extensions) {
     if ANY_UNIDENTIFIED.load(Ordering::Relaxed) {

@@ -1,4 +1,4 @@
-//! The kind of a passed layer.
+//! The kind of a layer that a request has passed through.
 
 use super::layer_order::{LayerKind, PassedLayer};
 

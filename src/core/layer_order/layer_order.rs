@@ -13,13 +13,13 @@ use smallvec::SmallVec;
 
 use crate::core::{error::ConfigError, notice};
 
-/// The number of requests of each layer that are checked. Later ones cost one atomic load.
+/// The number of requests that are checked in each layer. Each later request costs one atomic load.
 const CHECKED_MAX: u32 = 64;
 
 /// The number of requests without an identity that a layer marks if it reads the identity.
 const UNIDENTIFIED_MAX: u32 = 1_024;
 
-/// `true` once this process has marked a request without an identity. Before, no request is
+/// `true` once this process has marked a request without an identity. Until then, no request is
 /// searched for the mark.
 pub(super) static ANY_UNIDENTIFIED: AtomicBool = AtomicBool::new(false);
 
@@ -61,11 +61,11 @@ pub(crate) enum LayerKind {
     Cache,
 }
 
-/// The layers that a request has passed, outermost first: a request extension.
+/// The layers that a request has passed through, outermost first. Stored as a request extension.
 #[derive(Clone, Default)]
 struct PassedLayers(SmallVec<[PassedLayer; 2]>);
 
-/// A layer that a request has passed.
+/// A layer that a request has passed through.
 #[derive(Clone)]
 #[cfg_attr(
     not(any(feature = "api-key", feature = "cache", feature = "rate-limit")),
@@ -73,13 +73,13 @@ struct PassedLayers(SmallVec<[PassedLayer; 2]>);
 )]
 pub(crate) struct PassedLayer {
     pub(super) layer: Arc<dyn Placed>,
-    /// `true` if the layer read the request's identity and there was none.
+    /// `true` if the layer read the request's identity and found none.
     pub(super) is_unidentified: bool,
 }
 
 impl Placement {
-    /// Creates the check of a layer. `reads_identity` is `true` if its decisions depend on the
-    /// identity of the caller.
+    /// Creates the check of a layer. `reads_identity` is `true` if the layer's decisions depend on
+    /// the identity of the caller.
     pub(crate) fn new(kind: LayerKind, reads_identity: bool) -> Self {
         let marks = if reads_identity { UNIDENTIFIED_MAX } else { 0 };
         Self {
@@ -91,19 +91,20 @@ impl Placement {
         }
     }
 
-    /// Returns `true` if the next request is checked.
+    /// Returns `true` if the next request is to be checked.
     #[inline]
     pub(crate) fn is_open(&self) -> bool {
         self.checks_left.load(Ordering::Relaxed) > 0
     }
 
-    /// Reports an invalid nesting of the layer, once.
+    /// Reports once that the nesting of the layer is invalid.
     pub(crate) fn report_nested(&self, error: impl FnOnce() -> ConfigError) {
         notice::misconfigured(&self.is_nested_said, error);
     }
 }
 
-/// Returns the layers of this crate that a request has passed and that marked it.
+/// Returns the layers of this crate that a request has passed through and that have marked the
+/// request.
 pub(crate) fn passed(extensions: &Extensions) -> &[PassedLayer] {
     let passed: Option<&PassedLayers> = extensions.get();
     passed.map_or(&[], |passed| &passed.0)
@@ -129,7 +130,7 @@ pub(super) fn mark<L: Placed>(layer: &Arc<L>, extensions: &mut Extensions, is_un
     all.0.push(passed);
 }
 
-/// Decrements a counter. Concurrent calls may count as one.
+/// Decrements a counter. Concurrent calls may decrement it only once.
 fn spend(left: &AtomicU32) {
     let now = left.load(Ordering::Relaxed);
     left.store(now.saturating_sub(1), Ordering::Relaxed);

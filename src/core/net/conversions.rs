@@ -1,4 +1,4 @@
-//! Conversions into the settings of client addresses.
+//! Conversions into client-address settings.
 
 use std::{net::SocketAddr, str::FromStr};
 
@@ -17,11 +17,13 @@ impl From<TrustedProxies> for ClientAddrResolver {
     }
 }
 
-/// Reads `none`, `private`, `hops:2`, or networks separated by commas: `10.0.0.0/8, 192.0.2.7`.
+/// Parses `none`, `private`, `hops:2`, or networks separated by commas, such as
+/// `10.0.0.0/8, 192.0.2.7`.
 ///
 /// # Errors
 ///
-/// Returns an error if the text is none of these, or as [`TrustedProxies::cidrs`] does.
+/// Returns an error if the text has none of these forms, or the same error as
+/// [`TrustedProxies::cidrs`].
 impl FromStr for TrustedProxies {
     type Err = ConfigError;
 

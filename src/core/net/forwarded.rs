@@ -1,4 +1,4 @@
-//! Parsing of the forwarded headers, from the right: `X-Forwarded-For`, and `Forwarded` (RFC 7239).
+//! Parsing of the forwarded headers `X-Forwarded-For` and `Forwarded` (RFC 7239), from the right.
 
 use std::{
     iter,
@@ -6,13 +6,13 @@ use std::{
     str,
 };
 
-/// The maximum number of entries of a forwarded header that are read, from the right.
+/// The maximum number of entries that are read from a forwarded header, counted from the right.
 pub(crate) const MAX_ENTRIES: usize = 64;
 
-/// The maximum length of a node: a full IPv6 address, its brackets, a port, and some reserve.
+/// The maximum length of a node: a full IPv6 address, its brackets, a port, and some spare bytes.
 pub(crate) const MAX_NODE_BYTES: usize = 64;
 
-/// Returns the non-empty entries (RFC 9110, section 5.6.1), at most [`MAX_ENTRIES`].
+/// Returns the non-empty entries (RFC 9110, section 5.6.1), but at most [`MAX_ENTRIES`] of them.
 pub(crate) fn hops<'a>(entries: impl Iterator<Item = &'a [u8]>) -> impl Iterator<Item = &'a [u8]> {
     // Empty entries count too, since a client can send any number of them.
     entries
@@ -21,8 +21,8 @@ pub(crate) fn hops<'a>(entries: impl Iterator<Item = &'a [u8]>) -> impl Iterator
         .filter(|entry| !entry.is_empty())
 }
 
-/// Parses an element of `Forwarded`: semicolon-separated pairs with one `for` (RFC 7239, section
-/// 4).
+/// Parses an element of `Forwarded`, which consists of semicolon-separated pairs with exactly one
+/// `for` (RFC 7239, section 4).
 pub(crate) fn parse_element(element: &[u8]) -> Option<IpAddr> {
     let mut node = None;
     for pair in rsplit_unquoted(element, b';').map(<[u8]>::trim_ascii) {
@@ -45,7 +45,8 @@ fn unquote(value: &[u8]) -> Option<&[u8]> {
     }
 }
 
-/// Parses an address with an optional port: `192.0.2.1:80`, `[2001:db8::1]:80`, `2001:db8::1`.
+/// Parses an address with an optional port, such as `192.0.2.1:80`, `[2001:db8::1]:80` or
+/// `2001:db8::1`.
 pub(crate) fn parse_node(node: &[u8]) -> Option<IpAddr> {
     if node.len() > MAX_NODE_BYTES {
         return None;
@@ -67,7 +68,7 @@ pub(crate) fn parse_node(node: &[u8]) -> Option<IpAddr> {
     Some(ip.to_canonical())
 }
 
-/// Returns `true` for a port or the obfuscated name of one (RFC 7239, section 6.2).
+/// Returns `true` for a port or an obfuscated port (RFC 7239, section 6.2).
 fn is_port(port: &str) -> bool {
     match port.strip_prefix('_') {
         Some(name) => {
@@ -80,10 +81,10 @@ fn is_port(port: &str) -> bool {
     }
 }
 
-/// Splits at unquoted separators, the rightmost part first.
+/// Splits a line at unquoted separators, starting with the rightmost part.
 ///
-/// Quotes are paired from the right too: the text of a trusted proxy is well-formed, and an
-/// unbalanced quote of the client further left does not affect it.
+/// Quotes are also paired from the right. The text that a trusted proxy writes is well-formed, so
+/// an unbalanced quote that the client wrote further left does not affect it.
 pub(crate) fn rsplit_unquoted(line: &[u8], separator: u8) -> impl Iterator<Item = &[u8]> {
     let mut rest = Some(line);
     iter::from_fn(move || {

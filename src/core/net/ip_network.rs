@@ -38,13 +38,14 @@ impl IpNetwork {
 
     /// Returns `true` if the address is in the network.
     ///
-    /// An IPv4-mapped IPv6 address (`::ffff:192.0.2.1`) counts as IPv4, on both sides: no IPv6
-    /// network contains one, except those in `::ffff:0:0/96`, which count as IPv4 networks.
+    /// On both sides, an IPv4-mapped IPv6 address (`::ffff:192.0.2.1`) counts as IPv4. No IPv6
+    /// network contains such an address, except networks within `::ffff:0:0/96`, which count as
+    /// IPv4 networks.
     pub fn contains(&self, ip: IpAddr) -> bool {
         self.0.contains(&ip.to_canonical())
     }
 
-    /// Returns `true` if every address of the other network is in this one.
+    /// Returns `true` if every address in the other network is also in this network.
     #[cfg_attr(
         not(feature = "api-key"),
         allow(dead_code, reason = "networks that a key is bound to are compared")
@@ -53,12 +54,12 @@ impl IpNetwork {
         self.0.contains(&other.0)
     }
 
-    /// Returns the network of an address with this prefix length.
+    /// Returns the network with this prefix length that contains an address.
     pub(crate) fn around(ip: IpAddr, prefix_len: u8) -> Self {
         Self(IpNet::new_assert(ip, prefix_len).trunc())
     }
 
-    /// Parses a network for an option, which the error names.
+    /// Parses a network for the option that an error should name.
     pub(crate) fn parse(option: &'static str, text: &str) -> Result<Self, ConfigError> {
         let error = |problem| ConfigError::new(option, text, problem);
         let network = match text.parse::<IpAddr>() {

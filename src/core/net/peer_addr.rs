@@ -1,4 +1,4 @@
-//! A layer that inserts the peer address of other servers.
+//! A layer that inserts the peer address for servers other than axum.
 
 use std::{
     any::type_name,
@@ -15,18 +15,20 @@ use crate::core::service_accessors::service_accessors;
 
 use super::client_addr::PeerAddr;
 
-/// Inserts [`PeerAddr`] into each request, read from the request's extensions by a function.
+/// A layer that inserts [`PeerAddr`] into each request. A function reads the address from the
+/// request's extensions.
 ///
 /// Each server stores the peer address in its own type. axum's `ConnectInfo<SocketAddr>` needs no
-/// layer (feature `axum`). For other servers, apply this layer outside of all others, so that the
-/// address is available to rate limits by address, network constraints of keys, and the access log.
+/// layer (feature `axum`). For other servers, apply this layer outside all other layers. The
+/// address is then available to rate limits by client address, to the network constraints of keys,
+/// and to the access log.
 ///
-/// A request that already has a `PeerAddr`, or for which the function returns `None`, is passed on
-/// unchanged.
+/// A request is passed on unchanged if it already has a `PeerAddr`, or if the function returns
+/// `None`.
 ///
 /// # tonic
 ///
-/// tonic's server inserts a `TcpConnectInfo`, also over TLS:
+/// tonic's server inserts a `TcpConnectInfo`, even over TLS:
 ///
 /// ```
 /// # // tonic's type, without a dependency on tonic.
@@ -65,7 +67,7 @@ impl<F> PeerAddrLayer<F>
 where
     F: Fn(&Extensions) -> Option<SocketAddr>,
 {
-    /// Creates a layer that reads the peer address with this function.
+    /// Creates a layer that uses this function to read the peer address.
     ///
     /// The function runs once for each request without a [`PeerAddr`].
     pub fn new(read: F) -> Self {
@@ -90,7 +92,7 @@ impl<F> fmt::Debug for PeerAddrLayer<F> {
     }
 }
 
-/// Inserts [`PeerAddr`] into each request; created by [`PeerAddrLayer`].
+/// A service that inserts [`PeerAddr`] into each request. Created by [`PeerAddrLayer`].
 #[derive(Clone, Copy)]
 pub struct PeerAddrService<S, F> {
     inner: S,

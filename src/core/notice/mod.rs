@@ -1,4 +1,4 @@
-//! Notices of misconfiguration, each emitted once.
+//! Notices about misconfiguration, each emitted once.
 
 #[cfg(feature = "access-log")]
 mod adopt;

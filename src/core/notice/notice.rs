@@ -1,5 +1,5 @@
-//! Notices of misconfiguration, each emitted once: as a `tracing` event, as a line of an access log
-//! on a standard stream, or as a line on stderr.
+//! Notices about misconfiguration, each emitted once as a `tracing` event, as a line of an access
+//! log on a standard stream, or as a line on stderr.
 
 #[cfg(not(feature = "tracing"))]
 use super::stderr::say;
@@ -11,10 +11,10 @@ use std::sync::{
     atomic::{AtomicBool, Ordering},
 };
 
-/// Emits a notice and sets the flag, unless the flag is set.
+/// Emits a notice and sets the flag, unless the flag is already set.
 ///
-/// Every request may encounter the same misconfiguration, but the operator is notified once. The
-/// message is formatted only if it is emitted; later calls cost one atomic load.
+/// Every request may encounter the same misconfiguration, but the operator is notified only once.
+/// The message is formatted only if it is emitted. Later calls cost one atomic load.
 pub(crate) fn once(said: &AtomicBool, message: impl FnOnce() -> String) {
     // Load before swap, since a swap on each request would contend for the cache line.
     if !said.load(Ordering::Relaxed) && !said.swap(true, Ordering::Relaxed) {
@@ -24,12 +24,12 @@ pub(crate) fn once(said: &AtomicBool, message: impl FnOnce() -> String) {
     }
 }
 
-/// Emits a notice of an invalid configuration and sets the flag, unless the flag is set.
+/// Emits a notice about an invalid configuration and sets the flag, unless the flag is already set.
 pub(crate) fn misconfigured(said: &AtomicBool, error: impl FnOnce() -> ConfigError) {
     once(said, || error().to_string());
 }
 
-/// A callback for notices. It returns `true` to receive more.
+/// A callback for notices. Returns `true` to receive more notices.
 pub(super) type Listener = dyn Fn(&str) -> bool + Send + Sync;
 
 pub(super) static LISTENERS: Mutex<Vec<Arc<Listener>>> = Mutex::new(Vec::new());

@@ -7,19 +7,19 @@ use std::{
 
 use crate::core::time::Timestamp;
 
-/// The time without an occurrence after which a fault has ended.
+/// The time without an occurrence after which a fault is considered over.
 const QUIET: Duration = Duration::from_secs(60);
 
-/// Detects the start of a fault whose end is not observed, such as failing writes with successful
-/// reads.
+/// Detects the start of a fault whose end cannot be observed, such as failing writes while reads
+/// succeed.
 #[derive(Debug, Default)]
 pub(crate) struct Onset {
-    /// The time of the last occurrence in microseconds plus one; zero before the first.
+    /// The time of the last occurrence in microseconds, plus one. Zero before the first occurrence.
     seen_at: AtomicU64,
 }
 
 impl Onset {
-    /// Records an occurrence. Returns `true` if it is the first within a minute.
+    /// Records an occurrence. Returns `true` if it is the first occurrence within a minute.
     pub(crate) fn begins(&self, now: Timestamp) -> bool {
         let now = now.as_micros().saturating_add(1);
         let last = self.seen_at.swap(now, Ordering::Relaxed);

@@ -1,4 +1,4 @@
-//! Access logs on stderr or stdout, which write notices as lines in their format.
+//! Access logs on stderr or stdout that write notices as lines in their own format.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
@@ -19,7 +19,7 @@ pub(super) type Routes = Vec<(Stream, Weak<dyn Route>)>;
 
 static ROUTES: Mutex<Routes> = Mutex::new(Vec::new());
 
-/// Passes a notice to the latest log on stderr, or else on stdout.
+/// Passes a notice to the latest log on stderr, or otherwise to the latest log on stdout.
 pub(super) fn take(message: &str) -> bool {
     // A route may emit a notice, so the lock is not held.
     let live = |(stream, route): &(Stream, Weak<dyn Route>)| Some((*stream, route.upgrade()?));

@@ -1,4 +1,4 @@
-//! Notices as lines of an access log on a standard stream, or of stderr.
+//! Notices as lines of an access log on a standard stream, or as lines on stderr.
 
 use std::io::{self, Write};
 
@@ -12,7 +12,7 @@ pub(super) fn say(message: &str) {
     }
 }
 
-/// Returns the notice as a line of text, which a single write can output.
+/// Returns the notice as a line of text that a single write can output.
 pub(crate) fn plain(message: &str) -> Vec<u8> {
     let printable = |char: char| if char.is_control() { ' ' } else { char };
     let message: String = message.chars().map(printable).collect();

@@ -1,13 +1,13 @@
-//! Notices as `tracing` events, and as lines without a subscriber.
+//! Notices as `tracing` events, or as lines if there is no subscriber.
 
 use ::tracing::{Dispatch, dispatcher, subscriber::NoSubscriber};
 
 use super::stderr;
 
-/// Emits the notice as an event of level `ERROR` and target `portcullis`.
+/// Emits the notice as an event with the level `ERROR` and the target `portcullis`.
 ///
-/// Any dependency can enable the feature `tracing`, so there may be no subscriber. Then the notice
-/// is written as a line.
+/// Any dependency can enable the feature `tracing`, so there may be no subscriber. In that case,
+/// the notice is written as a line.
 pub(super) fn say(message: &str) {
     match lacks_subscriber() {
         true => stderr::say(message),
@@ -15,7 +15,7 @@ pub(super) fn say(message: &str) {
     }
 }
 
-/// Returns `true` if no subscriber receives the events of this thread.
+/// Returns `true` if this thread has no subscriber that receives events.
 pub(crate) fn lacks_subscriber() -> bool {
     dispatcher::get_default(Dispatch::is::<NoSubscriber>)
 }

@@ -1,4 +1,4 @@
-//! The access log's side of the record of a request.
+//! The access log's side of a request's record.
 
 use std::{any::Any, mem, sync::Arc};
 
@@ -7,13 +7,13 @@ use super::{
     slots::RecordData,
 };
 
-/// An unfinished record, as held by its owner.
+/// An unfinished record, as its owner holds it.
 pub(crate) struct KeptRecord<T> {
     sheet: Arc<Sheet<T>>,
 }
 
 impl<T: Beside + 'static> KeptRecord<T> {
-    /// Creates the record of a request with the data of its owner.
+    /// Creates a request's record with its owner's data.
     // Inlined, so that it is built in its allocation.
     #[inline(always)]
     pub(crate) fn new(beside: T) -> Self {
@@ -34,14 +34,14 @@ impl<T: Beside + 'static> KeptRecord<T> {
         &self.sheet.beside
     }
 
-    /// Takes the written data, since the record is about to be emitted.
+    /// Takes the recorded data, because the record is about to be emitted.
     pub(crate) fn take(&self) -> RecordData {
         mem::take(&mut *self.sheet.lock())
     }
 }
 
 impl RecordHandle {
-    /// Returns the data of the record's owner, if it has this type.
+    /// Returns the data of the record's owner, if the data has this type.
     pub(crate) fn beside<T: Beside>(&self) -> Option<&T> {
         (&self.sheet.beside as &dyn Any).downcast_ref()
     }

@@ -1,4 +1,4 @@
-//! The outcome of a limiter in the record of a request.
+//! The outcome of a limiter in a request's record.
 
 use std::time::Duration;
 
@@ -9,7 +9,7 @@ use super::{
     record::RecordHandle,
 };
 
-/// The position of a limiter's outcome in the record of a request.
+/// The position of a limiter's outcome in a request's record.
 #[derive(Clone, Debug)]
 pub(crate) struct RecordedRateLimit {
     record: RecordHandle,
@@ -25,8 +25,8 @@ impl RecordedRateLimit {
 }
 
 impl RecordHandle {
-    /// Adds the outcome of a rate limiter, and returns its position, by which the limiter reads it
-    /// again.
+    /// Adds the outcome of a rate limiter and returns its position. The limiter uses the position
+    /// to read the outcome again.
     // Inlined, so that the outcome is built near its final location.
     #[inline(always)]
     pub(crate) fn enter_rate_limit(
@@ -44,7 +44,7 @@ impl RecordHandle {
 }
 
 impl RateLimitOutcome {
-    /// Creates the outcome of a limiter with one policy.
+    /// Creates the outcome of a limiter that has a single policy.
     #[inline]
     pub(crate) fn single(decision: RateLimitDecision, policy: PolicyOutcome) -> Self {
         let mut policies = SmallVec::new();

@@ -1,4 +1,4 @@
-//! The outcomes of the layers, and the handle by which they write them to the access log's record.
+//! The outcomes of the layers, and the handle that writes them to the access log's record.
 
 #[cfg(feature = "cache")]
 mod amend;

@@ -16,17 +16,17 @@ pub enum AuthOutcome {
     Anonymous,
     /// The caller was rejected.
     Denied {
-        /// The reason for the operator. The caller sees less detail.
+        /// The reason, intended for the operator. The caller receives less detail.
         reason: AuthDenial,
-        /// The public id of the key, if the whole key was correct.
+        /// The public id of the key, if the entire key was correct.
         key_id: Option<Arc<str>>,
     },
-    /// The store of keys failed.
+    /// The key store failed.
     StoreFailed(StoreErrorKind),
 }
 
 impl AuthOutcome {
-    /// Returns the name of the outcome in the record.
+    /// Returns the name of the outcome as it appears in the record.
     pub fn as_str(&self) -> &'static str {
         match self {
             Self::Allowed(_) => "allowed",
@@ -43,15 +43,15 @@ impl AuthOutcome {
 pub enum AuthDenial {
     /// No key was presented.
     Missing,
-    /// There were two keys, or a key in two places.
+    /// The request contained two keys, or one key in two places.
     Ambiguous,
-    /// The key is not of this service: its format or its checksum is wrong.
+    /// The key does not belong to this service, because its format or its checksum is wrong.
     Malformed,
-    /// The key is well-formed, but unknown to the store, or its secret is wrong.
+    /// The key is well-formed, but the store does not contain it, or its secret is wrong.
     Unknown,
     /// The key has expired.
     Expired,
-    /// The key is not valid yet.
+    /// The key is not yet valid.
     NotYetValid,
     /// The key was revoked.
     Revoked,
@@ -59,14 +59,14 @@ pub enum AuthDenial {
     Disabled,
     /// The key lacks a scope.
     MissingScope,
-    /// The key is not permitted for this address, origin or method.
+    /// The key is not permitted for this client address, origin or method.
     Restricted,
-    /// The client has presented too many wrong keys.
+    /// The client has presented too many invalid keys.
     TooManyFailures,
 }
 
 impl AuthDenial {
-    /// Returns the name of the reason in the record.
+    /// Returns the name of the reason as it appears in the record.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Missing => "missing",
@@ -84,12 +84,12 @@ impl AuthDenial {
     }
 }
 
-/// The outcome of a rate limiter. It is also an extension of the response if the limiter rejects
-/// the request, and if there is a record.
+/// The outcome of a rate limiter. A response contains it as an extension if the limiter rejected
+/// the request or if the request has a record.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct RateLimitOutcome {
-    /// The decision.
+    /// The decision of the limiter.
     pub decision: RateLimitDecision,
     pub(crate) policies: SmallVec<[PolicyOutcome; 2]>,
     /// The time that the request waited in a queue before it was admitted.
@@ -97,7 +97,7 @@ pub struct RateLimitOutcome {
 }
 
 impl RateLimitOutcome {
-    /// Creates an outcome without a wait.
+    /// Creates an outcome without a delay.
     pub fn new(
         decision: RateLimitDecision,
         policies: impl IntoIterator<Item = PolicyOutcome>,
@@ -109,7 +109,7 @@ impl RateLimitOutcome {
         }
     }
 
-    /// Returns the outcome of each policy, in the order of the configuration.
+    /// Returns the outcome of each policy, in configuration order.
     pub fn policies(&self) -> &[PolicyOutcome] {
         &self.policies
     }
@@ -129,14 +129,14 @@ pub enum RateLimitDecision {
     LocallyAllowed(StoreErrorKind),
     /// The store failed. A local limiter rejected the request.
     LocallyDenied(StoreErrorKind),
-    /// The store failed, and the limiter is configured to admit requests then.
+    /// The store failed, and the limiter is configured to admit requests in that case.
     FailedOpen(StoreErrorKind),
-    /// The store failed, and the limiter is configured to reject requests then.
+    /// The store failed, and the limiter is configured to reject requests in that case.
     FailedClosed(StoreErrorKind),
 }
 
 impl RateLimitDecision {
-    /// Returns the name of the decision in the record.
+    /// Returns the name of the decision as it appears in the record.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Allowed => "allowed",
@@ -149,7 +149,7 @@ impl RateLimitDecision {
         }
     }
 
-    /// Returns the kind of the store's failure, if it failed.
+    /// Returns the kind of store failure, if the store failed.
     pub fn store_error(self) -> Option<StoreErrorKind> {
         match self {
             Self::LocallyAllowed(kind)
@@ -167,16 +167,16 @@ impl RateLimitDecision {
 pub struct PolicyOutcome {
     /// The name of the policy.
     pub policy: Arc<str>,
-    /// The quota of the policy in a window.
+    /// The quota of the policy per window.
     pub limit: u64,
-    /// The remaining quota, at most the limit.
+    /// The remaining quota, which is at most the limit.
     pub remaining: u64,
     /// `true` if this policy rejected the request.
     pub denied: bool,
-    /// The time until the same request would be admitted. `None` if it was admitted, or never will
-    /// be.
+    /// The time until the same request would be admitted. `None` if the request was admitted, or if
+    /// it can never be admitted.
     pub retry_after: Option<Duration>,
-    /// The time until the whole quota is available, if nothing more is used.
+    /// The time until the entire quota is available again, if nothing more is charged.
     pub reset_after: Duration,
 }
 
@@ -212,31 +212,31 @@ impl PolicyOutcome {
     }
 }
 
-/// The outcome of the cache, also an extension of the response.
+/// The outcome of the cache. Also inserted as an extension of the response.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct CacheOutcome {
     /// The source of the response.
     pub source: CacheSource,
-    /// The reason why the response was not served from the cache or not stored, in the terms of RFC
-    /// 9211 if it defines one.
+    /// The reason why the response was not served from the cache or was not stored. RFC 9211 terms
+    /// are used where they exist.
     pub detail: Option<&'static str>,
-    /// The remaining freshness in seconds; negative for a stale response.
+    /// The remaining freshness lifetime in seconds. Negative for a stale response.
     pub ttl_secs: Option<i64>,
     /// `true` if the response is being stored.
     pub stored: bool,
-    /// `true` if the request was collapsed with another one.
+    /// `true` if the request was collapsed with another request.
     pub collapsed: bool,
-    /// The time that the request waited for the response to another one, whether or not it was
-    /// used.
+    /// The time that the request waited for another request's response, whether or not that
+    /// response was used.
     pub waited: Option<Duration>,
-    /// A part of the digest of the first lookup, which is equal for requests that can share a
-    /// response. The request cannot be derived from it.
+    /// Part of the digest of the first lookup. The part is equal for requests that can share a
+    /// response. The request cannot be derived from the digest.
     pub key_hash: Option<[u8; 8]>,
 }
 
 impl CacheOutcome {
-    /// Creates an outcome with this source only.
+    /// Creates an outcome that contains only this source.
     pub fn new(source: CacheSource) -> Self {
         Self {
             source,
@@ -254,22 +254,23 @@ impl CacheOutcome {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum CacheSource {
-    /// The cache, fresh. The handler was not called.
+    /// The response came from the cache and was fresh. The handler was not called.
     Hit,
-    /// The cache, stale. The response or the configuration permits it.
+    /// The response came from the cache and was stale. The response or the configuration permits
+    /// serving it.
     Stale,
-    /// The cache, after the handler confirmed that the response has not changed.
+    /// The response came from the cache after the handler confirmed that it had not changed.
     Revalidated,
-    /// The handler, since no cached response matched.
+    /// The response came from the handler because no cached response matched.
     Miss,
-    /// The handler, since the request bypassed the cache.
+    /// The response came from the handler because the request bypassed the cache.
     Bypass,
-    /// The handler, since the store failed.
+    /// The response came from the handler because the store failed.
     StoreFailed(StoreErrorKind),
 }
 
 impl CacheSource {
-    /// Returns the name of the source in the record.
+    /// Returns the name of the source as it appears in the record.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Hit => "hit",

@@ -1,4 +1,4 @@
-//! The handle of the record of a request.
+//! The handle of a request's record.
 
 use std::{
     any::Any,
@@ -20,9 +20,9 @@ use crate::core::http::request_id::RequestId;
 
 /// A handle to the record of the current request.
 ///
-/// The access log inserts it into the request's extensions. Each inner layer writes its outcome
-/// through it, and handlers can add fields. Changes after the record was emitted are lost. Clones
-/// share the record.
+/// The access log inserts the handle into the request's extensions. Each inner layer uses it to
+/// write an outcome, and handlers can use it to add fields. Changes that are made after the record
+/// is emitted are lost. Clones share the record.
 ///
 /// ```
 /// use portcullis::outcome::RecordHandle;
@@ -36,13 +36,13 @@ pub struct RecordHandle {
     pub(super) sheet: Arc<Sheet<dyn Beside>>,
 }
 
-/// The data that layers and handlers write, and the data of the record's owner, in one allocation.
+/// The data that layers and handlers write, and the record owner's data, in one allocation.
 pub(super) struct Sheet<T: ?Sized> {
     slots: Mutex<RecordData>,
     pub(super) beside: T,
 }
 
-/// Data that the owner of the record stores next to the slots.
+/// Data that the record's owner stores next to the slots.
 pub(crate) trait Beside: Any + Send + Sync {
     /// Returns the request id, if there is one.
     fn request_id(&self) -> Option<&RequestId>;
@@ -54,8 +54,8 @@ impl Beside for () {
     }
 }
 
-/// `true` once a record was created in this process. Before, no request is searched for its handle,
-/// which is a large part of the cost of a small layer.
+/// `true` once this process has created a record. Until then, no request is searched for a handle.
+/// Such a search is a large part of the cost of a small layer.
 static ARE_KEPT: AtomicBool = AtomicBool::new(false);
 
 impl<T> Sheet<T> {
@@ -96,47 +96,48 @@ impl RecordHandle {
         extensions.get()
     }
 
-    /// Sets the outcome of authentication. The last call wins.
+    /// Sets the outcome of authentication. A later call replaces the outcome.
     pub fn set_auth(&self, outcome: AuthOutcome) {
         self.lock().auth = Some(outcome);
     }
 
-    /// Adds the outcome of a rate limiter. A request can pass several.
+    /// Adds the outcome of a rate limiter. A request can pass through several rate limiters.
     pub fn push_rate_limit(&self, outcome: RateLimitOutcome) {
         self.lock().rate_limits.push(outcome);
     }
 
-    /// Sets the outcome of the cache. The last call wins.
+    /// Sets the outcome of the cache. A later call replaces the outcome.
     pub fn set_cache(&self, outcome: CacheOutcome) {
         self.lock().cache = Some(outcome);
     }
 
-    /// Sets a custom field. A field of the same name is replaced.
+    /// Sets a custom field. Replaces any field with the same name.
     ///
-    /// A record has at most [`RecordData::MAX_FIELDS`] fields. Further ones are counted and
+    /// A record has at most [`RecordData::MAX_FIELDS`] fields. Additional fields are counted and
     /// omitted.
     pub fn set_field(&self, name: impl Into<Cow<'static, str>>, value: impl Into<FieldValue>) {
         self.lock().set_field(name.into(), value.into());
     }
 
-    /// Sets the route that the request matched, in the router's notation: `/users/{id}`.
+    /// Sets the route that the request matched, in the router's notation, such as `/users/{id}`.
     ///
-    /// Do not pass the path: the number of routes is bounded, that of paths is not. The last call
-    /// wins.
+    /// Do not pass the path. The number of routes is bounded, but the number of paths is not. A
+    /// later call replaces the route.
     pub fn set_route(&self, route: impl Into<Cow<'static, str>>) {
         self.lock().route = Some(route.into());
     }
 
-    /// Adds to the number of bytes of the request's body that were read.
+    /// Adds to the number of request-body bytes that were read.
     pub fn add_request_bytes(&self, bytes: u64) {
         let mut slots = self.lock();
         let read = slots.request_bytes.unwrap_or(0);
         slots.request_bytes = Some(read.saturating_add(bytes));
     }
 
-    /// Adds a store call that the request waited for, or that failed.
+    /// Adds a store call that the request waited for or that failed.
     ///
-    /// A record has at most [`RecordData::MAX_STORE_CALLS`] of them. Further ones are omitted.
+    /// A record has at most [`RecordData::MAX_STORE_CALLS`] store calls. Additional calls are
+    /// omitted.
     pub fn push_store_call(&self, call: StoreCall) {
         let calls = &mut self.lock().store_calls;
         if calls.len() < RecordData::MAX_STORE_CALLS {
@@ -149,7 +150,8 @@ impl RecordHandle {
         self.sheet.beside.request_id().cloned()
     }
 
-    /// Reads the data that was written until now.
+    /// Calls a function with the data that has been written so far, and returns the function's
+    /// result.
     pub fn read<T>(&self, read: impl FnOnce(&RecordData) -> T) -> T {
         read(&self.lock())
     }

@@ -1,4 +1,4 @@
-//! The contents of the record of a request.
+//! The contents of a request's record.
 
 use std::{borrow::Cow, time::Duration};
 
@@ -7,7 +7,7 @@ use smallvec::SmallVec;
 use super::outcome::{AuthOutcome, CacheOutcome, RateLimitOutcome};
 use crate::core::error::StoreErrorKind;
 
-/// The data that the layers and the handler have written about a request.
+/// The data that the layers and the handler have recorded about a request.
 #[derive(Debug, Default)]
 pub struct RecordData {
     pub(super) auth: Option<AuthOutcome>,
@@ -21,13 +21,13 @@ pub struct RecordData {
 }
 
 impl RecordData {
-    /// The maximum number of custom fields of a record.
+    /// The maximum number of custom fields in a record.
     pub const MAX_FIELDS: usize = 32;
 
-    /// The maximum number of store calls of a record.
+    /// The maximum number of store calls listed in a record.
     pub const MAX_STORE_CALLS: usize = 16;
 
-    /// Returns the outcome of authentication, if the request passed an API key layer.
+    /// Returns the outcome of authentication, if the request passed through an API key layer.
     pub fn auth(&self) -> Option<&AuthOutcome> {
         self.auth.as_ref()
     }
@@ -37,7 +37,7 @@ impl RecordData {
         &self.rate_limits
     }
 
-    /// Returns the outcome of the cache, if the request reached it.
+    /// Returns the outcome of the cache, if the request reached a cache.
     pub fn cache(&self) -> Option<&CacheOutcome> {
         self.cache.as_ref()
     }
@@ -47,23 +47,23 @@ impl RecordData {
         self.route.as_deref()
     }
 
-    /// Returns the number of bytes of the request's body that were read, if they were counted.
+    /// Returns the number of request-body bytes that were read, if they were counted.
     pub fn request_bytes(&self) -> Option<u64> {
         self.request_bytes
     }
 
-    /// Returns the store calls that the request waited for, and those that failed. Calls that an
-    /// in-memory store completes immediately are not included.
+    /// Returns the store calls that the request waited for and the store calls that failed. Calls
+    /// that an in-memory store completes immediately are not included.
     pub fn store_calls(&self) -> &[StoreCall] {
         &self.store_calls
     }
 
-    /// Returns the custom fields, in the order in which they were first set.
+    /// Returns the custom fields in the order in which they were first set.
     pub fn fields(&self) -> &[(Cow<'static, str>, FieldValue)] {
         &self.fields
     }
 
-    /// Returns the number of omitted fields.
+    /// Returns the number of omitted custom fields.
     pub fn fields_left_out(&self) -> u32 {
         self.fields_left_out
     }
@@ -81,7 +81,7 @@ impl RecordData {
     }
 }
 
-/// A call to a store for a request.
+/// A store call that a layer made for a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct StoreCall {
@@ -94,7 +94,7 @@ pub struct StoreCall {
 }
 
 impl StoreCall {
-    /// Creates a call of this layer, with its duration and its failure.
+    /// Creates a store call from its layer, its duration and its failure.
     pub fn new(
         layer: &'static str,
         duration: impl Into<Option<Duration>>,
@@ -112,14 +112,14 @@ impl StoreCall {
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
 pub enum FieldValue {
-    /// Text.
+    /// A string.
     Text(Cow<'static, str>),
-    /// A whole number.
+    /// An integer.
     Int(i64),
-    /// A number. Infinities and NaN are written as `null`.
+    /// A floating-point number. Infinities and NaN are written as `null`.
     Float(f64),
-    /// True or false.
+    /// A Boolean.
     Bool(bool),
-    /// No value, from `None`. The field is left out of the record.
+    /// No value, converted from `None`. The field is omitted from the record.
     Null,
 }

@@ -1,4 +1,4 @@
-//! The runtime of a store's connections.
+//! The runtime for a store's connections.
 
 use std::{cell::Cell, panic::catch_unwind, time::Duration};
 
@@ -12,8 +12,8 @@ use super::{
     tokio_runtime::{TokioRuntime, spawn_apart},
 };
 
-/// The runtime of a store's connections: the Tokio runtime of the caller if it has an I/O
-/// driver, and the thread of this crate otherwise.
+/// The runtime for a store's connections: the caller's Tokio runtime if it has an I/O driver, and
+/// otherwise this crate's thread.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct ConnectionRuntime;
 
@@ -33,7 +33,7 @@ impl Runtime for ConnectionRuntime {
 /// Returns `true` if the current runtime has an I/O driver.
 fn has_io(here: &Handle) -> bool {
     thread_local! {
-        /// Tokio reports a missing driver by a panic only, so the result is remembered.
+        /// Tokio reports a missing driver only by panicking, so the result is remembered.
         static KNOWN: Cell<Option<(Id, bool)>> = const { Cell::new(None) };
     }
     match KNOWN.get() {

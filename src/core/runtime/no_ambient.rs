@@ -1,10 +1,10 @@
-//! The default runtime of a layer without Tokio: none.
+//! The default runtime of a layer without Tokio, which is none.
 
 use std::sync::Arc;
 
 use super::runtime::Runtime;
 
-/// Returns the default runtime of the layers: none.
+/// Returns `None`, because there is no default runtime.
 pub(crate) fn ambient() -> Option<Arc<dyn Runtime>> {
     None
 }

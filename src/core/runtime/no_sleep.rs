@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::runtime::Task;
 
-/// Returns `None`: there is no timer.
+/// Returns `None`, because there is no timer.
 pub(crate) fn sleep_here(_: Duration) -> Option<Task> {
     None
 }

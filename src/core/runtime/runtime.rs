@@ -1,15 +1,15 @@
-//! The trait of a runtime.
+//! The runtime trait.
 
 use std::{fmt, future::Future, pin::Pin, time::Duration};
 
 /// A boxed future that a [`Runtime`] runs.
 pub type Task = Pin<Box<dyn Future<Output = ()> + Send>>;
 
-/// Spawns tasks and creates timers for the layers.
+/// A runtime that spawns tasks and creates timers for the layers.
 ///
-/// Layers use it for background work and timeouts; responses from memory do not need it.
+/// Layers use a runtime for background work and timeouts. Responses from memory do not need one.
 /// `TokioRuntime` (feature `tokio`, enabled by default) is the default implementation. Implement
-/// this trait for other runtimes.
+/// this trait to use another runtime.
 ///
 /// ```
 /// use std::{
@@ -51,14 +51,14 @@ pub type Task = Pin<Box<dyn Future<Output = ()> + Send>>;
 /// }
 /// ```
 pub trait Runtime: fmt::Debug + Send + Sync + 'static {
-    /// Runs a task concurrently with the caller, until it completes.
+    /// Runs a task to completion, concurrently with the caller.
     fn spawn(&self, task: Task);
 
-    /// Returns `true` if a spawned task runs on the runtime of the caller.
+    /// Returns `true` if a spawned task runs on the caller's runtime.
     ///
-    /// Layers call it before they spawn futures of the application, such as a handler that
-    /// refreshes a cache entry, and before they spawn in a destructor, which can run on any thread.
-    /// Defaults to `true`.
+    /// Layers call this method before they spawn an application's futures, such as a handler that
+    /// refreshes a cache entry. They also call it before they spawn in a destructor, which can run
+    /// on any thread. The default implementation returns `true`.
     fn can_spawn(&self) -> bool {
         true
     }
@@ -66,8 +66,8 @@ pub trait Runtime: fmt::Debug + Send + Sync + 'static {
     /// Returns a future that completes after a duration.
     fn sleep(&self, duration: Duration) -> Task;
 
-    /// Like [`sleep`](Self::sleep), but returns `None` if there is no timer. Layers use it where a
-    /// timer is optional.
+    /// Returns a future that completes after a duration, or `None` if there is no timer. Layers use
+    /// this method where a timer is optional.
     fn try_sleep(&self, duration: Duration) -> Option<Task> {
         Some(self.sleep(duration))
     }

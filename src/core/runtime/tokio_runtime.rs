@@ -1,4 +1,4 @@
-//! Spawning and sleeping on Tokio: the only file that does either.
+//! Spawning and sleeping on Tokio. No other file does either.
 
 #![expect(
     clippy::disallowed_methods,
@@ -22,10 +22,11 @@ use super::{
 };
 use crate::core::notice;
 
-/// Sleeps on the Tokio runtime that polls, if there is one with a timer.
+/// Sleeps on the Tokio runtime that polls the future, if there is such a runtime and it has a
+/// timer.
 pub(crate) fn sleep_here(duration: Duration) -> Option<Task> {
     thread_local! {
-        /// Tokio reports a missing timer by a panic only, so the result is remembered.
+        /// Tokio reports a missing timer only by panicking, so the result is remembered.
         static HAS_NO_TIMER: Cell<Option<Id>> = const { Cell::new(None) };
     }
     let here = Handle::try_current().ok()?.id();
@@ -39,17 +40,17 @@ pub(crate) fn sleep_here(duration: Duration) -> Option<Task> {
     Some(Box::pin(sleep.ok()?))
 }
 
-/// Spawns and sleeps on the Tokio runtime of the caller.
+/// A runtime that spawns and sleeps on the caller's Tokio runtime.
 ///
-/// Outside of a Tokio runtime, [`spawn`](Runtime::spawn) and [`sleep`](Runtime::sleep) use a
-/// thread named `portcullis`, which the process starts on first use. It runs one Tokio runtime
-/// with all drivers. In a runtime without a time driver, `sleep` uses that thread too. Neither
-/// panics: if the system cannot start the thread, a notice is reported, tasks are dropped, and
-/// sleeps complete immediately.
+/// Outside a Tokio runtime, [`spawn`](Runtime::spawn) and [`sleep`](Runtime::sleep) use a thread
+/// named `portcullis`, which the process starts on first use. That thread runs one Tokio runtime
+/// with all drivers. In a runtime without a time driver, `sleep` also uses that thread. Neither
+/// method panics. If the system cannot start the thread, a notice is reported, tasks are dropped,
+/// and sleeps complete immediately.
 ///
-/// Outside of a Tokio runtime, [`try_sleep`](Runtime::try_sleep) returns `None`, so a layer has
-/// no timeout for its store, and [`can_spawn`](Runtime::can_spawn) returns `false`, so the
-/// cache refreshes no entry in the background.
+/// Outside a Tokio runtime, [`try_sleep`](Runtime::try_sleep) returns `None`, so a layer has no
+/// store timeout. [`can_spawn`](Runtime::can_spawn) returns `false`, so the cache does not refresh
+/// entries in the background.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct TokioRuntime;
 
@@ -74,7 +75,7 @@ impl Runtime for TokioRuntime {
     }
 }
 
-/// Spawns a task on the thread of this crate.
+/// Spawns a task on this crate's thread.
 pub(super) fn spawn_apart(task: Task) {
     if let Some(apart) = apart() {
         apart.spawn(task);
@@ -90,7 +91,7 @@ fn sleep_apart(duration: Duration) -> Task {
     Box::pin(tokio::time::sleep(duration))
 }
 
-/// Returns the runtime of this crate's thread, which is started on first use.
+/// Returns the runtime of this crate's thread, which starts on first use.
 fn apart() -> Option<Handle> {
     static REFUSED: AtomicBool = AtomicBool::new(false);
     let started = started();

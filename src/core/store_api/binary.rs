@@ -1,13 +1,13 @@
-//! The binary encoding of values in stores: a sequence of fields.
+//! The binary encoding of stored values as a sequence of fields.
 //!
 //! Numbers are little-endian. The first byte of a stored value is the version of its encoding. A
-//! field of variable length follows its length, a `u32`.
+//! variable-length field is preceded by its length as a `u32`.
 
 use std::ops::Deref;
 
 use bytes::{Buf, Bytes};
 
-/// Writes fields to the end of a buffer.
+/// Appends fields to a buffer.
 #[derive(Default)]
 pub(crate) struct BinaryWriter(Vec<u8>);
 
@@ -45,24 +45,24 @@ impl BinaryWriter {
         self.raw(&number.to_be_bytes());
     }
 
-    /// Writes bytes whose length the reader knows.
+    /// Writes bytes whose length is known to the reader.
     pub(crate) fn raw(&mut self, bytes: &[u8]) {
         self.0.extend_from_slice(bytes);
     }
 
-    /// Writes a length or a count. Lengths above `u32::MAX` are written as `u32::MAX`, which no
-    /// [`BinaryReader::len`] accepts.
+    /// Writes a length or a count. Lengths above `u32::MAX` are written as `u32::MAX`, which
+    /// [`BinaryReader::len`] never accepts.
     pub(crate) fn len(&mut self, len: usize) {
         self.u32(u32::try_from(len).unwrap_or(u32::MAX));
     }
 
-    /// Writes the length of the bytes, then the bytes.
+    /// Writes the number of bytes, followed by the bytes.
     pub(crate) fn bytes(&mut self, bytes: &[u8]) {
         self.len(bytes.len());
         self.raw(bytes);
     }
 
-    /// Writes 1 and the value, or 0 for `None`.
+    /// Writes 1 followed by the value, or 0 for `None`.
     pub(crate) fn optional<T>(&mut self, value: Option<T>, write: impl FnOnce(&mut Self, T)) {
         self.u8(u8::from(value.is_some()));
         if let Some(value) = value {
@@ -70,7 +70,7 @@ impl BinaryWriter {
         }
     }
 
-    /// Writes the number of values, then the values.
+    /// Writes the number of values, followed by the values.
     pub(crate) fn list<T>(
         &mut self,
         values: impl ExactSizeIterator<Item = T>,
@@ -90,12 +90,13 @@ impl BinaryWriter {
 /// Reads fields from the front of untrusted bytes.
 ///
 /// Each method returns `None` if the bytes do not encode the field. The position is then
-/// unspecified, and the whole value must be treated as corrupt.
+/// unspecified, and the entire value must be treated as corrupt.
 pub(crate) struct BinaryReader<B>(B);
 
 /// The input of a [`BinaryReader`]. It is split without copying.
 pub(crate) trait ByteSource: Buf + Deref<Target = [u8]> + Sized {
-    /// Removes `len` bytes from the front and returns them, or `None` if there are fewer.
+    /// Removes `len` bytes from the front and returns them, or returns `None` if there are fewer
+    /// bytes.
     fn split_front(&mut self, len: usize) -> Option<Self>;
 }
 
@@ -158,13 +159,13 @@ impl<B: ByteSource> BinaryReader<B> {
         self.array().map(f64::from_le_bytes)
     }
 
-    /// Reads a length or a count of at most `max`, so that memory is reserved for no more.
+    /// Reads a length or a count of at most `max`, so that no more memory than that is reserved.
     pub(crate) fn len(&mut self, max: usize) -> Option<usize> {
         let len = usize::try_from(self.u32()?).ok()?;
         (len <= max).then_some(len)
     }
 
-    /// Reads a length of at most `max` and that many bytes.
+    /// Reads a length of at most `max`, followed by that number of bytes.
     pub(crate) fn bytes(&mut self, max: usize) -> Option<B> {
         let len = self.len(max)?;
         self.0.split_front(len)
@@ -182,8 +183,8 @@ impl<B: ByteSource> BinaryReader<B> {
         }
     }
 
-    /// Reads a count of at most `max` and that many values. The collection grows while it is read,
-    /// so a false count allocates no memory.
+    /// Reads a count of at most `max`, followed by that number of values. The collection grows as
+    /// values are read, so an incorrect count does not allocate memory.
     pub(crate) fn list<T, C: FromIterator<T>>(
         &mut self,
         max: usize,

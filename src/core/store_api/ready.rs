@@ -1,4 +1,4 @@
-//! Replies that a store returns without waiting.
+//! Replies that a store returns immediately.
 
 use super::store_monitor::StoreWatch;
 

@@ -1,4 +1,4 @@
-//! The result of a store call, available immediately or pending.
+//! The result of a store call, which is available immediately or pending.
 
 use std::{
     fmt,
@@ -11,9 +11,10 @@ use crate::core::error::StoreError;
 
 /// The result of a store call, which is available immediately or pending.
 ///
-/// It is one concrete type, so that stores can be trait objects and type parameters do not appear
-/// in the API. A store in memory allocates nothing for it; a store on a server needs one box per
-/// round trip. Dropping it cancels the wait, but not an operation that the server has started.
+/// `StoreFuture` is one concrete type, so stores can be trait objects and no type parameters appear
+/// in the API. An in-memory store allocates nothing for a result. A store on a server allocates one
+/// box per round trip. Dropping the future cancels the wait, but not an operation that the server
+/// has already started.
 ///
 /// ```
 /// use portcullis::StoreFuture;
@@ -26,7 +27,7 @@ use crate::core::error::StoreError;
 /// ```
 #[must_use = "a store call has no effect unless its future is awaited"]
 pub enum StoreFuture<T> {
-    /// The result is available. `None` once it was taken.
+    /// The result is available. Contains `None` after the result has been taken.
     Ready(Option<Result<T, StoreError>>),
     /// The result is pending.
     Pending(Pending<T>),
@@ -37,8 +38,8 @@ pub type Pending<T> = Pin<Box<dyn Future<Output = Result<T, StoreError>> + Send>
 
 /// A store call that has either completed or is still pending.
 ///
-/// [`StoreFuture::into_ready`] returns it. A caller that can use a result immediately matches on it
-/// instead of polling.
+/// Returned by [`StoreFuture::into_ready`]. A caller that can use a result immediately matches on
+/// this type instead of polling the future.
 ///
 /// ```
 /// use portcullis::{StoreFuture, store::backend::ReadyOrPending};
@@ -72,26 +73,26 @@ impl<T> ReadyOrPending<T> {
 }
 
 impl<T> StoreFuture<T> {
-    /// Creates an available result.
+    /// Creates a future whose result is available.
     pub fn ready(value: T) -> Self {
         Self::Ready(Some(Ok(value)))
     }
 
-    /// Creates an available error.
+    /// Creates a future whose error is available.
     pub fn failed(error: impl Into<StoreError>) -> Self {
         Self::Ready(Some(Err(error.into())))
     }
 
-    /// Creates a pending result.
+    /// Creates a future whose result is pending.
     pub fn pending(future: impl Future<Output = Result<T, StoreError>> + Send + 'static) -> Self {
         Self::Pending(Box::pin(future))
     }
 
-    /// Returns the result if it is available, or the pending future.
+    /// Returns the result if it is available, and otherwise the pending future.
     ///
     /// # Panics
     ///
-    /// Panics if the result was already returned by polling.
+    /// Panics if polling has already returned the result.
     pub fn into_ready(self) -> ReadyOrPending<T> {
         match self {
             Self::Ready(result) => ReadyOrPending::Ready(result.expect("a result is taken once")),

@@ -1,4 +1,4 @@
-//! Monitors the availability and the latency of a layer's store.
+//! Monitors the availability and latency of a layer's store.
 
 use std::{
     error::Error,
@@ -21,9 +21,9 @@ use crate::core::{
     time::{Clock, SystemClock, Timestamp},
 };
 
-/// Monitors the calls of a layer to its store. The auditor receives an event when the store becomes
-/// unavailable, when it is available again, and when it is full. The request's record receives each
-/// call.
+/// Monitors a layer's calls to its store. The auditor receives an event when the store becomes
+/// unavailable, when it becomes available again, and when it is full. The request's record receives
+/// each call.
 ///
 /// Clones monitor the same store.
 #[derive(Clone)]
@@ -53,7 +53,7 @@ impl StoreWatch {
         }
     }
 
-    /// Monitors a result. The cost is negligible if it is available immediately.
+    /// Monitors a result. The overhead is negligible if the result is available immediately.
     #[inline]
     pub(crate) fn over<T: 'static>(
         &self,
@@ -139,7 +139,8 @@ impl MonitorInner {
         }
     }
 
-    /// Reports a store that is full. It may still serve reads, so its availability does not change.
+    /// Reports a full store. A full store may still serve reads, so its availability does not
+    /// change.
     fn refused(&self, error: &StoreError) {
         if !self.full.begins(self.clock.now()) {
             return;
@@ -167,7 +168,7 @@ impl MonitorInner {
     }
 }
 
-/// A pending result. If it is dropped before it completes, nothing is recorded.
+/// A pending result. If the result is dropped before it completes, nothing is recorded.
 struct Watched<T> {
     pending: Pending<T>,
     pub(super) shared: Arc<MonitorInner>,

@@ -1,4 +1,4 @@
-//! The timeout of a layer for its store.
+//! The timeout that a layer applies to its store.
 
 use std::{
     fmt,
@@ -15,13 +15,13 @@ use crate::core::{
     runtime::{self, Runtime, Task},
 };
 
-/// The timeout of a layer for calls to its store, which applies to every store.
+/// The timeout that a layer applies to store calls, for every kind of store.
 #[derive(Clone, Default)]
 pub(crate) struct Deadline {
     after: Option<Duration>,
     /// `true` unless the application has set the timeout.
     is_default: bool,
-    /// The runtime of the timer; by default that of the layer.
+    /// The runtime of the timer, which is the layer's runtime by default.
     runtime: Option<Arc<dyn Runtime>>,
 }
 
@@ -41,7 +41,7 @@ impl Deadline {
         self.is_default = false;
     }
 
-    /// Returns no timeout if it is the default and the store has its own.
+    /// Returns no timeout if this is the default timeout and the store has its own timeout.
     pub(crate) fn beside(self, has_timeout: bool) -> Self {
         match self.is_default && has_timeout {
             true => Self::default(),
@@ -59,10 +59,11 @@ impl Deadline {
         self.runtime = Some(runtime);
     }
 
-    /// Limits a result by the timeout, after which it fails with [`StoreErrorKind::Timeout`].
+    /// Applies the timeout to a result. When the timeout elapses, the result fails with
+    /// [`StoreErrorKind::Timeout`].
     ///
-    /// The time starts at the first poll. A result that is available immediately costs nothing.
-    /// Without a timer there is no limit.
+    /// The timeout starts at the first poll. A result that is available immediately has no
+    /// overhead. Without a timer, there is no timeout.
     #[inline]
     pub(crate) fn bound<T: 'static>(&self, future: StoreFuture<T>) -> StoreFuture<T> {
         match (future, self.after) {
@@ -161,7 +162,7 @@ mod tests {
 
     use super::*;
 
-    /// Fires when set, and records the duration.
+    /// Fires when it is set, and records the duration.
     #[derive(Clone, Debug, Default)]
     struct Bell {
         rings: Arc<AtomicBool>,

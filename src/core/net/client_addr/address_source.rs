@@ -13,7 +13,7 @@ pub(super) enum AddressSource {
     Function(AddressFn),
 }
 
-/// A function of the application that returns the client's address.
+/// An application function that returns the client's address.
 #[derive(Clone)]
 pub(super) struct AddressFn(Arc<dyn Fn(IpAddr, &HeaderMap) -> Option<IpAddr> + Send + Sync>);
 
@@ -25,7 +25,7 @@ impl AddressFn {
         Self(Arc::new(function))
     }
 
-    /// Returns the client's address, by default that of the peer.
+    /// Returns the client's address, which is the peer's address by default.
     pub(super) fn client(&self, peer: IpAddr, headers: &HeaderMap) -> IpAddr {
         (self.0)(peer, headers).map_or(peer, |client| client.to_canonical())
     }

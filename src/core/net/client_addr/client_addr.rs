@@ -13,7 +13,7 @@ use crate::core::{
 /// The default prefix length that identifies an IPv6 client.
 pub(super) const DEFAULT_IPV6_PREFIX: u8 = 56;
 
-/// The address of a client, and the prefix that identifies the client.
+/// The address of a client, together with the prefix length that identifies the client.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct ClientAddr {
     pub(super) ip: IpAddr,
@@ -21,18 +21,19 @@ pub struct ClientAddr {
 }
 
 impl ClientAddr {
-    /// Returns the address. IPv4-mapped IPv6 addresses are returned as IPv4.
+    /// Returns the IP address. An IPv4-mapped IPv6 address is returned as IPv4.
     pub fn ip(&self) -> IpAddr {
         self.ip
     }
 
-    /// Returns the network that counts as one client: an IPv4 address, or an IPv6 prefix.
+    /// Returns the network that counts as one client, which is a single IPv4 address or an IPv6
+    /// prefix.
     pub fn network(&self) -> IpNetwork {
         IpNetwork::around(self.ip, self.prefix())
     }
 
-    /// Returns the network as bytes, which are equal for all addresses of one client and for no
-    /// other.
+    /// Returns the network as bytes. The bytes are equal for all addresses of one client and differ
+    /// between clients.
     #[inline]
     pub fn partition_bytes(&self) -> [u8; 17] {
         // The first byte distinguishes the address families, and resolvers with different prefixes:
@@ -75,7 +76,7 @@ impl ClientAddr {
     }
 }
 
-/// Converts an address of any origin. An IPv6 client is its /56.
+/// Converts an address from any source. An IPv6 client is identified by its /56.
 impl From<IpAddr> for ClientAddr {
     fn from(ip: IpAddr) -> Self {
         Self {

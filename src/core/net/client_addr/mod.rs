@@ -1,4 +1,4 @@
-//! The client's address: that of the peer, or one that trusted proxies forward.
+//! The client's address, which is the peer's address or an address that trusted proxies forward.
 
 mod address_source;
 mod client_addr;

@@ -1,4 +1,4 @@
-//! The store key of a request's client, for limits by address.
+//! The store key of a request's client, for limits by client address.
 
 use std::net::SocketAddr;
 
@@ -13,8 +13,8 @@ use super::{
 use crate::core::store_api::store_key::{KeySpace, StoreKey};
 
 impl ClientAddrResolver {
-    /// Returns the key of the client that [`resolve`](Self::resolve) returns, without notices, for
-    /// callers that also resolve each new client.
+    /// Returns the key of the client that [`resolve`](Self::resolve) returns, without emitting
+    /// notices. Used by callers that also resolve each new client.
     #[inline(always)]
     pub(crate) fn store_key(
         &self,

@@ -1,4 +1,4 @@
-//! The client's address: that of the peer, or one that trusted proxies forward.
+//! The client's address, which is the peer's address or an address that trusted proxies forward.
 
 use std::{
     net::{IpAddr, SocketAddr},
@@ -19,17 +19,18 @@ use crate::core::{
     notice,
 };
 
-/// The number of requests of this process in which the trusted proxies are checked.
+/// The number of requests in this process for which the trusted proxies are checked.
 const PROXIES_CHECKED_MAX: u32 = 1_024;
 
-/// The peer address of the connection, as a request extension.
+/// The peer address of the connection, stored as a request extension.
 ///
-/// A server on hyper inserts it into each request. It has priority over the address of a framework;
-/// axum's `ConnectInfo<SocketAddr>` needs no `PeerAddr`. For tonic and other servers,
+/// A hyper server inserts it into each request. It takes precedence over an address from a
+/// framework. axum's `ConnectInfo<SocketAddr>` needs no `PeerAddr`. For tonic and other servers,
 /// [`PeerAddrLayer`](crate::net::PeerAddrLayer) inserts it.
 ///
-/// A Unix socket has no peer address. If the proxy connects through one, insert a loopback address:
-/// `PeerAddr(([127, 0, 0, 1], 0).into())` is the address of the proxy, the first hop to trust.
+/// A Unix socket has no peer address. If the proxy connects through a Unix socket, insert a
+/// loopback address. For example, `PeerAddr(([127, 0, 0, 1], 0).into())` represents the proxy,
+/// which is the first hop to trust.
 ///
 /// ```
 /// use portcullis::PeerAddr;
@@ -46,11 +47,11 @@ const PROXIES_CHECKED_MAX: u32 = 1_024;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct PeerAddr(pub SocketAddr);
 
-/// Resolves the client's address of a request.
+/// Resolves the client address of a request.
 ///
-/// By default this is the address of the peer: [`PeerAddr`] if the request has one, otherwise that
-/// of the framework (axum's `ConnectInfo<SocketAddr>`, with feature `axum`). Behind proxies that is
-/// the last proxy, so configure the proxies to trust:
+/// By default, the client address is the peer's address: [`PeerAddr`] if the request has one, and
+/// otherwise the address from the framework (axum's `ConnectInfo<SocketAddr>`, with the feature
+/// `axum`). Behind proxies, the peer is the last proxy, so configure which proxies to trust:
 ///
 /// ```
 /// use http::{Extensions, HeaderMap, HeaderValue};
@@ -70,10 +71,11 @@ pub struct PeerAddr(pub SocketAddr);
 /// # }
 /// ```
 ///
-/// All lines of the header are one list. An entry is an address with an optional port; an IPv6
-/// address with a port is in brackets. Any other entry (`unknown`, an obfuscated `_name`, a zone
-/// id) ends the search: the client is then the hop to its right, and entries further left are not
-/// trusted. IPv4-mapped IPv6 addresses (`::ffff:192.0.2.1`) count as IPv4.
+/// All lines of the header form a single list. An entry is an address with an optional port; an
+/// IPv6 address with a port is in brackets. Any other entry (`unknown`, an obfuscated `_name`, a
+/// zone id) ends the search. In that case, the client is the hop to the right of that entry, and
+/// entries further left are not trusted. IPv4-mapped IPv6 addresses (`::ffff:192.0.2.1`) count as
+/// IPv4.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ClientAddrResolver {
     pub(super) source: AddressSource,
@@ -84,16 +86,15 @@ pub struct ClientAddrResolver {
 impl ClientAddrResolver {
     /// Creates a resolver that trusts these proxies.
     ///
-    /// It reads `X-Forwarded-For`, and an IPv6 /56 is one client.
+    /// The resolver reads `X-Forwarded-For` and treats an IPv6 /56 as one client.
     pub fn new(trusted_proxies: TrustedProxies) -> Self {
         Self::from_source(AddressSource::Proxies(trusted_proxies))
     }
 
-    /// Creates a resolver that calls a function with the address of the peer and the request's
-    /// headers.
+    /// Creates a resolver that calls a function with the peer's address and the request's headers.
     ///
-    /// The function returns the client's address, or `None` if the peer is the client. It decides
-    /// which peers to trust: a header of any other peer is controlled by the client.
+    /// The function returns the client's address, or `None` if the peer is the client. The function
+    /// must decide which peers to trust, because the client controls the headers of any other peer.
     ///
     /// ```
     /// use std::net::IpAddr;
@@ -125,23 +126,24 @@ impl ClientAddrResolver {
 
     /// Sets the header that the trusted proxies write. Defaults to `X-Forwarded-For`.
     ///
-    /// Each of them must write it: a header that a proxy passes on unchanged is controlled by the
-    /// client.
+    /// Each trusted proxy must write this header. If a proxy passes the header on unchanged, the
+    /// client controls its contents.
     #[must_use]
     pub fn forwarded_header(mut self, header: impl Into<ForwardedHeader>) -> Self {
         self.forwarded_header = header.into();
         self
     }
 
-    /// Sets the prefix length that identifies an IPv6 client. Defaults to 56; must be 32 to 128.
+    /// Sets the prefix length that identifies an IPv6 client. Defaults to 56. The value must be
+    /// from 32 to 128.
     ///
-    /// An Internet customer usually has a whole network, often a /56 or a /64, and can use each of
-    /// its addresses. With a longer prefix, one client can count as several; with a shorter one,
-    /// neighbors share a limit.
+    /// An Internet customer usually has an entire network, often a /56 or a /64, and can use each
+    /// of its addresses. With a longer prefix, one client can count as several clients. With a
+    /// shorter prefix, neighbors share a limit.
     ///
     /// # Errors
     ///
-    /// Returns an error if the prefix is shorter than 32 bits or longer than 128.
+    /// Returns an error if the prefix is shorter than 32 bits or longer than 128 bits.
     pub fn ipv6_prefix(mut self, bits: u8) -> Result<Self, ConfigError> {
         if !(32..=128).contains(&bits) {
             let problem = "an IPv6 client is named by 32 to 128 bits of its address";
@@ -155,8 +157,8 @@ impl ClientAddrResolver {
     ///
     /// # Errors
     ///
-    /// Returns an error if the peer address is missing. It is never guessed, and forwarded headers
-    /// do not replace it. The first time, this is also reported as a notice.
+    /// Returns an error if the peer address is missing. The address is never guessed, and forwarded
+    /// headers do not replace it. The first such error is also reported as a notice.
     pub fn resolve(
         &self,
         extensions: &Extensions,
@@ -209,7 +211,7 @@ impl ClientAddrResolver {
         }
     }
 
-    /// Checks the headers of the trusted proxies, for the first requests of the process.
+    /// Checks the headers of the trusted proxies for the first requests in the process.
     #[inline]
     fn check_proxies(&self, proxies: &TrustedProxies, peer: IpAddr, headers: &HeaderMap) {
         static LEFT: AtomicU32 = AtomicU32::new(PROXIES_CHECKED_MAX);
@@ -225,7 +227,7 @@ impl ClientAddrResolver {
         }
     }
 
-    /// Reports once that trusted proxies write another header than the one that is read.
+    /// Reports once that trusted proxies write a header other than the one that is read.
     fn report_other_header(&self, headers: &HeaderMap) {
         static SAID: AtomicBool = AtomicBool::new(false);
 
@@ -257,10 +259,10 @@ impl Default for ClientAddrResolver {
     }
 }
 
-/// The error if the peer address of a request is missing, so that the client is unknown.
+/// The error for a request whose peer address is missing, so that the client is unknown.
 ///
-/// A layer that needs the address responds with `500`, since the server is misconfigured. If all
-/// unknown clients counted as one, one of them could lock out the others.
+/// A layer that needs the address responds with `500`, because the server is misconfigured. If all
+/// unknown clients counted as one client, one of them could lock out the others.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
     "the client's address is not known: {}; for hyper, insert `portcullis::PeerAddr(addr)` into \
@@ -270,7 +272,7 @@ impl Default for ClientAddrResolver {
 #[non_exhaustive]
 pub struct MissingClientAddrError;
 
-/// Returns the fix for axum, with the likely cause first.
+/// Returns the fix for axum, with the most likely cause first.
 fn axum_fix(reads_connect_info: bool) -> &'static str {
     match reads_connect_info {
         true => "for axum, serve with `into_make_service_with_connect_info::<SocketAddr>()`",
@@ -292,7 +294,7 @@ fn other_header(own: &ForwardedHeader, other: &ForwardedHeader) -> ConfigError {
     ))
 }
 
-/// Returns the address of the peer, if a server has inserted it.
+/// Returns the peer's address, if a server has inserted it.
 #[inline]
 pub(crate) fn peer_addr(extensions: &Extensions) -> Option<&SocketAddr> {
     let inserted = extensions.get().map(|PeerAddr(addr)| addr);
@@ -392,7 +394,7 @@ mod tests {
         client.unwrap().to_string()
     }
 
-    /// Returns the client behind one proxy that writes `Forwarded` with this value.
+    /// Returns the client behind one proxy that writes a `Forwarded` header with this value.
     fn forwarded(value: &str) -> String {
         let resolver = hop_count(1).forwarded_header(ForwardedHeader::Forwarded);
         client(&resolver, "10.0.0.7", &[value])
@@ -765,7 +767,7 @@ mod tests {
         }
     }
 
-    /// A header from a client, with significant characters more frequent than by chance.
+    /// A header from a client. Significant characters are more frequent than by chance.
     fn forged_line() -> impl Strategy<Value = Vec<u8>> {
         let byte = prop_oneof![
             // All valid characters of a header value, plus those that matter to a parser.
@@ -807,7 +809,7 @@ mod tests {
         ]
     }
 
-    /// An entry in the format of a proxy, with or without port and brackets.
+    /// An entry in a proxy's format, with or without a port and brackets.
     fn entry(header: &ForwardedHeader, ip: IpAddr, with_port: bool) -> String {
         let node = match with_port {
             true => SocketAddr::from((ip, 4711)).to_string(),
@@ -899,7 +901,7 @@ mod tests {
     }
 
     proptest! {
-        /// The client sends any header. Then each proxy appends the address of its peer.
+        /// The client sends an arbitrary header. Each proxy then appends the address of its peer.
         #[test]
         fn a_forged_header_changes_nothing_unless_every_hop_right_of_it_is_trusted(
             header in header(),

@@ -1,4 +1,4 @@
-//! The trusted proxies and their forwarding header.
+//! The trusted proxies and the forwarding header that they write.
 
 use std::net::IpAddr;
 
@@ -6,7 +6,7 @@ use http::header::{FORWARDED, HeaderName};
 
 use crate::core::{error::ConfigError, net::ip_network::IpNetwork};
 
-/// Networks that cannot be reached from the Internet: RFC 1918, RFC 4193, and loopback addresses.
+/// Networks that cannot be reached from the Internet: RFC 1918, RFC 4193, and loopback networks.
 const PRIVATE_NETWORKS: [&str; 6] = [
     "127.0.0.0/8",
     "::1/128",
@@ -21,9 +21,9 @@ pub(super) static X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwa
 /// The proxies whose forwarded headers are trusted.
 ///
 /// Each proxy appends the address of its peer to the right of a forwarded header. Entries further
-/// left came with the request, and the client may have written them. So the header is read from the
-/// right, only as far as the proxies are trusted. The leftmost entry is never used for its
-/// position.
+/// left arrived with the request, and the client may have written them. The header is therefore
+/// read from the right, and only as far as the proxies are trusted. An entry is never used merely
+/// because it is the leftmost one.
 ///
 /// ```
 /// use portcullis::TrustedProxies;
@@ -43,20 +43,23 @@ pub(super) static X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwa
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum TrustedProxies {
-    /// No proxy: the peer is the client, and forwarded headers are not read.
+    /// Trusts no proxy. The peer is the client, and forwarded headers are not read.
     #[default]
     None,
-    /// A number of proxies, including the peer: the client is the entry at that position from the
-    /// right.
+    /// Trusts a number of proxies, including the peer. The client is the entry at that position
+    /// from the right.
     ///
-    /// Only correct if *every* request passes all of them: a client that reaches the second proxy
-    /// directly controls the entry. With fewer entries the client is the leftmost entry, without
-    /// entries the peer. `Hops(0)` is equal to `None`. At most 64 hops are followed.
+    /// This mode is correct only if *every* request passes through all of these proxies. A client
+    /// that reaches the second proxy directly controls the entry. If there are fewer entries, the
+    /// client is the leftmost entry. If there are no entries, the client is the peer. `Hops(0)` is
+    /// equivalent to `None`. At most 64 hops are followed.
     Hops(usize),
-    /// Proxies in these networks: the client is the first entry from the right outside of them.
+    /// Trusts the proxies in these networks. The client is the first entry from the right that is
+    /// outside these networks.
     ///
-    /// If the peer is outside of them, it is the client. If all entries are inside, the client is
-    /// the leftmost one. Use [`cidrs`](Self::cidrs), which also rejects lists that are mistakes.
+    /// If the peer is outside these networks, the peer is the client. If all entries are inside,
+    /// the client is the leftmost entry. Prefer [`cidrs`](Self::cidrs), which rejects lists that
+    /// are likely mistakes.
     Cidrs(Vec<IpNetwork>),
 }
 
@@ -65,8 +68,9 @@ impl TrustedProxies {
     ///
     /// # Errors
     ///
-    /// Returns an error if one of them is not a network, if one contains all addresses (each client
-    /// could then choose its address), or if the list is empty.
+    /// Returns an error if an item is not a network, if a network contains all addresses, or if the
+    /// list is empty. With a network that contains all addresses, each client could choose its own
+    /// address.
     pub fn cidrs<I>(networks: I) -> Result<Self, ConfigError>
     where
         I: IntoIterator,
@@ -85,9 +89,10 @@ impl TrustedProxies {
 
     /// Trusts proxies in private networks and on this host.
     ///
-    /// These are `10.0.0.0/8`, `172.16.0.0/12`, `192.168.0.0/16` (RFC 1918), `fc00::/7` (RFC 4193),
-    /// `127.0.0.0/8` and `::1`. Clients in these networks count as proxies too and can forge their
-    /// addresses. If that matters, use [`cidrs`](Self::cidrs) with the networks of the proxies.
+    /// The private networks are `10.0.0.0/8`, `172.16.0.0/12`, `192.168.0.0/16` (RFC 1918) and
+    /// `fc00::/7` (RFC 4193). The networks of this host are `127.0.0.0/8` and `::1`. Clients in
+    /// these networks also count as proxies and can forge their addresses. If that matters, call
+    /// [`cidrs`](Self::cidrs) with the networks of the proxies.
     pub fn private_networks() -> Self {
         Self::cidrs(PRIVATE_NETWORKS).expect("the private networks are networks")
     }
@@ -101,9 +106,10 @@ impl TrustedProxies {
         }
     }
 
-    /// Returns the client from the peer and the entries, which are ordered from the right.
+    /// Returns the client, determined from the peer and the entries, which are ordered from the
+    /// right.
     ///
-    /// `None` is an entry that cannot be parsed. It ends the search.
+    /// An entry that cannot be parsed is `None` and ends the search.
     pub(super) fn client(
         &self,
         peer: IpAddr,
@@ -126,9 +132,10 @@ impl TrustedProxies {
     }
 }
 
-/// The header that the trusted proxies write.
+/// The forwarding header that the trusted proxies write.
 ///
-/// Only one header is read, since a proxy that writes one of them passes the others on unchanged.
+/// Only one header is read, because a proxy that writes one forwarding header passes the others on
+/// unchanged.
 ///
 /// ```
 /// use http::HeaderName;
@@ -146,17 +153,17 @@ impl TrustedProxies {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum ForwardedHeader {
-    /// `X-Forwarded-For: 203.0.113.9, 10.0.0.7`, which most proxies write.
+    /// `X-Forwarded-For: 203.0.113.9, 10.0.0.7`. Most proxies write this header.
     #[default]
     XForwardedFor,
     /// `Forwarded: for=203.0.113.9, for="[2001:db8::1]:4711";proto=https` (RFC 7239, section 4).
     Forwarded,
-    /// A header whose only value is the client's address: `X-Real-IP`, `CF-Connecting-IP`,
-    /// `True-Client-IP`, `Fly-Client-IP`.
+    /// A header whose only value is the client's address, such as `X-Real-IP`, `CF-Connecting-IP`,
+    /// `True-Client-IP` or `Fly-Client-IP`.
     ///
-    /// It is read if the peer is a trusted proxy. The proxy at the edge must overwrite it, and each
-    /// proxy behind that one must pass it on. With no valid address or several lines, the peer is
-    /// the client.
+    /// The header is read if the peer is a trusted proxy. The proxy at the edge must overwrite the
+    /// header, and each proxy behind it must pass the header on. If there is no valid address or
+    /// there are several lines, the peer is the client.
     Single(HeaderName),
 }
 
@@ -169,7 +176,7 @@ impl ForwardedHeader {
         }
     }
 
-    /// Returns the header that proxies write instead of this one, most probably.
+    /// Returns the header that proxies most likely write instead of this one.
     pub(super) fn other(&self) -> Self {
         match self {
             Self::XForwardedFor => Self::Forwarded,
@@ -178,7 +185,7 @@ impl ForwardedHeader {
     }
 }
 
-/// Converts a name. Names other than `X-Forwarded-For` and `Forwarded` are
+/// Converts a header name. Names other than `X-Forwarded-For` and `Forwarded` become
 /// [`Single`](ForwardedHeader::Single).
 impl From<HeaderName> for ForwardedHeader {
     fn from(name: HeaderName) -> Self {

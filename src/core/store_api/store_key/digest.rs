@@ -2,18 +2,19 @@
 
 use std::fmt;
 
-/// A mark in place of a length: the digest of a longer field, including its length, follows.
+/// A mark that replaces a length. The digest of a longer field, including the length of that field,
+/// follows.
 pub(super) const DIGESTED_FIELD: u8 = 0xff;
 
-/// A mark in place of a length: the digest of all previous bytes follows.
+/// A mark that replaces a length. The digest of all previous bytes follows.
 pub(super) const DIGESTED_START: u8 = 0xfe;
 
-/// A 128-bit key of a store: a keyed digest that does not reveal its input.
+/// A 128-bit store key, which is a keyed digest that does not reveal its input.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct StoreKey(pub(super) [u8; 16]);
 
 impl StoreKey {
-    /// Creates a key from stored [`StoreKey::as_bytes`].
+    /// Creates a key from bytes that [`StoreKey::as_bytes`] returned.
     pub fn from_bytes(digest: [u8; 16]) -> Self {
         Self(digest)
     }
@@ -31,13 +32,13 @@ impl fmt::Debug for StoreKey {
 }
 
 impl fmt::Display for StoreKey {
-    /// Writes the digest as 32 hexadecimal digits.
+    /// Formats the digest as 32 hexadecimal digits.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         hex(&self.0, f)
     }
 }
 
-/// A 256-bit key of a store: a keyed digest that does not reveal its input.
+/// A 256-bit store key, which is a keyed digest that does not reveal its input.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct LongStoreKey(pub(super) [u8; 32]);
 
@@ -55,7 +56,7 @@ impl fmt::Debug for LongStoreKey {
 }
 
 impl fmt::Display for LongStoreKey {
-    /// Writes the digest as 64 hexadecimal digits.
+    /// Formats the digest as 64 hexadecimal digits.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         hex(&self.0, f)
     }

@@ -1,12 +1,12 @@
-//! The MAC of 256-bit keys, and the derivation of its keys.
+//! The MAC for 256-bit keys, and the derivation of the MAC's own keys.
 
 use hmac::{Hmac, KeyInit, Mac as _};
 use sha2::Sha256;
 
 use crate::core::crypto::mac::BlockMac;
 
-/// Digests inputs of up to 63 bytes by one block, and longer ones by HMAC-SHA-256. Both have
-/// different keys, so their digests do not collide.
+/// Digests inputs of up to 63 bytes in one block, and longer inputs with HMAC-SHA-256. The two
+/// methods use different keys, so their digests do not collide.
 #[derive(Clone)]
 pub(super) struct LongMac {
     block: BlockMac,

@@ -1,4 +1,4 @@
-//! The writer of 256-bit keys.
+//! The writer for 256-bit keys.
 
 use std::fmt;
 
@@ -7,11 +7,11 @@ use super::{
     long_mac::LongMac,
 };
 
-/// Digests fields into a [`LongStoreKey`]. Each field is prefixed by its length, so that distinct
-/// lists of fields are distinct inputs.
+/// A writer that digests fields into a [`LongStoreKey`]. Each field is prefixed with its length, so
+/// that distinct lists of fields are distinct inputs.
 ///
-/// As with a [`ShortKeyWriter`](crate::store::backend::ShortKeyWriter), fields are collected and
-/// digested together, and a long one is replaced by its digest.
+/// As in a [`ShortKeyWriter`](crate::store::backend::ShortKeyWriter), fields are collected and
+/// digested together, and a long field is replaced by its digest.
 pub struct LongKeyWriter<'a> {
     pub(super) mac: &'a LongMac,
     pub(super) gathered: [u8; LONG_GATHERED_MAX],
@@ -21,7 +21,7 @@ pub struct LongKeyWriter<'a> {
 /// The number of bytes that are collected for a long key before they are digested.
 pub(super) const LONG_GATHERED_MAX: usize = 192;
 
-/// The maximum length of a field of a long key that is not digested.
+/// The maximum length of a field in a long key that is not replaced by its digest.
 const LONG_PLAIN_FIELD_MAX: usize = 128;
 
 impl LongKeyWriter<'_> {
@@ -37,7 +37,7 @@ impl LongKeyWriter<'_> {
         self
     }
 
-    /// Adds a field in lower case.
+    /// Adds a field after converting it to lowercase.
     pub fn lower_case_field(&mut self, field: &[u8]) -> &mut Self {
         if field.len() > LONG_PLAIN_FIELD_MAX {
             return self.field(&field.to_ascii_lowercase());

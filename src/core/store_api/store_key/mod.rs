@@ -1,4 +1,4 @@
-//! Keys of stores. They are digests, so that no byte of a request reaches a store.
+//! Store keys. The keys are digests, so no byte of a request reaches a store.
 
 #[cfg(feature = "cache")]
 mod cache_keys;

@@ -1,4 +1,4 @@
-//! The writer of 128-bit keys.
+//! The writer for 128-bit keys.
 
 use std::fmt;
 
@@ -6,8 +6,8 @@ use siphasher::sip128::SipHasher13;
 
 use super::digest::{DIGESTED_FIELD, DIGESTED_START, StoreKey};
 
-/// Digests fields into a [`StoreKey`]. Each field is prefixed by its length, so that distinct lists
-/// of fields are distinct inputs.
+/// A writer that digests fields into a [`StoreKey`]. Each field is prefixed with its length, so
+/// that distinct lists of fields are distinct inputs.
 ///
 /// Short fields are collected and digested together. A long field is replaced by its digest, so the
 /// size of the writer does not depend on the input.
@@ -20,7 +20,8 @@ pub struct ShortKeyWriter {
 /// The number of bytes that are collected before they are digested.
 const GATHERED_MAX: usize = 64;
 
-/// The maximum length of a field that is not digested. Its length is the byte before it.
+/// The maximum length of a field that is not replaced by its digest. The length of the field is
+/// stored in the byte before it.
 const PLAIN_FIELD_MAX: usize = 40;
 
 impl ShortKeyWriter {
