@@ -1,4 +1,4 @@
-//! The store of all four layers as one trait.
+//! A single trait for stores that serve all four layers.
 
 use crate::{
     access_log::LogStore, api_key::ApiKeyStore, cache::CacheStore, rate_limit::RateLimitStore,
@@ -7,8 +7,8 @@ use crate::{
 /// A store that serves all four layers, such as [`MemoryStore`](super::MemoryStore) and
 /// `RedisStore`.
 ///
-/// Implemented for every type that implements the four traits and `Clone`. Use it as the bound of a
-/// function that builds the layers of an application on any store:
+/// This trait is implemented for every type that implements `Clone` and all four store traits. Use
+/// it as the bound of a function that builds an application's layers on any store:
 ///
 /// ```
 /// use portcullis::{cache::CacheLayer, store::{MemoryStore, Store}};

@@ -1,4 +1,4 @@
-//! Rate limits decided by a `governor` limiter.
+//! Rate limits that a `governor` limiter decides.
 
 use std::{fmt, num::NonZeroU32, sync::Arc};
 
@@ -32,10 +32,10 @@ pub type GovernorLimiter = RateLimiter<
     StateInformationMiddleware,
 >;
 
-/// A [`RateLimitStore`] that decides with a `governor` limiter.
+/// A [`RateLimitStore`] that makes its decisions with a `governor` limiter.
 ///
-/// The limiter decides by its own quota; that of the [`Policy`] appears only in headers and
-/// records. Derive one from the other so that they agree:
+/// The limiter decides with its own quota. The quota of the [`Policy`] appears only in headers and
+/// records. Derive both from the same value so that they agree:
 ///
 /// ```
 /// use std::num::NonZeroU32;
@@ -56,14 +56,15 @@ pub type GovernorLimiter = RateLimiter<
 /// # Ok::<(), portcullis::ConfigError>(())
 /// ```
 ///
-/// Unsupported features are rejected. Building a layer fails with several policies per request,
-/// with a penalty (which is a second policy), with a queue, or with settlement. Peeking, charging,
-/// refunding and resetting fail with [`StoreErrorKind::Misconfigured`], and so do requests for
-/// which [a function](crate::rate_limit::RateLimitLayerBuilder::policies_with) returns unsupported
+/// Unsupported features are rejected. Building a layer fails if it has several policies per
+/// request, a penalty (which is a second policy), a queue, or settlement. Peeking, charging,
+/// refunding and resetting fail with [`StoreErrorKind::Misconfigured`]. So do requests for which
+/// [`policies_with`](crate::rate_limit::RateLimitLayerBuilder::policies_with) returns unsupported
 /// policies.
 ///
-/// Partitions are never evicted: call `retain_recent` on the limiter periodically, or its memory
-/// grows with each new client. A [`MemoryStore`](super::MemoryStore) has none of these limits.
+/// Partitions are never evicted. Call `retain_recent` on the limiter periodically; otherwise, its
+/// memory grows with each new client. A [`MemoryStore`](super::MemoryStore) has none of these
+/// restrictions.
 #[derive(Clone)]
 pub struct GovernorStore {
     limiter: Arc<GovernorLimiter>,
@@ -72,7 +73,8 @@ pub struct GovernorStore {
 }
 
 impl GovernorStore {
-    /// Creates a store that uses this limiter. Retain a clone of the `Arc` for its maintenance.
+    /// Creates a store that uses this limiter. Keep a clone of the `Arc` if you need to maintain
+    /// the limiter.
     pub fn new(limiter: impl Into<Arc<GovernorLimiter>>) -> Self {
         Self {
             limiter: limiter.into(),

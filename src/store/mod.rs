@@ -1,7 +1,7 @@
-//! Stores for the state of the layers.
+//! Stores that hold the state of the layers.
 //!
-//! [`MemoryStore`] stores it in this process, for all four layers. A custom store implements one or
-//! several of the store traits and replaces a `MemoryStore` in the layers that it serves; see
+//! [`MemoryStore`] holds the state of all four layers in this process. A custom store implements
+//! one or more of the store traits and replaces `MemoryStore` in the layers that it serves; see
 //! [the guide](crate::guide::stores).
 //!
 //! ```

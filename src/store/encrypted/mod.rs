@@ -1,4 +1,4 @@
-//! Encryption of cached responses for any store.
+//! Encryption of cached responses in any store.
 
 mod seal;
 mod store;

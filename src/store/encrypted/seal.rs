@@ -1,4 +1,4 @@
-//! Encryption of bytes under one of several keys: XChaCha20-Poly1305 with random nonces.
+//! Encryption of bytes with one of several keys: XChaCha20-Poly1305 with random nonces.
 
 use std::fmt;
 
@@ -16,14 +16,14 @@ use crate::core::{
     store_api::binary::{BinaryReader, BinaryWriter},
 };
 
-/// The version of the format: version, key id, nonce, ciphertext, tag.
+/// The version of the encrypted format: version, key id, nonce, ciphertext, authentication tag.
 const FORM: u8 = 1;
 const NONCE_BYTES: usize = 24;
 const TAG_BYTES: usize = 16;
 const NONCE_AT: usize = 3;
 const SEALED_AT: usize = NONCE_AT + NONCE_BYTES;
 
-/// A secret that encrypts cached responses, and its id.
+/// A secret that encrypts cached responses, together with the id of the key.
 ///
 /// ```
 /// use portcullis::store::EncryptionKey;
@@ -39,11 +39,11 @@ pub struct EncryptionKey {
 }
 
 impl EncryptionKey {
-    /// Creates a key from a secret. The id is stored in front of each ciphertext.
+    /// Creates a key from an id and a secret. The id is stored in front of each ciphertext.
     ///
     /// # Errors
     ///
-    /// Returns an error if the secret has fewer than 32 bytes, or if all its bytes are equal.
+    /// Returns an error if the secret has fewer than 32 bytes, or if all of its bytes are equal.
     pub fn new(id: u16, secret: impl AsRef<[u8]>) -> Result<Self, ConfigError> {
         let secret = secret.as_ref();
         let refused = |problem: &str| {
@@ -126,9 +126,9 @@ pub(super) fn nonce(sealed: &[u8]) -> Option<&[u8; NONCE_BYTES]> {
     sealed.get(NONCE_AT..)?.first_chunk()
 }
 
-/// The context that encrypted bytes are bound to. Decryption in another context fails.
+/// The context to which encrypted bytes are bound. Decryption in another context fails.
 pub(super) struct SealContext<'a> {
-    /// The kind of the bytes and the entry that they belong to, in fields of fixed length.
+    /// The kind of the bytes and the entry to which they belong, as fields of fixed length.
     pub(super) parts: [&'a [u8]; 5],
 }
 

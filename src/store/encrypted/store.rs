@@ -29,15 +29,16 @@ use bytes::Bytes;
 
 /// A cache store that encrypts responses before it passes them to another store.
 ///
-/// Status, header fields, times and body are encrypted (XChaCha20-Poly1305) and bound to their key
-/// and variant. Bytes that were modified, truncated, moved or encrypted under an unknown key count
-/// as a miss, and the response is fetched again.
+/// The status, header fields, times and body of a response are encrypted (XChaCha20-Poly1305) and
+/// bound to the response's key and variant. Bytes that were modified, truncated, moved, or
+/// encrypted with an unknown key count as a miss, and the response is fetched again.
 ///
-/// The inner store sees only the data that it needs to select, purge and evict entries: digests of
-/// key, variant, partition and tags; the *names* of the fields in `Vary`; the size; the lifetime.
-/// An attacker with write access to it can remove responses, and can restore an earlier response of
-/// the same key, which is served no longer than it was fresh. The secret of the digests is the
-/// inner store's [`StoreKeys`].
+/// The inner store sees only the data that it needs to select, purge and evict entries. This data
+/// consists of digests of the key, variant, partition and tags; the *names* of the fields in
+/// `Vary`; the size; and the lifetime. An attacker with write access to the inner store can remove
+/// responses. Such an attacker can also restore an earlier response for the same key, but that
+/// response is not served beyond its freshness lifetime. The digests are keyed with the inner
+/// store's [`StoreKeys`].
 ///
 /// ```
 /// use portcullis::{
@@ -62,13 +63,13 @@ pub struct EncryptedStore<S> {
 }
 
 pub(super) struct EncryptedInner {
-    /// The key that encrypts, then the keys that only decrypt.
+    /// The key that encrypts, followed by the keys that only decrypt.
     pub(super) keys: Vec<EncryptionKey>,
     unreadable: AtomicBool,
 }
 
 impl<S: CacheStore> EncryptedStore<S> {
-    /// Returns a builder of a store that encrypts under this key.
+    /// Creates a builder for a store that encrypts with this key.
     pub fn builder(inner: S, key: EncryptionKey) -> EncryptedStoreBuilder<S> {
         EncryptedStoreBuilder {
             inner,
@@ -90,7 +91,7 @@ impl<S> fmt::Debug for EncryptedStore<S> {
     }
 }
 
-/// Builds an [`EncryptedStore`].
+/// A builder of [`EncryptedStore`]. Created by [`EncryptedStore::builder`].
 #[must_use]
 pub struct EncryptedStoreBuilder<S> {
     inner: S,
@@ -98,10 +99,10 @@ pub struct EncryptedStoreBuilder<S> {
 }
 
 impl<S: CacheStore> EncryptedStoreBuilder<S> {
-    /// Adds a key that only decrypts. None by default.
+    /// Adds a key that is used only for decryption. None by default.
     ///
-    /// Revalidation does not encrypt a body again. A previous key can be removed once all responses
-    /// encrypted under it have expired.
+    /// Revalidation does not encrypt a body again. You can remove a previous key once all responses
+    /// that were encrypted with it have expired.
     pub fn previous_key(mut self, key: EncryptionKey) -> Self {
         self.keys.push(key);
         self
@@ -111,7 +112,7 @@ impl<S: CacheStore> EncryptedStoreBuilder<S> {
     ///
     /// # Errors
     ///
-    /// Returns an error if two keys have the same id.
+    /// Returns an error if two of the keys have the same id.
     pub fn build(self) -> Result<EncryptedStore<S>, ConfigError> {
         let mut ids: Vec<u16> = self.keys.iter().map(EncryptionKey::id).collect();
         ids.sort_unstable();
@@ -143,7 +144,8 @@ pub(super) const UNREADABLE: &str = "a cached response cannot be decrypted with 
      During a rotation, add the new key to each instance before one of them encrypts with it";
 
 impl EncryptedInner {
-    /// Returns an encrypted response for the inner store, or `None` if it is too large.
+    /// Returns the encrypted response for the inner store, or `None` if the encrypted response is
+    /// too large.
     fn seal(&self, key: &CacheKey, entry: &StoredResponse) -> Result<Option<Sealed>, StoreError> {
         let Some(head) = entry.encode_head() else {
             return Ok(None);
@@ -159,8 +161,9 @@ impl EncryptedInner {
         Ok(Some(Arc::new(entry.seal(head, body))))
     }
 
-    /// Returns `true` if the body can be retained when the head is replaced: it is not encrypted,
-    /// or under the current key. Otherwise a previous key would stay in use.
+    /// Returns `true` if the body can be retained when the head is replaced, which is the case if
+    /// the body is not encrypted or is encrypted with the current key. Otherwise, a previous key
+    /// would stay in use.
     fn body_stays(&self, entry: &StoredResponse) -> bool {
         let newest = self.keys[0].id();
         entry
@@ -193,7 +196,8 @@ impl EncryptedInner {
 
 pub(super) type Sealed = Arc<StoredResponse>;
 
-/// Returns the context of a body, or of the head of a body, which is identified by its nonce.
+/// Returns the context of a body or, if a body is given, the context of the head of that body,
+/// which its nonce identifies.
 pub(super) fn place<'a>(
     key: &'a CacheKey,
     variant: &'a [u8; 16],

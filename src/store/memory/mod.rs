@@ -1,4 +1,4 @@
-//! The store in the memory of this process.
+//! The in-memory store.
 
 #[cfg(not(all(
     feature = "access-log",

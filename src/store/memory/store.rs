@@ -13,22 +13,23 @@ use crate::core::{
     time::{Clock, SystemClock},
 };
 
-/// A store in the memory of this process, for all four layers.
+/// An in-memory store for all four layers.
 ///
-/// One value serves every layer; a clone is a handle to the same store. The size of each table is
-/// limited. No background task runs: expired items are replaced when their memory is needed.
+/// A single store serves every layer; a clone is a handle to the same store. The size of each table
+/// is limited. No background task runs; instead, expired items are replaced when their memory is
+/// needed.
 ///
-/// | table | default limit | beyond the limit |
+/// | Table | Default limit | Beyond the limit |
 /// |---|---|---|
 /// | API keys | 100 000 keys | creating another key fails |
-/// | rate limits | 100 000 partitions | new partitions share a bucket, which can only over-count |
-/// | cache | 64 MiB, headers and index included | the least useful entry is evicted |
+/// | rate limits | 100 000 partitions | new partitions share buckets, so usage can only be overcounted |
+/// | cache | 64 MiB, including headers and index | the least useful entry is evicted |
 /// | access log | 1 000 records, 1 MiB | the oldest record is evicted |
 ///
 /// Purges take 512 KiB in addition to the cache, regardless of their number. The cost of a purge
-/// does not depend on the number of entries. A purge removes the entries that it names and no
-/// others. Among tens of thousands of purges during one fill, a few may reject that fill, whose
-/// response is then not stored.
+/// does not depend on the number of entries. A purge removes only the entries that it targets. If
+/// tens of thousands of purges occur during one fill, a few may reject that fill, and the response
+/// is then not stored.
 ///
 /// ```
 /// use portcullis::store::MemoryStore;
@@ -64,7 +65,7 @@ impl MemoryStore {
         Self::builder().clock(clock).with_keys(StoreKeys::random())
     }
 
-    /// Returns a builder with the default limits and the system clock.
+    /// Creates a builder with the default limits and the system clock.
     pub fn builder() -> MemoryStoreBuilder {
         MemoryStoreBuilder {
             clock: None,
@@ -93,7 +94,7 @@ impl fmt::Debug for MemoryStore {
     }
 }
 
-/// Builds a [`MemoryStore`].
+/// A builder of [`MemoryStore`]. Created by [`MemoryStore::builder`].
 #[derive(Debug)]
 #[must_use]
 pub struct MemoryStoreBuilder {
@@ -108,36 +109,38 @@ impl MemoryStoreBuilder {
         self
     }
 
-    /// Sets the maximum number of API keys. Defaults to 100 000; must be at least 1.
+    /// Sets the maximum number of API keys. Defaults to 100 000. The value must be at least 1.
     pub fn max_api_keys(mut self, keys: usize) -> Self {
         self.bounds.max_api_keys = keys;
         self
     }
 
-    /// Sets the maximum number of partitions. Defaults to 100 000; must be at least 1.
+    /// Sets the maximum number of rate-limit partitions. Defaults to 100 000. The value must be at
+    /// least 1.
     ///
-    /// A partition that several policies count is one partition per policy. Each takes 45 bytes,
-    /// and the table another 280 kB, allocated at the first request. A sliding log stores up to 8
-    /// timestamps per partition, of 16 bytes each, as needed.
+    /// A partition counts once for each policy that applies to it. Each count takes 45 bytes. The
+    /// table takes an additional 280 kB, which are allocated at the first request. Sliding logs
+    /// store timestamps of 16 bytes each, as needed, up to an average of 8 per partition.
     pub fn max_rate_limit_partitions(mut self, partitions: usize) -> Self {
         self.bounds.max_rate_limit_partitions = partitions;
         self
     }
 
-    /// Sets the maximum number of bytes of cached responses, headers and index included. Defaults
-    /// to 64 MiB; must be at least 1.
+    /// Sets the maximum size of cached responses in bytes, including headers and index. Defaults to
+    /// 64 MiB. The value must be at least 1.
     pub fn max_cache_bytes(mut self, bytes: u64) -> Self {
         self.bounds.max_cache_bytes = bytes;
         self
     }
 
-    /// Sets the maximum number of log records. Defaults to 1 000; must be at least 1.
+    /// Sets the maximum number of log records. Defaults to 1 000. The value must be at least 1.
     pub fn max_log_records(mut self, records: usize) -> Self {
         self.bounds.max_log_records = records;
         self
     }
 
-    /// Sets the maximum number of bytes of log records. Defaults to 1 MiB; must be at least 1.
+    /// Sets the maximum size of log records in bytes. Defaults to 1 MiB. The value must be at least
+    /// 1.
     pub fn max_log_bytes(mut self, bytes: usize) -> Self {
         self.bounds.max_log_bytes = bytes;
         self
@@ -167,7 +170,7 @@ impl MemoryStoreBuilder {
         }
     }
 
-    /// Returns the store with these keys. Tests give fixed ones, so that no digests collide by
+    /// Builds the store with these keys. Tests pass fixed keys, so that no digests collide by
     /// chance.
     pub(super) fn with_keys(self, keys: StoreKeys) -> MemoryStore {
         let context = MemoryContext {

@@ -1,4 +1,5 @@
-//! Cells that store the last purges of names. They are addressed by number and read without a lock.
+//! Cells that store the last purges of names. A cell is addressed by number and read without a
+//! lock.
 
 use std::{
     collections::VecDeque,
@@ -12,10 +13,10 @@ use std::{
 use super::name::Name;
 use crate::cache::PurgeMode;
 
-/// The number of cells in the first chunk. Each further chunk has twice as many as the previous
-/// one.
+/// The number of cells in the first chunk. Each subsequent chunk has twice as many cells as the
+/// previous one.
 const FIRST_CHUNK: u32 = 64;
-/// The number of chunks that are enough for all `u32` numbers.
+/// A number of chunks that is sufficient for all `u32` numbers.
 const CHUNKS: usize = 27;
 
 /// The number of a cell, starting at 1.
@@ -23,8 +24,8 @@ pub(super) type CellId = NonZeroU32;
 
 /// The last purges of one name.
 ///
-/// The times never decrease, not even when the cell is reused for another name: a reader with an
-/// outdated number sees at least every purge of the previous name.
+/// The times never decrease, not even when the cell is reused for another name. A reader with an
+/// outdated number therefore sees at least every purge of the previous name.
 #[derive(Default)]
 pub(super) struct Cell {
     hard: AtomicU64,
@@ -71,7 +72,8 @@ pub(super) struct Cells {
 struct Unused {
     /// The number of the first cell that was never used.
     next: CellId,
-    /// Sorted by the time of their return, so that the cell with the oldest times is reused first.
+    /// Sorted by the time at which the cells were returned, so that the cell with the oldest times
+    /// is reused first.
     returned: VecDeque<CellId>,
 }
 
@@ -123,7 +125,7 @@ impl Unused {
     }
 }
 
-/// Returns the chunk of a cell, and its index there.
+/// Returns the chunk of a cell and the cell's index in that chunk.
 fn place(id: CellId) -> (usize, usize) {
     let at = u64::from(id.get() - 1) + u64::from(FIRST_CHUNK);
     let chunk = at.ilog2() - FIRST_CHUNK.ilog2();

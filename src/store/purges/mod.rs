@@ -1,4 +1,4 @@
-//! Records of purges that lookups compare entries with.
+//! Records of purges, with which lookups compare entries.
 
 mod cells;
 mod name;

@@ -4,7 +4,7 @@ use std::hash::{Hash, Hasher};
 
 use crate::cache::backend::{CacheKey, PurgeTarget, StoredResponse};
 
-/// The memory of each name: its cell and its slot in the map that finds the cell.
+/// The memory that each name takes: its cell, and its slot in the map that finds the cell.
 pub(crate) const NAME_BYTES: usize = 128;
 
 /// A name by which entries are purged: a kind and a keyed digest.
@@ -55,7 +55,7 @@ pub(crate) fn names_of(
         .filter_map(|target| Name::of(&target))
 }
 
-/// Uses a keyed digest as its own hash.
+/// A hasher that uses a keyed digest as the hash.
 #[derive(Default)]
 pub(crate) struct DigestHasher(u64);
 

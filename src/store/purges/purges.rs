@@ -1,8 +1,8 @@
-//! Records of purges that lookups compare entries with.
+//! Records of purges, with which lookups compare entries.
 //!
-//! A purge targets a URL, a tag, a caller, or all entries. It records its time with the names and
-//! visits no entry, so its cost does not depend on the number of entries. An entry is valid while
-//! its fence is later than the last purge of each of its names.
+//! A purge targets a URL, a tag, a caller, or all entries. It records its time for the targeted
+//! names and does not visit any entry, so its cost does not depend on the number of entries. An
+//! entry is valid as long as its fence is later than the last purge of each of its names.
 
 use super::{
     cells::{Cell, CellId, Cells},
@@ -21,16 +21,16 @@ use std::{
 
 use crate::cache::PurgeMode;
 
-/// The number of locks that the names are spread over.
+/// The number of locks over which the names are distributed.
 pub(super) const SHARDS: usize = 64;
 
-/// The purges of a cache.
+/// The purges of one cache.
 ///
-/// Each name of a stored entry has a cell with the exact time of its last purge, from the first
-/// such entry until the last one is removed. So purges of other names never affect an entry, and
-/// the memory is limited by the stored entries. Purges of all other names are recorded in a
-/// [`Sketch`] of fixed size, from which a new cell is initialized: they matter only to fills in
-/// flight.
+/// Each name of a stored entry has a cell that contains the exact time of the name's last purge.
+/// The cell exists from the first entry with that name until the last one is removed. Purges of
+/// other names therefore never affect an entry, and the number of stored entries limits the memory.
+/// Purges of all other names are recorded in a [`Sketch`] of fixed size, from which a new cell is
+/// initialized. Such purges matter only to fills in flight.
 pub(crate) struct PurgeTable {
     /// The time of the next purge.
     pub(super) clock: AtomicU64,
@@ -49,7 +49,7 @@ pub(super) struct NamedCell {
     entries: u32,
 }
 
-/// The effect of the purges on an entry.
+/// The effect of purges on an entry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Standing {
     /// The entry was not purged.
@@ -78,10 +78,10 @@ impl PurgeTable {
         self.clock.load(Ordering::Acquire)
     }
 
-    /// Registers the names of an entry that is about to be stored. Returns `None` if it was purged
-    /// since the lookup with its fence.
+    /// Registers the names of an entry that is about to be stored. Returns `None` if the entry was
+    /// purged after the lookup with its fence.
     ///
-    /// All later purges of the names affect the entry.
+    /// All later purges of these names affect the entry.
     pub(crate) fn register(
         self: &Arc<Self>,
         names: impl Iterator<Item = Name> + Clone,
@@ -96,8 +96,8 @@ impl PurgeTable {
         (!is_purged).then_some(stored)
     }
 
-    /// Returns `true` if an entry with these names was purged, hard or softly, since the lookup
-    /// with this fence. The result can be a false positive for an entry that is not stored.
+    /// Returns `true` if an entry with these names was purged, either hard or softly, after the
+    /// lookup with this fence. The result can be a false positive for an entry that is not stored.
     pub(crate) fn is_purged_since(&self, names: impl Iterator<Item = Name>, fence: u64) -> bool {
         if fence >= self.now() {
             return false;
@@ -121,12 +121,12 @@ impl PurgeTable {
         }
     }
 
-    /// Returns an upper bound of the time of a name's last hard purge.
+    /// Returns an upper bound for the time of a name's last hard purge.
     fn last(&self, name: &Name) -> u64 {
         self.last_of(name, PurgeMode::Hard)
     }
 
-    /// Returns an upper bound of the time of a name's last purge in this mode.
+    /// Returns an upper bound for the time of a name's last purge in this mode.
     fn last_of(&self, name: &Name, mode: PurgeMode) -> u64 {
         match self.shard(name).get(name) {
             Some(place) => self.cells.get(place.cell).last(mode),
@@ -134,7 +134,8 @@ impl PurgeTable {
         }
     }
 
-    /// Returns the effect of the purges on an entry. `now` was read before the entry.
+    /// Returns the effect of purges on an entry. The caller must have read `now` before it read the
+    /// entry.
     #[inline]
     pub(crate) fn standing(&self, names: &StoredNames, fence: u64, now: u64) -> Standing {
         // There was no purge since the fence.
@@ -161,7 +162,7 @@ impl PurgeTable {
         }
     }
 
-    /// Purges the entries with one of these names. `None` names all entries.
+    /// Purges the entries that have one of these names. `None` targets all entries.
     ///
     /// The cost does not depend on the number of entries.
     pub(crate) fn purge(&self, names: impl IntoIterator<Item = Option<Name>>, mode: PurgeMode) {
@@ -196,8 +197,8 @@ impl PurgeTable {
         place.cell
     }
 
-    /// Takes a cell and initializes it with all purges of its name. Runs under the lock of the
-    /// shard.
+    /// Takes a cell and initializes it with all purges of its name. The caller holds the lock of
+    /// the shard.
     fn new_cell(&self, name: Name) -> CellId {
         let id = self.cells.take(name);
         for mode in [PurgeMode::Hard, PurgeMode::Soft] {
@@ -227,7 +228,7 @@ impl PurgeTable {
         }
     }
 
-    /// Copies the purges of a name that loses its cell to the sketches, for fills in flight.
+    /// Copies the purges of a name that is losing its cell to the sketches, for fills in flight.
     fn remember(&self, name: &Name, cell: &Cell) {
         for mode in [PurgeMode::Hard, PurgeMode::Soft] {
             match cell.last(mode) {
@@ -267,10 +268,11 @@ impl fmt::Debug for PurgeTable {
 
 /// The names of a stored entry.
 ///
-/// The value that [`PurgeTable::register`] returns registers the names until it is dropped, and is
-/// stored with the entry. A clone only reads them, so that lookups do not count references.
+/// The value that [`PurgeTable::register`] returns is stored with the entry, and registers the
+/// names until it is dropped. A clone only reads the names, so lookups do not count references.
 ///
-/// It is small, since each lookup in memory copies it: most entries have a URL and a caller only.
+/// The value is small because each in-memory lookup copies it. Most entries have only a URL and a
+/// caller.
 pub(crate) struct StoredNames {
     first: [Option<CellId>; 2],
     rest: Option<Arc<Vec<CellId>>>,

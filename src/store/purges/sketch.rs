@@ -1,4 +1,4 @@
-//! The last purges of names without stored entries, in a fixed amount of memory.
+//! The last purges of names that have no stored entries, in a fixed amount of memory.
 
 use std::sync::{
     OnceLock,
@@ -10,19 +10,20 @@ use super::name::Name;
 /// The number of cells in a row.
 const CELLS: usize = 1 << 14;
 
-/// An upper bound of the last purge of each name, in two rows of cells.
+/// An upper bound for the last purge of each name, in two rows of cells.
 ///
 /// A cell stores the latest purge of all names that hash to it. The result for a name is the
-/// earlier of its two cells. No purge is lost, and the memory is limited to 256 KiB, allocated by
-/// the first purge. A collision reports a purge that is too late. Only fills in flight are compared
-/// with it, so a collision rejects one fill and never affects a stored entry.
+/// earlier value of its two cells. No purge is lost. The memory is limited to 256 KiB and is
+/// allocated by the first purge. A collision makes a name's last purge appear later than it was.
+/// Only fills in flight are compared with a sketch, so a collision can reject one fill but never
+/// affects a stored entry.
 #[derive(Default)]
 pub(super) struct Sketch {
     rows: OnceLock<[Box<[AtomicU64]>; 2]>,
 }
 
 impl Sketch {
-    /// Returns an upper bound of the time of a name's last purge, or 0 if there was none.
+    /// Returns an upper bound for the time of a name's last purge, or 0 if there was no purge.
     pub(super) fn last(&self, name: &Name) -> u64 {
         let Some([one, two]) = self.rows.get() else {
             return 0;
@@ -43,7 +44,7 @@ impl Sketch {
 }
 
 /// Returns a name's cell in each row. Names of different kinds are digests in different key spaces,
-/// so they collide no more often than names of one kind.
+/// so they do not collide more often than names of one kind.
 fn cells(name: &Name) -> (usize, usize) {
     let cell = |from: usize| {
         let bytes = [name.digest[from], name.digest[from + 1]];

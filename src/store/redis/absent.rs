@@ -13,5 +13,5 @@ impl AbsentState {
     }
 }
 
-/// Returns immediately: without rate limits there are no leased tokens.
+/// Returns immediately, because there are no leased tokens without rate limits.
 pub(super) async fn close<T>(_: &T) {}

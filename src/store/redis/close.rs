@@ -1,4 +1,4 @@
-//! Shutdown of the Redis store.
+//! The shutdown of the Redis store.
 
 use std::time::Duration;
 
@@ -10,8 +10,8 @@ const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
 impl RedisStore {
     /// Returns leased tokens, reports deferred charges, and closes the connections.
     ///
-    /// New calls fail. Calls in flight are awaited. Each of the two steps takes at most five
-    /// seconds.
+    /// New calls fail, and calls in flight are awaited. Returning and reporting together take at
+    /// most five seconds, and so does closing the connections.
     pub async fn close(&self) {
         let link = &self.shared.link;
         let limit = link.runtime().sleep(CLOSE_TIMEOUT);

@@ -1,4 +1,4 @@
-//! A store on a Redis server, on the primary that Sentinels name, or on a Cluster.
+//! A store on a Redis server, on a primary that Sentinels monitor, or on a Cluster.
 
 #[cfg(not(all(
     feature = "access-log",

@@ -1,4 +1,4 @@
-//! The store on a Redis server, on a primary that Sentinels name, or on a Cluster.
+//! A store on a Redis server, on a primary that Sentinels monitor, or on a Cluster.
 
 use super::{
     ApiKeyNames, CacheShares, LogStreams, RateLimitState,
@@ -18,12 +18,12 @@ use std::{fmt, sync::Arc};
 
 /// A store on a Redis server that all instances of a service share.
 ///
-/// One value serves every layer; a clone is a handle to the same store and connections. The store
-/// connects at the first call and reconnects in the background, so a service can start while its
-/// server is unavailable.
+/// A single store serves every layer; a clone is a handle to the same store and connections. The
+/// store connects at the first call and reconnects in the background, so a service can start while
+/// its server is unavailable.
 ///
-/// Instances that share a server need the same secret, under which keys are digested. There is no
-/// default: instances with different secrets do not share their counts.
+/// Instances that share a server need the same secret, with which keys are digested. There is no
+/// default secret. Instances with different secrets do not share their counts.
 ///
 /// ```no_run
 /// use portcullis::store::{StoreKeys, RedisConfig, RedisStore};
@@ -39,32 +39,32 @@ use std::{fmt, sync::Arc};
 ///
 /// # When the server is unavailable
 ///
-/// Each call has a timeout. A call that exceeds it fails with
-/// [`Timeout`](crate::StoreErrorKind::Timeout) and is never sent again, since the server may have
-/// executed it. While the server replies slowly, a call waits as long as recent replies took, at
-/// most eight times the timeout. A process that was too busy to read a reply reads it before the
-/// call fails.
+/// Each call has a timeout. A call that exceeds the timeout fails with
+/// [`Timeout`](crate::StoreErrorKind::Timeout) and is never sent again, because the server may have
+/// executed it. While the server replies slowly, a call waits as long as recent replies took, but
+/// at most eight times the timeout. If this process was too busy to read a reply, the process reads
+/// the reply before the call fails.
 ///
 /// The server counts as unavailable if it sends nothing for 50 ms while a call waits
 /// ([`idle_timeout`](RedisConfig::idle_timeout)), or after five rounds of calls without a reply.
-/// Then all calls fail immediately, and a background task tries to connect once per second. Such
-/// calls fail with [`Misconfigured`](crate::StoreErrorKind::Misconfigured) if the server rejects
-/// the credentials or the protocol version, and with
-/// [`Unavailable`](crate::StoreErrorKind::Unavailable) otherwise. Time in which this process did
-/// not run does not count. Each change is reported once: as a notice, to the
+/// From then on, all calls fail immediately, and a background task tries to connect once per
+/// second. These calls fail with [`Misconfigured`](crate::StoreErrorKind::Misconfigured) if the
+/// server rejects the credentials or the protocol version, and with
+/// [`Unavailable`](crate::StoreErrorKind::Unavailable) otherwise. Time during which this process
+/// did not run does not count. Each change in availability is reported once: as a notice, to the
 /// [`auditor`](RedisConfig::auditor), and in the [`stats`](Self::stats).
 ///
 /// # Runtime
 ///
-/// Connections run on the Tokio runtime of the call that opens them. Outside of Tokio, or in a
-/// runtime without an I/O driver, they run on a thread named `portcullis` that the process starts
+/// Connections run on the Tokio runtime of the call that opens them. Outside Tokio, or in a runtime
+/// without an I/O driver, connections run on a thread named `portcullis`, which the process starts
 /// on first use.
 #[derive(Clone)]
 pub struct RedisStore {
     pub(super) shared: Arc<RedisInner>,
 }
 
-/// The connections and the state of each layer, common to all clones of a store.
+/// The connections and the state of each layer, which all clones of a store share.
 pub(super) struct RedisInner {
     pub(super) link: Arc<Link>,
     pub(super) keys: StoreKeys,
@@ -77,14 +77,15 @@ pub(super) struct RedisInner {
 }
 
 impl RedisStore {
-    /// Creates a store. It connects at the first call.
+    /// Creates a store, which connects at its first call.
     ///
-    /// All instances need the same secret, so [`StoreKeys::random`] is reported as a mistake.
+    /// All instances need the same secret, so passing [`StoreKeys::random`] is reported as a
+    /// mistake.
     ///
     /// # Errors
     ///
-    /// Returns an error if the configuration is invalid. An unreachable server is not an error
-    /// here; use [`ping`](Self::ping) to check it.
+    /// Returns an error if the configuration is invalid. An unreachable server does not cause an
+    /// error here. To check that the server is reachable, call [`ping`](Self::ping).
     pub fn new(config: RedisConfig, keys: StoreKeys) -> Result<Self, ConfigError> {
         let config = config.check()?;
         if keys.is_random() {
@@ -106,17 +107,18 @@ impl RedisStore {
         })
     }
 
-    /// Checks that the server replies. For readiness checks.
+    /// Checks that the server replies. Use this method for readiness checks.
     ///
-    /// Also call it at startup: the error contains the reason why the server cannot be used. Once
-    /// the layers are built, it also reads `INFO`, if permitted, and reports settings that lose API
-    /// keys or counts: eviction, and a disabled append-only file. On a Cluster it checks one node.
+    /// Also call this method at startup, because the error contains the reason why the server
+    /// cannot be used. Once the layers are built, the method also reads `INFO`, if that command is
+    /// permitted. It then reports settings that can lose API keys or counts, which are eviction and
+    /// a disabled append-only file. On a Cluster, the method checks one node.
     ///
     /// # Errors
     ///
     /// Returns an error if no reply arrives within
-    /// [`api_key_timeout`](RedisConfig::api_key_timeout), or if the server cannot be used. Its
-    /// [`source`](std::error::Error::source) then names the server and the reason, such as
+    /// [`api_key_timeout`](RedisConfig::api_key_timeout), or if the server cannot be used. The
+    /// error's [`source`](std::error::Error::source) names the server and the reason, as in
     /// `cannot use 127.0.0.1:6379: WRONGPASS ...`, and never contains a password. The kind is
     /// [`Misconfigured`](crate::StoreErrorKind::Misconfigured) if the server rejects the
     /// credentials or the configuration, and [`Unavailable`](crate::StoreErrorKind::Unavailable) or
@@ -128,13 +130,14 @@ impl RedisStore {
         Ok(())
     }
 
-    /// Calls the credentials provider and authenticates the open connections with the result.
+    /// Calls the credentials provider and authenticates the open connections with the returned
+    /// credentials.
     ///
-    /// Call it after a password or a token has rotated, before the server stops accepting the
-    /// previous one. No request fails: calls in flight and later ones use the same connections. The
-    /// connection that receives messages from other instances reconnects, so for some milliseconds
-    /// this instance looks up keys and near cache entries on the server. Connections opened later
-    /// call the provider in any case.
+    /// Call this method after a password or token is rotated, before the server stops accepting the
+    /// previous one. No request fails, because current and later calls use the same connections.
+    /// The connection that receives messages from other instances reconnects. For a few
+    /// milliseconds, this instance therefore looks up keys and near cache entries on the server.
+    /// Connections that are opened later always call the provider.
     ///
     /// # Errors
     ///
@@ -147,7 +150,7 @@ impl RedisStore {
         self.shared.link.reauthenticate().await
     }
 
-    /// Returns the counters of this store.
+    /// Returns this store's counters.
     pub fn stats(&self) -> RedisStats {
         self.shared.link.stats()
     }

@@ -1,4 +1,5 @@
-//! API keys of the tiered store. They are not cached here, since a ring caches them.
+//! The API keys of the tiered store. This store does not cache keys, because a key ring caches
+//! them.
 
 use super::store::TieredStore;
 use crate::{

@@ -1,4 +1,4 @@
-//! Rate limits of the tiered store. They are counted on the server, which all instances share.
+//! The rate limits of the tiered store, which are counted on the server that all instances share.
 
 use super::store::TieredStore;
 use crate::{

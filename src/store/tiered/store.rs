@@ -7,15 +7,16 @@ use crate::store::RedisStore;
 
 /// A [`RedisStore`] with a near cache in the memory of this process.
 ///
-/// A cached response that was looked up on the server is served from memory, without a command, for
-/// up to two seconds. Each purge is published to all instances, which invalidate their copies when
-/// they receive it, usually within milliseconds. While an instance cannot receive purges, it
-/// bypasses the near cache and looks up each response on the server.
+/// After a cached response is looked up on the server, it is served from memory without a command
+/// for up to two seconds. Each purge is published to all instances. An instance invalidates its
+/// copies when it receives the purge, usually within milliseconds. While an instance cannot receive
+/// purges, it bypasses the near cache and looks up each response on the server.
 ///
-/// A purge takes effect immediately on the instance that sends it, as with a [`RedisStore`]. Other
-/// instances follow when they receive the message, or after two seconds if the network loses it.
+/// A purge takes effect immediately on the instance that sends it, as with a [`RedisStore`]. On
+/// other instances, the purge takes effect when they receive the message, or after two seconds if
+/// the message is lost.
 ///
-/// API keys, rate limits and the log are passed to the server unchanged; a
+/// Calls for API keys, rate limits and the log are passed to the server unchanged. A
 /// [`KeyRing`](crate::api_key::KeyRing) has its own cache of keys.
 ///
 /// ```no_run

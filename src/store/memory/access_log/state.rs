@@ -1,4 +1,4 @@
-//! The latest records of each log stream.
+//! The latest records in each log stream.
 
 use std::{
     fmt,
@@ -10,7 +10,7 @@ use crate::{
     store::memory::context::MemoryContext,
 };
 
-/// The latest entries of each log stream, each within the limits.
+/// The latest entries in each log stream, within the limits of each stream.
 pub(crate) struct LogRings {
     access: Mutex<Ring>,
     audit: Mutex<Ring>,

@@ -1,4 +1,4 @@
-//! Key records by id, and their indexes.
+//! Key records by id, and the indexes of those records.
 
 use std::{
     collections::BTreeSet,
@@ -17,10 +17,10 @@ use crate::{
     store::memory::context::MemoryContext,
 };
 
-/// Key records by id, and their indexes.
+/// Key records by id, and the indexes of those records.
 ///
-/// Requests read `kept` only. Writers hold `orders`, so that a record and its index entries change
-/// atomically.
+/// Requests read only `kept`. Writers hold the lock on `orders`, so that a record and its index
+/// entries change atomically.
 #[derive(Debug)]
 pub(crate) struct ApiKeyTable {
     pub(super) kept: DashMap<KeyId, MemoryRecord>,
@@ -195,7 +195,7 @@ impl Orders {
     }
 }
 
-/// Returns a cursor before all records.
+/// Returns a cursor that precedes all records.
 fn first_place() -> KeyCursor {
     KeyCursor {
         created_at: Timestamp::EPOCH,

@@ -25,24 +25,25 @@ use crate::{
     },
 };
 
-/// The overhead of a slot in the map. The map grows by doubling, and has slots for evicted keys
-/// that its policy remembers.
+/// The overhead of one slot in the map. The map grows by doubling and also has slots for evicted
+/// keys that its policy remembers.
 const SLOT_BYTES: usize = 640;
-/// The minimum size of a shard, so that it has room for a response of common size.
+/// The minimum size of a shard, which is large enough for a response of common size.
 const SHARD_BYTES_MIN: u64 = 8 << 20;
 
 /// The cached responses of a store.
 pub(crate) struct CacheTable {
     slots: Cache<SlotKey, CacheSlot, SlotWeigher, BuildHasherDefault<DigestHasher>>,
-    /// Locks that serialize writes of one key, since each write first reads the current entry.
+    /// Locks that make writes to one key wait for one another, because each write first reads the
+    /// current entry.
     writing: Box<[Mutex<()>]>,
     pub(super) purges: Arc<PurgeTable>,
     /// The stamp of the next write.
     stamps: AtomicU64,
 }
 
-/// The key of a slot with an entry or an index of variants: a key's digest, or its combination with
-/// that of a variant. Both are keyed and do not collide.
+/// The key of a slot that contains an entry or an index of variants. It is the digest of a key, or
+/// a combination of that digest with the digest of a variant. Both are keyed and do not collide.
 #[derive(Clone, Copy, PartialEq, Eq)]
 struct SlotKey([u8; 32]);
 
@@ -142,7 +143,8 @@ impl CacheTable {
         None
     }
 
-    /// Returns an entry unless it has expired or was purged before the lookup with this fence.
+    /// Returns an entry, unless the entry has expired or was purged before the lookup with this
+    /// fence.
     fn shown(&self, stored: MemoryEntry, fence: Fence, now: Timestamp) -> Option<Found> {
         if stored.expires_at <= now {
             return None;
@@ -176,7 +178,7 @@ impl CacheTable {
         PutOutcome::Stored
     }
 
-    /// Stores an entry under its variant, and removes the oldest variants beyond the maximum.
+    /// Stores an entry under its variant and removes the oldest variants that exceed the maximum.
     fn put_variant(&self, root: SlotKey, stored: MemoryEntry, max_variants: usize) {
         let indexed = Indexed {
             spec: stored.entry.vary().clone(),
@@ -215,8 +217,8 @@ impl CacheTable {
         true
     }
 
-    /// Prepares an entry for storage. Returns `None` if it was purged since the lookup with its
-    /// fence.
+    /// Prepares an entry for storage. Returns `None` if the entry was purged after the lookup with
+    /// its fence.
     fn new_entry(
         &self,
         key: &CacheKey,

@@ -1,8 +1,8 @@
 //! The in-memory cache store.
 //!
-//! One map contains everything. The slot of a key contains the entry if it does not vary, and
-//! otherwise an index of its variants, each of which has a slot under the key and the variant's id.
-//! A weighted, scan-resistant policy evicts entries.
+//! A single map contains everything. The slot of a key contains the entry if the entry does not
+//! vary. Otherwise, it contains an index of the variants, each of which has a slot under the key
+//! and the variant's id. A weighted, scan-resistant policy evicts entries.
 
 use crate::{
     cache::{

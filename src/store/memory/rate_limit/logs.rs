@@ -1,4 +1,4 @@
-//! The logs of sliding log policies, of limited size.
+//! The size-limited logs of sliding-log policies.
 
 use std::{
     collections::HashMap,
@@ -13,12 +13,12 @@ use crate::{
 /// The number of shards, each with its own lock.
 const SHARDS: usize = 64;
 
-/// The number of timestamps in all logs for each state of the store.
+/// The number of timestamps, across all logs, for each state in the store.
 const MOMENTS_PER_STATE: usize = 8;
 
 pub(super) struct Logs {
     shards: Box<[Mutex<Shard>]>,
-    /// The maximum number of timestamps in a shard. Each log counts as one more.
+    /// The maximum number of timestamps in a shard. Each log counts as one additional timestamp.
     max_moments: usize,
 }
 
@@ -26,7 +26,7 @@ pub(super) struct Logs {
 struct Shard {
     logs: HashMap<(StoreKey, u64), Log>,
     moments: usize,
-    /// The time before which a sweep would find no further expired logs.
+    /// The time before which a sweep would not find any more expired logs.
     sweep_at: Timestamp,
 }
 
@@ -38,9 +38,9 @@ impl Logs {
         }
     }
 
-    /// Changes the logs of a partition atomically. Unknown logs are empty.
+    /// Changes a partition's logs atomically. Logs that do not exist are empty.
     ///
-    /// Returns `None` if there is no room for the timestamps that they may gain.
+    /// Returns `None` if there is not enough space for the timestamps that the change may add.
     pub(super) fn change<T>(
         &self,
         partition: &StoreKey,
@@ -122,7 +122,7 @@ impl Shard {
     }
 }
 
-/// Returns the size of a log: its timestamps and one for its slot in the map.
+/// Returns the size of a log: the number of its timestamps, plus one for its slot in the map.
 fn weight(log: &Log) -> usize {
     if log.is_empty() { 0 } else { log.len() + 1 }
 }

@@ -1,5 +1,5 @@
-//! The synchronization primitives of the table. `tests/interleavings.rs` replaces this file to use
-//! loom.
+//! The synchronization primitives of the table. `tests/interleavings.rs` replaces this file in
+//! order to use loom.
 
 pub(super) use std::{
     hint::spin_loop,
@@ -13,6 +13,6 @@ pub(super) use std::{
 /// The number of slots in a group: one page of memory.
 pub(super) const GROUP: usize = 128;
 
-/// The lower bound of the number of groups in use at first, which is less than twice as many, if
-/// the table is large enough.
+/// The lower bound of the number of groups that are initially in use, if the table is large enough.
+/// The actual number is less than twice this bound.
 pub(super) const COMPACT_GROUPS: usize = 64;

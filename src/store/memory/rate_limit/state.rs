@@ -1,4 +1,4 @@
-//! The states and logs of all partitions, and decisions on them.
+//! The states and logs of all partitions, and the decisions that use them.
 
 use std::{
     fmt,
@@ -54,7 +54,8 @@ impl RateLimitTable {
         self.table.get_or_init(|| Table::new(self.max_states))
     }
 
-    /// Decides the most common requests: one policy and a known client with quota left.
+    /// Decides the most common kind of request: one policy, and a known client with remaining
+    /// quota.
     // Inlined, so that the result is not passed through memory.
     #[inline(always)]
     pub(super) fn admit_known(
@@ -77,8 +78,8 @@ impl RateLimitTable {
         admit_held(held, charge, now)
     }
 
-    /// Decides by the coarse time if the policies tolerate it. If that rejects the request, decides
-    /// again by the precise time, so that no client waits longer than `retry_after`.
+    /// Decides with the coarse time if the policies tolerate it. If the request is rejected,
+    /// decides again with the precise time, so that no client waits longer than `retry_after`.
     #[inline(never)]
     pub(super) fn take_at_length(
         &self,
@@ -217,8 +218,8 @@ impl RateLimitTable {
         }
     }
 
-    /// Returns the time of the first decision by these policies. All calls use it, so that a window
-    /// that has ended for one call is not open for the next.
+    /// Returns the time of the first decision with these policies. All calls use that time, so a
+    /// window that has ended for one call is not still open for the next.
     fn time_for<'a>(&self, policies: impl IntoIterator<Item = &'a Policy>) -> Timestamp {
         if policies.into_iter().all(Policy::tolerates_coarse_clock) {
             self.clock.coarse()
@@ -228,7 +229,7 @@ impl RateLimitTable {
     }
 }
 
-/// Orders states and logs, each in their own order, like the charges.
+/// Arranges the states and the logs in the order of the charges.
 #[inline(never)]
 fn admit_held(
     mut held: Held<'_>,
@@ -243,7 +244,7 @@ fn admit_held(
     Some((now, decision))
 }
 
-/// Orders states and logs, each in their own order, like the charges.
+/// Arranges the states and the logs in the order of the charges.
 fn memories<'a>(
     charges: &[Charge<'_>],
     states: &'a mut [State],

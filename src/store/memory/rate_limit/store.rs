@@ -1,4 +1,4 @@
-//! The in-memory rate limit store.
+//! The in-memory rate-limit store.
 
 use crate::{
     core::{

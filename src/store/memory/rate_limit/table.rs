@@ -1,38 +1,40 @@
-//! A table of fixed size in which new keys never evict the state of another key.
+//! A fixed-size table in which a new key never evicts another key's state.
 //!
-//! The table is an array of slots in groups of one page each. A key has a group and can be in any
-//! slot of it. Its fingerprint, 64 bits of its keyed digest, identifies the key and determines the
-//! group. A slot contains the three words of a state. An expired state is equal to an empty one, so
-//! its slot is free for another key.
+//! The table is an array of slots, divided into groups of one page each. A key belongs to a group
+//! and can be in any slot of that group. The key's fingerprint, which is 64 bits of its keyed
+//! digest, identifies the key and determines the group. A slot contains the three words of a state.
+//! An expired state is equal to an empty one, so another key can use its slot.
 //!
 //! A key is inserted into the first free slot, starting at the slot that its fingerprint
-//! determines, so most lookups read one or two cache lines. After [`NEAR`] slots a lookup reads the
-//! tags of the group instead: one byte of each fingerprint, in two cache lines. A lookup of an
-//! absent key is therefore cheap even in a group that was once full.
+//! determines, so most lookups read one or two cache lines. After [`NEAR`] slots, a lookup reads
+//! the tags of the group instead. The tags contain one byte of each fingerprint, in two cache
+//! lines. A lookup of an absent key is therefore cheap even in a group that was once full.
 //!
-//! A few keys that were distributed over all groups would take a page of memory and an address
-//! translation each. So the table starts with a few groups, the roots, and doubles the number of
-//! groups in use when a new key finds its group full, until all are in use. The groups in use are a
-//! prefix of the array. A doubling moves no key by itself: a group is split in two when a key is
-//! not found in the group that it has after the doubling.
+//! If a few keys were distributed over all groups, each key would take a page of memory and an
+//! address translation. The table therefore starts with a few groups, the roots. When a new key
+//! finds its group full, the number of groups in use doubles, until all groups are in use. The
+//! groups in use are a prefix of the array. A doubling does not move any key by itself. A group is
+//! split in two when a key is not found in the group to which it belongs after the doubling.
 //!
-//! A lookup takes no lock. A change locks its slot only, by one bit of the state's first word. A
-//! new key is inserted under the lock of its group, after another lookup under that lock, so no two
-//! tasks take two slots for one key, or one slot for two keys.
+//! A lookup takes no lock. A change locks only its own slot, with one bit of the state's first
+//! word. A new key is inserted under the lock of its group, after another lookup under that lock.
+//! Two tasks therefore never take two slots for one key or one slot for two keys.
 //!
 //! Once all groups are in use, a key whose group has no free slot is counted in a shared slot. Each
-//! policy has [`SHARED_PER_GROUP`] of them in each shared group, and all keys of a shared slot are
-//! counted together. When a slot of its own becomes free, the key copies the count of the shared
-//! slot. A key in excess may therefore be counted too high, and no key is ever counted too low.
-//! With `n` requests of such keys in one window and `w` shared slots, a request exceeds its limit
-//! `l` with the probability that a Poisson variable of mean `n / w` is at least `l`.
+//! policy has [`SHARED_PER_GROUP`] such slots in each shared group, and all keys that use a shared
+//! slot are counted together. When a slot in the key's own group becomes free, the key takes that
+//! slot and copies the count of the shared slot. Such a key may therefore be counted too high, but
+//! no key is ever counted too low. With `n` requests from such keys in one window and `w` shared
+//! slots, a request exceeds its limit `l` with the probability that a Poisson variable with mean
+//! `n / w` is at least `l`.
 //!
-//! Locks are taken in this order: groups ascending, then slots ascending. A task that holds a slot
-//! never waits for a group. One exception is safe: [`Table::move_key`] holds two slots in any
-//! order, one of which has no key, and no task waits while it holds a slot without a key.
+//! Locks are taken in this order: groups in ascending order, then slots in ascending order. A task
+//! that holds a slot never waits for a group. There is one safe exception: [`Table::move_key`]
+//! holds two slots in any order. One of those slots has no key, and no task waits while it holds a
+//! slot without a key.
 //!
-//! `tests/interleavings.rs` runs this file with the atomics of loom, and tries all interleavings of
-//! two tasks.
+//! `tests/interleavings.rs` runs this file with loom's atomics and tries all interleavings of two
+//! tasks.
 
 use std::{mem, sync::PoisonError};
 
@@ -46,38 +48,40 @@ use crate::{
     rate_limit::backend::State,
 };
 
-/// The number of slots that a lookup reads before the tags.
+/// The number of slots that a lookup reads before it reads the tags.
 const NEAR: usize = 4;
 
 /// The number of tags in one word.
 const TAGS_PER_WORD: usize = 8;
 
-/// The capacity of the table in keys per group. It is low enough that a group is rarely full before
-/// the others are.
+/// The capacity of the table, in keys per group. The capacity is low enough that a group is rarely
+/// full before the other groups are.
 const KEYS_PER_GROUP: usize = 100;
 
-/// The number of groups of keys for each shared group.
+/// The number of regular groups for each shared group.
 const GROUPS_PER_SHARED: usize = 16;
 
 /// The number of shared slots of a policy in each shared group.
 const SHARED_PER_GROUP: u64 = 16;
 
-/// The fingerprint of a slot whose key was moved. No key has it.
+/// The fingerprint of a slot whose key was moved. No key has this fingerprint.
 const LEFT: u64 = 1;
 
-/// The lowest bit of a fingerprint that determines the group at depths above 0. The bits below
-/// determine the slot and the tag; the highest ones determine the root.
+/// The lowest bit of a fingerprint that determines the group at depths above 0. The bits below it
+/// determine the slot and the tag, and the highest bits determine the root.
 const DEPTH_SHIFT: u32 = 16;
 
-/// The lock bit of a slot, in its state's first word. A timestamp reaches it in the year 294 000.
+/// The lock bit of a slot, in the first word of the slot's state. A timestamp does not reach this
+/// bit until the year 294 000.
 const LOCKED: u64 = 1 << 63;
 
 /// The key of a slot.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Key {
-    /// Identifies the key, and determines its group, first slot and tag. Above [`LEFT`].
+    /// Identifies the key and determines its group, first slot and tag. Always greater than
+    /// [`LEFT`].
     fingerprint: u64,
-    /// The same for all keys of a policy.
+    /// Identifies the policy. Equal for all keys of one policy.
     policy: u64,
 }
 
@@ -96,7 +100,8 @@ impl Key {
 pub(super) struct Table {
     slots: Box<[Slot]>,
     tags: Box<[Tags]>,
-    /// The lock of each group, and the number of its splits, or `None` until it is in use.
+    /// The lock of each group, which protects the number of times that the group was split, or
+    /// `None` until the group is in use.
     groups: Box<[Mutex<Option<u8>>]>,
     /// The number of groups in use at depth 0.
     roots: usize,
@@ -121,20 +126,20 @@ struct Slot {
     two: AtomicU64,
 }
 
-/// A byte of the fingerprint in each slot of a group. Written under the group's lock. A lookup
-/// without the lock may miss a key that is being inserted.
+/// One byte of the fingerprint in each slot of a group. The tags are written under the group's
+/// lock. A lookup without the lock may miss a key that is being inserted.
 #[derive(Default)]
 #[repr(align(128))]
 struct Tags([AtomicU64; GROUP / TAGS_PER_WORD]);
 
-/// The number of a slot, and the fingerprint that it must have.
+/// The index of a slot, and the fingerprint that the slot must have.
 #[derive(Clone, Copy, Debug)]
 struct Spot {
     at: usize,
     fingerprint: u64,
 }
 
-/// A locked slot. Dropping it writes `state` back and unlocks the slot.
+/// A locked slot. Dropping this value writes `state` back and unlocks the slot.
 pub(super) struct Held<'t> {
     slot: &'t Slot,
     pub(super) state: State,
@@ -165,7 +170,7 @@ impl Table {
 
     /// Changes the states of several keys atomically.
     ///
-    /// Returns `None` if there is no slot for one of them, not even a shared one, or if two of them
+    /// Returns `None` if one of the keys has no slot, not even a shared one, or if two of the keys
     /// are equal.
     pub(super) fn change_all<T>(
         &self,
@@ -197,8 +202,8 @@ impl Table {
         self.hold(key).map_or(State::NONE, |held| held.state)
     }
 
-    /// Looks up a key again that was not found, since its group may require a split or was being
-    /// split.
+    /// Looks up again a key that was not found. The key's group may need to be split, or may have
+    /// been in the middle of a split.
     fn hold_moving(&self, key: Key) -> Option<Held<'_>> {
         if self.max_depth == 0 {
             return None;
@@ -207,7 +212,7 @@ impl Table {
         self.hold_found(|| self.find(self.group(key.fingerprint, depth), key.fingerprint))
     }
 
-    /// Locks the slot of a key if it has one in its group at the current depth.
+    /// Locks the slot of a key, if the key has a slot in its group at the current depth.
     #[inline]
     pub(super) fn hold_at_home(&self, key: Key) -> Option<Held<'_>> {
         // Most keys are in their first slots.
@@ -252,7 +257,7 @@ impl Table {
         self.hold_all(&spots)
     }
 
-    /// Locks the slots of all keys, after inserting those that have none.
+    /// Locks the slots of all keys, after inserting the keys that have no slot.
     fn hold_all_new(&self, keys: &[Key], now: Timestamp) -> Option<SmallVec<[Held<'_>; 4]>> {
         let twice = |(at, key): (usize, &Key)| keys[at + 1..].contains(key);
         if keys.iter().enumerate().any(twice) {
@@ -307,7 +312,8 @@ impl Table {
             .or_else(|| self.claim(group, fingerprint, State::NONE, now, taken))
     }
 
-    /// Splits the group that contains a key, unless that is its group at this depth.
+    /// Splits the group that contains a key, unless it already is the group of the key at this
+    /// depth.
     fn split(&self, key: Key, depth: u8) {
         let group_at = |depth| self.group(key.fingerprint, depth);
         let in_use = |group: &usize| self.lock(*group).is_some();
@@ -334,8 +340,8 @@ impl Table {
         *upper = Some(split + 1);
     }
 
-    /// Moves a key to its first free slot in a group, unless it is there or nearer. Both groups are
-    /// locked.
+    /// Moves a key to its first free slot in a group, unless the key is already in that slot or in
+    /// a nearer one. Both groups are locked.
     fn move_key(&self, fingerprint: u64, at: usize, group: usize) {
         let is_free = |to: &usize| self.slots[*to].fingerprint.load(Ordering::Relaxed) <= LEFT;
         let mut nearer = probe(group, fingerprint).take_while(|to| *to != at);
@@ -366,7 +372,7 @@ impl Table {
         claimed.map(|(spot, _)| spot)
     }
 
-    /// Like [`claim`](Self::claim), and returns the slot locked.
+    /// Assigns a slot like [`claim`](Self::claim), and returns the slot locked.
     fn free(
         &self,
         group: usize,
@@ -413,7 +419,8 @@ impl Table {
         tagged.find(is_it).map(|at| Spot { at, fingerprint })
     }
 
-    /// Returns the slots of a group with the tag of the key, few of which belong to other keys.
+    /// Returns the slots in a group whose tag equals the key's tag. Few of these slots belong to
+    /// other keys.
     fn tagged(&self, group: usize, fingerprint: u64) -> impl Iterator<Item = usize> {
         let slots = self.tags[group].alike(tag(fingerprint));
         slots.map(move |slot| group * GROUP + slot)
@@ -426,8 +433,8 @@ impl Table {
         same.then_some(held)
     }
 
-    /// Locks all spots and returns them in the given order. Returns `None` and locks nothing if one
-    /// was reused for another key, or if two are the same.
+    /// Locks all spots and returns the slots in the given order. Returns `None` and locks nothing
+    /// if a slot was reused for another key, or if two spots are the same.
     fn hold_all(&self, spots: &[Spot]) -> Option<SmallVec<[Held<'_>; 4]>> {
         let mut ascending: SmallVec<[usize; 4]> = (0..spots.len()).collect();
         ascending.sort_unstable_by_key(|at| spots[*at].at);
@@ -445,8 +452,8 @@ impl Table {
         Some(held.into_iter().map(|(_, held)| held).collect())
     }
 
-    /// Splits the groups of the keys to the current depth, which is returned, and locks them and
-    /// their shared groups in ascending order.
+    /// Splits the groups of the keys to the current depth, and locks those groups and their shared
+    /// groups in ascending order. Returns the depth and the locks.
     fn lock_groups(&self, keys: &[Key]) -> (u8, SmallVec<[MutexGuard<'_, Option<u8>>; 8]>) {
         loop {
             let depth = self.depth();
@@ -476,7 +483,7 @@ impl Table {
         self.depth.load(Ordering::Relaxed) as u8
     }
 
-    /// Returns the group of a key at a depth.
+    /// Returns the group of a key at the given depth.
     #[inline]
     fn group(&self, fingerprint: u64, depth: u8) -> usize {
         let doubled = (fingerprint >> DEPTH_SHIFT) & !(u64::MAX << depth);
@@ -507,7 +514,7 @@ fn tag(fingerprint: u64) -> u8 {
     (fingerprint >> 8) as u8
 }
 
-/// Maps a uniform number to a group below `groups`.
+/// Maps a uniformly distributed number to a group below `groups`.
 #[inline]
 fn scale(uniform: u64, groups: usize) -> usize {
     ((u128::from(uniform) * groups as u128) >> 64) as usize
@@ -542,7 +549,7 @@ fn zero_bytes(word: u64) -> u64 {
 }
 
 impl Slot {
-    /// Locks the slot. Its holder only computes, so the wait is short.
+    /// Locks the slot. The holder of a lock only computes, so the wait is short.
     fn hold(&self) -> Held<'_> {
         let mut tries = 0_u32;
         loop {
@@ -559,7 +566,7 @@ impl Slot {
         }
     }
 
-    /// Locks the slot unless it is locked.
+    /// Locks the slot, unless it is already locked.
     #[inline]
     fn hold_at_once(&self) -> Option<Held<'_>> {
         let expires_at = self.expires_at.load(Ordering::Relaxed);
@@ -585,7 +592,7 @@ impl Slot {
             .is_ok()
     }
 
-    /// Assigns the slot to another key, unless its state is alive. The group is locked.
+    /// Assigns the slot to another key, unless the slot's state is alive. The group is locked.
     fn give(&self, fingerprint: u64, state: State, now: Timestamp) -> Option<Held<'_>> {
         let alive = |expires_at: u64| Timestamp::from_micros(expires_at & !LOCKED) > now;
         if alive(self.expires_at.load(Ordering::Relaxed)) {

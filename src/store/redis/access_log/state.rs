@@ -7,7 +7,7 @@ use crate::{
     store::redis::connection::client::Link,
 };
 
-/// The retention of a stream after its last entry.
+/// The time for which a stream is retained after its last entry.
 const ACCESS_FOR: Duration = Duration::from_secs(7 * 86_400);
 const AUDIT_FOR: Duration = Duration::from_secs(400 * 86_400);
 
@@ -25,7 +25,7 @@ impl LogStreams {
         }
     }
 
-    /// Returns the key of a stream and its retention.
+    /// Returns the key of a stream and its retention time.
     pub(super) fn trail(&self, trail: LogStream) -> (&[u8], Duration) {
         match trail {
             LogStream::Access => (&self.access, ACCESS_FOR),

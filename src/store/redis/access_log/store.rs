@@ -22,7 +22,8 @@ static APPEND: LazyLock<Script> =
 static RECENT: LazyLock<Script> =
     LazyLock::new(|| Script::new(&[include_str!("../scripts/log_recent.lua")]));
 
-/// The number of entries that one call reads, since the server is blocked during it.
+/// The number of entries that one call reads. The number is limited because the call blocks the
+/// server.
 const PIECE: usize = 1_000;
 
 impl RedisStore {
@@ -55,7 +56,7 @@ impl RedisStore {
     }
 }
 
-/// Reads the start of the next piece, and the entries, each a time and a text.
+/// Parses the start of the next piece and the entries, each of which is a time and a text.
 fn read(reply: &[Value]) -> Option<(Vec<u8>, Vec<LogEntry>)> {
     let [Value::BulkString(next), Value::Array(found)] = reply else {
         return None;

@@ -1,4 +1,4 @@
-//! Acknowledgments of key changes, counted on the server.
+//! Acknowledgments of key changes, which are counted on the server.
 
 use std::{
     sync::{Arc, LazyLock, Weak},
@@ -13,7 +13,7 @@ static HEARD: LazyLock<Script> =
 /// The prefix of messages that request an acknowledgment.
 pub(super) const MARK_START: &[u8] = b"? ";
 
-/// Acknowledges a message that requests it. Returns `true` if it does.
+/// Acknowledges a message if the message requests it. Returns `true` if it does.
 pub(crate) fn acknowledge(link: &Weak<Link>, message: &[u8]) -> bool {
     let Some(mark) = message.strip_prefix(MARK_START) else {
         return false;
@@ -31,7 +31,7 @@ pub(crate) fn acknowledge(link: &Weak<Link>, message: &[u8]) -> bool {
     true
 }
 
-/// Returns the key of the counter of acknowledgments, in the slot of the API keys.
+/// Returns the key of the acknowledgment counter, which is in the slot of the API keys.
 pub(super) fn receipts(link: &Link, mark: &[u8]) -> Vec<u8> {
     let mut name = [&link.key("k", b"keys")[..], b":heard:"].concat();
     // Messages are untrusted: only hexadecimal digits become part of a key.

@@ -19,21 +19,21 @@ use crate::{
 static MARK: LazyLock<Script> =
     LazyLock::new(|| Script::new(&[include_str!("../scripts/keys_mark.lua")]));
 
-/// The interval between two reads of the counter.
+/// The interval between two reads of the acknowledgment counter.
 const PAUSE: Duration = Duration::from_millis(5);
 
-/// The number of instances that have acknowledged all earlier changes of keys.
+/// The acknowledgments of all previous key changes by the subscribed instances.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct InvalidationAcks {
-    /// The number of acknowledgments.
+    /// The number of instances that have acknowledged the changes.
     pub heard: u64,
     /// The number of instances that are subscribed to the server.
     pub listening: u64,
 }
 
 impl InvalidationAcks {
-    /// Returns `true` if all subscribed instances have acknowledged.
+    /// Returns `true` if all subscribed instances have acknowledged the changes.
     pub fn is_complete(&self) -> bool {
         self.heard >= self.listening
     }
@@ -41,12 +41,13 @@ impl InvalidationAcks {
 
 impl RedisStore {
     /// Waits until all subscribed instances have invalidated the keys that were changed before this
-    /// call, for at most `at_most`, and returns the acknowledgments. For revocations whose effect
-    /// must be confirmed.
+    /// call, and returns the acknowledgments. Waits for at most `at_most`. Call this method after a
+    /// revocation whose effect must be confirmed.
     ///
-    /// An instance subscribes at its first key lookup. While it is not subscribed, it caches no
-    /// keys and needs no acknowledgment. In a Cluster, only instances that are subscribed to the
-    /// node with the keys are counted; the others receive the message at the same time.
+    /// An instance subscribes at its first key lookup. While an instance is not subscribed, it
+    /// caches no keys and needs no acknowledgment. In a Cluster, only the instances that are
+    /// subscribed to the node with the keys are counted. The other instances receive the message at
+    /// the same time.
     ///
     /// ```no_run
     /// use std::time::Duration;

@@ -1,4 +1,4 @@
-//! The Redis keys of API keys, and the subscription to their changes.
+//! The Redis keys for API keys, and the subscription to changes of API keys.
 
 use std::{
     fmt,
@@ -17,16 +17,16 @@ use crate::{
     },
 };
 
-/// The state of API keys in this process.
+/// The state that this process has for API keys.
 pub(crate) struct ApiKeyNames {
     pub(super) names: KeyDataNames,
     pub(super) owners: KeySpace,
     pub(super) changes: KeyChangeFeed,
-    /// The subscription to changes, from the first lookup on.
+    /// The subscription to changes, which starts with the first lookup.
     listening: Mutex<Option<Listening>>,
 }
 
-/// The Redis keys of the records and their indexes.
+/// The Redis keys of the API key records and their indexes.
 pub(super) struct KeyDataNames {
     pub(super) records: Vec<u8>,
     pub(super) uses: Vec<u8>,
@@ -74,7 +74,7 @@ impl ApiKeyNames {
         }
     }
 
-    /// Returns a digest of an owner's name, of fixed length.
+    /// Returns a fixed-length digest of an owner's name.
     pub(super) fn owner(&self, owner: &str) -> String {
         self.owners.short_key(owner.as_bytes()).to_string()
     }
@@ -84,7 +84,7 @@ impl ApiKeyNames {
     }
 }
 
-/// Passes an event to the rings.
+/// Passes an event to the key rings.
 fn pass_on(changes: &KeyChangeFeed, news: &News) {
     match news {
         News::Up => changes.connected(),
@@ -97,7 +97,7 @@ fn pass_on(changes: &KeyChangeFeed, news: &News) {
     }
 }
 
-/// Returns the key id in a message. A version may follow it.
+/// Returns the key id in a message. A version may follow the id.
 fn id_in(message: &[u8]) -> Option<KeyId> {
     let text = std::str::from_utf8(message).ok()?;
     text.split(' ').next()?.parse().ok()

@@ -1,8 +1,8 @@
 //! API key records on a Redis server.
 //!
-//! All of them are in one slot of a Cluster, so that a record and its index entries change
-//! atomically. Each index is a sorted set with equal scores, which the server sorts by its members.
-//! A member starts with a timestamp.
+//! All records are in one slot of a Cluster, so that a record and its index entries change
+//! atomically. Each index is a sorted set with equal scores, which the server sorts by member. A
+//! member starts with a timestamp.
 
 use super::state::ApiKeyNames;
 use std::{
@@ -46,15 +46,16 @@ static TOUCH: LazyLock<Script> =
 static PURGE: LazyLock<Script> =
     LazyLock::new(|| Script::new(&[include_str!("../scripts/keys_purge.lua")]));
 
-/// The minimum timeout of management calls, which no request waits for.
+/// The minimum timeout of management calls, for which no request waits.
 const MIN_MANAGEMENT_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// The maximum number of records that one call removes, since the server is blocked during it.
+/// The maximum number of records that one call removes. The number is limited because the call
+/// blocks the server.
 const PURGE_MAX: usize = 1_000;
 
-/// Returns a record in the format of the server. It starts with the fields that scripts read:
-/// format, version, creation time, end time and owner. Numbers are big-endian, so that their bytes
-/// sort like them.
+/// Returns a record in the server's format. It starts with the fields that scripts read: format,
+/// version, creation time, end time and owner. Numbers are big-endian, so that sorting by bytes
+/// sorts by number.
 fn to_bytes(record: &StoredKey, owner: &str) -> Vec<u8> {
     let end = record.ended_at().map_or(u64::MAX, Timestamp::as_micros);
     let whole = record.to_bytes();
@@ -71,7 +72,7 @@ fn to_bytes(record: &StoredKey, owner: &str) -> Vec<u8> {
 const FORM: u8 = 1;
 const FRONT_BYTES: usize = 57;
 
-/// Reads the result of [`to_bytes`].
+/// Parses the bytes that [`to_bytes`] returns.
 fn from_bytes(bytes: &[u8]) -> Result<StoredKey, StoreError> {
     let mut reader = BinaryReader::new(bytes);
     match reader.array::<FRONT_BYTES>() {
@@ -80,7 +81,7 @@ fn from_bytes(bytes: &[u8]) -> Result<StoredKey, StoreError> {
     }
 }
 
-/// Returns the requested record. The record of another key is an error.
+/// Returns the requested record. If the reply contains another key's record, returns an error.
 fn found(reply: &[Value], id: KeyId) -> Result<Option<StoredKey>, StoreError> {
     match reply {
         [Value::Nil] => Ok(None),
@@ -112,7 +113,7 @@ fn page(reply: &[Value]) -> Result<KeyPage, StoreError> {
     Ok(KeyPage::new(keys, next))
 }
 
-/// Reads the last use of a key and the number of its uses, which are separated by a space.
+/// Parses the time of a key's last use and the number of its uses, which are separated by a space.
 fn read_use(used: &Value) -> (Option<Timestamp>, u64) {
     let Value::BulkString(bytes) = used else {
         return (None, 0);
@@ -128,7 +129,7 @@ fn corrupt(what: &str) -> StoreError {
 }
 
 impl RedisStore {
-    /// Starts a call about keys with at least this timeout.
+    /// Starts a call for API keys with at least this timeout.
     fn begin_key(&self, at_least: Duration) -> Result<CallTurn, StoreError> {
         let link = &self.shared.link;
         let timeout = link.timeouts().api_key.max(at_least);
@@ -147,8 +148,8 @@ impl RedisStore {
         }
     }
 
-    /// Stores a record if the stored version is `expected`, and if its owner has fewer keys than
-    /// `max_keys`.
+    /// Stores a record if the stored version is `expected` and the owner has fewer than `max_keys`
+    /// keys.
     fn put_key(
         &self,
         record: &StoredKey,

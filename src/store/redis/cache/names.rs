@@ -1,4 +1,4 @@
-//! The names by which entries are purged, in the format of the server.
+//! The names by which entries are purged, in the server's format.
 
 use crate::{
     cache::backend::{CacheKey, PurgeTarget, StoredResponse},
@@ -6,10 +6,10 @@ use crate::{
     store::redis::connection::client::push_base64,
 };
 
-/// The length of a name: its kind and a digest.
+/// The length of a name, which consists of its kind and a digest.
 pub(in crate::store) const NAME_BYTES: usize = 17;
 
-/// Concatenated names of [`NAME_BYTES`] each.
+/// Concatenated names, each of which has [`NAME_BYTES`] bytes.
 pub(crate) struct PurgeNames(Vec<u8>);
 
 impl PurgeNames {
@@ -32,7 +32,7 @@ impl PurgeNames {
         &self.0
     }
 
-    /// Returns the keys of the tokens of these names. All start with `start`.
+    /// Returns the keys of these names' tokens. All keys start with `start`.
     pub(crate) fn token_keys(&self, start: &[u8]) -> Vec<Vec<u8>> {
         let key_of = |name: &[u8]| {
             let (kind, digest) = name.split_at(1);

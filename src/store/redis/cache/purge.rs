@@ -1,4 +1,4 @@
-//! Purges, and the subscription to those of other instances.
+//! Purges, and the subscription to purges by other instances.
 
 use std::sync::{Arc, LazyLock};
 
@@ -24,14 +24,14 @@ pub(super) const TOKENS: &str = include_str!("../scripts/cache_tokens.lua");
 static PURGE: LazyLock<Script> =
     LazyLock::new(|| Script::new(&[PURGES, include_str!("../scripts/cache_purge.lua")]));
 
-/// The maximum number of recent purges in each set, about 10 MB. A fill with more purges during it
-/// is not stored.
+/// The maximum number of recent purges in each set, which take about 10 MB. If more purges than
+/// this occur during a fill, its response is not stored.
 const PURGES_MAX: usize = 1 << 16;
 
 /// An event of the subscription to purges.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Purged<'a> {
-    /// From now on, every purge is received. Earlier ones are unknown.
+    /// Every purge from now on is received. Earlier purges are unknown.
     Heard,
     /// The concatenated names of one purge.
     These(&'a [u8]),
@@ -108,7 +108,7 @@ impl RedisInner {
         turn.script(call).await.map(drop)
     }
 
-    /// Purges with several commands of one key each. A soft purge becomes a hard one.
+    /// Purges with several single-key commands. A soft purge becomes a hard purge.
     async fn purge_apart(
         &self,
         share: &Share,
@@ -123,7 +123,7 @@ impl RedisInner {
         Ok(())
     }
 
-    /// Deletes keys of one slot.
+    /// Deletes keys that are in one slot.
     async fn unlink(&self, keys: &[Vec<u8>]) -> Result<(), StoreError> {
         let Some(first) = keys.first() else {
             return Ok(());
@@ -133,7 +133,7 @@ impl RedisInner {
     }
 }
 
-/// Returns a random token. Two tokens of one name must never be equal.
+/// Returns a random token. Two tokens for the same name must never be equal.
 pub(super) fn fresh_token() -> Result<[u8; 8], StoreError> {
     let token = getrandom::u64().map_err(|_| {
         StoreError::with_source(

@@ -17,13 +17,13 @@ use crate::{
 static DROP: LazyLock<Script> =
     LazyLock::new(|| Script::new(&[include_str!("../scripts/cache_drop.lua")]));
 
-/// The result of a lookup and the remaining time for which the entry is stored.
+/// The result of a lookup, and the remaining time for which the entry is stored.
 pub(crate) struct SeenEntry {
     pub(crate) lookup: Lookup,
     pub(crate) left: Duration,
 }
 
-/// A lookup of a key.
+/// A lookup of one key.
 pub(super) struct EntryQuery {
     pub(super) shared: Arc<RedisInner>,
     pub(super) key: CacheKey,
@@ -33,7 +33,7 @@ pub(super) struct EntryQuery {
 }
 
 impl EntryQuery {
-    /// Reads the reply of the server.
+    /// Parses the server's reply.
     pub(super) async fn read(self, reply: Vec<Value>) -> Result<SeenEntry, StoreError> {
         let mut reply = reply.into_iter();
         let (Some(Value::Int(fence)), Some(Value::BulkString(what))) = (reply.next(), reply.next())
@@ -59,7 +59,7 @@ impl EntryQuery {
         Ok(SeenEntry { lookup, left })
     }
 
-    /// Learns the actual `Vary` fields, so that the lookup is repeated with them.
+    /// Records the actual `Vary` fields, so that the lookup is repeated with them.
     fn varies(&self, names: &[u8]) -> Found {
         match VarySpec::from_bytes(names) {
             Ok(names) if !self.is_asked_again => {
@@ -71,7 +71,8 @@ impl EntryQuery {
         }
     }
 
-    /// Reads an entry. Returns `None` if it is not exactly an entry that was stored under this key.
+    /// Parses an entry. Returns `None` unless the data is exactly an entry that was stored under
+    /// this key.
     fn entry(&self, stamp: &[u8], parts: impl Iterator<Item = Value>) -> Option<(Found, Duration)> {
         let parts: [Value; 5] = parts.collect::<Vec<_>>().try_into().ok()?;
         let [

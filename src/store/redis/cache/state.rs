@@ -20,24 +20,24 @@ use crate::{
 /// The number of keys whose `Vary` fields are remembered.
 const SPECS: usize = 1_024;
 
-/// The number of slots that the entries are distributed over in a Cluster.
+/// The number of slots over which the entries are distributed in a Cluster.
 const SHARES: usize = 16;
 
-/// The state of the cache in this process.
+/// The state that this process has for the cache.
 pub(crate) struct CacheShares {
     /// The keys of each slot.
     pub(super) shares: Vec<Share>,
     pub(super) channel: Vec<u8>,
-    /// The `Vary` fields of keys at their last lookup, in a direct-mapped table. A correct guess
+    /// The `Vary` fields of each key at its last lookup, in a direct-mapped table. A correct guess
     /// saves a second lookup.
     specs: Box<[Mutex<Option<Spec>>]>,
 }
 
-/// A slot with some of the entries, their tokens, and recent purges.
+/// A slot that contains some of the entries, their tokens, and recent purges.
 pub(super) struct Share {
-    /// The prefix of the keys of entries.
+    /// The prefix of entry keys.
     pub(super) start: Vec<u8>,
-    /// The prefix of the keys of tokens.
+    /// The prefix of token keys.
     pub(super) tokens: Vec<u8>,
     pub(super) purges: Vec<u8>,
 }
@@ -65,7 +65,7 @@ impl CacheShares {
         }
     }
 
-    /// Returns the slot of the entries of a URL.
+    /// Returns the slot for the entries of a URL.
     pub(super) fn share_of(&self, uri: &StoreKey) -> &Share {
         let at = usize::from(uri.as_bytes()[0]) % self.shares.len();
         &self.shares[at]
@@ -78,7 +78,7 @@ impl CacheShares {
         }
     }
 
-    /// Remembers the `Vary` fields of a key. Most keys have none and take no memory.
+    /// Remembers the `Vary` fields of a key. Most keys have no such fields and take no memory.
     pub(super) fn learn(&self, key: &CacheKey, names: &VarySpec) {
         let mut place = self.spec(key);
         let is_own = matches!(&*place, Some(spec) if spec.key == *key.full().as_bytes());
@@ -103,7 +103,7 @@ impl CacheShares {
 }
 
 impl Share {
-    /// Creates a call of a script with the tokens of these names as its last keys.
+    /// Creates a script call whose last keys are the tokens of these names.
     pub(super) fn call(
         &self,
         script: &'static Script,

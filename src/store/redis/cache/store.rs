@@ -1,14 +1,14 @@
 //! The cache on a Redis server.
 //!
-//! The entries of a key are one hash with an expiry. Each name by which entries are purged (a URL,
-//! a tag, a caller, all) has a token, which is a separate key. An entry is valid while the tokens
-//! exist that it was stored with. A purge deletes the token: one write, regardless of the number of
-//! entries, which needs no further record. Fills in flight are compared with a set of recent purges
-//! of limited size.
+//! The entries of one key form a hash with an expiry. Each name by which entries are purged (a URL,
+//! a tag, a caller, or all entries) has a token, which is a separate key. An entry is valid as long
+//! as all tokens with which it was stored exist. A purge deletes the token. This takes one write,
+//! regardless of the number of entries, and needs no further record. Fills in flight are compared
+//! with a size-limited set of recent purges.
 //!
-//! In a Cluster there are several such sets, each in one slot with the entries of some of the URLs
-//! and their tokens. A lookup is one command in a Cluster too. Only a purge by tag or caller is
-//! sent to each slot.
+//! In a Cluster, there are several such sets. Each set is in one slot, together with the entries of
+//! some of the URLs and the tokens of those entries. A lookup is a single command even in a
+//! Cluster. Only a purge by tag or caller is sent to each slot.
 
 use std::{
     sync::{Arc, LazyLock},
@@ -86,7 +86,7 @@ impl RedisStore {
         }
     }
 
-    /// Looks up an entry and the remaining time for which it is stored.
+    /// Looks up an entry and the remaining time for which the entry is stored.
     pub(crate) fn look_up(
         &self,
         key: &CacheKey,

@@ -1,4 +1,4 @@
-//! The address of a server, and opening connections to it.
+//! The address of a server, and functions that open connections to it.
 
 use std::{borrow::Cow, fmt, time::Duration};
 
@@ -18,14 +18,14 @@ use crate::{
     },
 };
 
-/// A server's address and the setup of its connections.
+/// The address of a server, and the setup of connections to that server.
 #[derive(Clone)]
 pub(crate) struct Address {
     place: AddressKind,
     login: Login,
     database: i64,
     protocol: Protocol,
-    /// Encrypts connections over the network.
+    /// The connector that encrypts network connections.
     tls: Option<Connector>,
 }
 
@@ -36,7 +36,7 @@ enum AddressKind {
 }
 
 impl Address {
-    /// Reads an address from a URL, such as `redis://user:password@host:6379/0`.
+    /// Parses an address from a URL such as `redis://user:password@host:6379/0`.
     pub(crate) fn parse(url: &str, tls: &Tls) -> Result<Self, ConfigError> {
         let (url, is_secret) = without_tls(url)?;
         let protocol = Protocol::from_url(&url)?;
@@ -64,7 +64,7 @@ impl Address {
         Some(read(&url).ok()?.0.to_string())
     }
 
-    /// Returns the address of another server of the same kind, with the same setup.
+    /// Returns the address of another server of the same kind, with the same connection setup.
     pub(crate) fn at(&self, host: &str, port: u16) -> Self {
         Self {
             place: AddressKind::Tcp {
@@ -119,12 +119,12 @@ impl Address {
     /// Connects, authenticates, and sends `probe` to check that the server accepts commands.
     ///
     /// The credentials provider has its own timeout. If the server rejects the credentials, or if
-    /// new ones were announced during the attempt, the provider is called and the connection opened
-    /// again.
+    /// new credentials were announced during the attempt, the provider is called and the connection
+    /// is opened again.
     ///
     /// # Errors
     ///
-    /// Returns an error if the provider fails, or if the rest fails or exceeds the timeout.
+    /// Returns an error if the provider fails, or if the other steps fail or exceed the timeout.
     pub(crate) async fn open(
         &self,
         ground: &Ground,
@@ -209,7 +209,8 @@ impl Address {
     }
 }
 
-/// Returns a URL with its scheme replaced by that without TLS, and `true` if it had a TLS scheme.
+/// Replaces a TLS scheme in a URL with the scheme without TLS. Returns the URL, and `true` if it
+/// had a TLS scheme.
 fn without_tls(url: &str) -> Result<(Cow<'_, str>, bool), ConfigError> {
     let secret = [("rediss://", "redis://"), ("valkeys://", "valkey://")];
     let rest = |(scheme, plain)| Some((plain, url.strip_prefix(scheme)?));
@@ -253,7 +254,7 @@ impl fmt::Debug for Address {
 }
 
 impl fmt::Display for Address {
-    /// Writes the host and port, or the path, without credentials.
+    /// Formats the host and port, or the path, without credentials.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.place.fmt(f)
     }

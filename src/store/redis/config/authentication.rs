@@ -11,41 +11,43 @@ use super::{
 use crate::core::error::BoxError;
 
 impl RedisConfig {
-    /// Sets the username. Overrides that of the URL.
+    /// Sets the username. Overrides the username in the URL.
     pub fn username(mut self, user: impl Into<String>) -> Self {
         self.login.username = Some(user.into());
         self
     }
 
-    /// Sets the password. Overrides that of the URL.
+    /// Sets the password. Overrides the password in the URL.
     ///
-    /// For a password that changes while the service runs, see
-    /// [`credentials_provider`](Self::credentials_provider).
+    /// If the password changes while the service runs, use
+    /// [`credentials_provider`](Self::credentials_provider) instead.
     pub fn password(mut self, password: impl Into<String>) -> Self {
         self.login.password = Some(Zeroizing::new(password.into()));
         self
     }
 
-    /// Sets the database number. Overrides that of the URL; 0 by default. A Cluster has database 0
-    /// only.
+    /// Sets the database number. Overrides the number in the URL. Defaults to 0. A Cluster has only
+    /// database 0.
     pub fn database(mut self, database: u32) -> Self {
         self.login.database = Some(database);
         self
     }
 
-    /// Sets a function that returns the current credentials, for passwords and tokens that rotate.
+    /// Sets a function that returns the current credentials, for passwords and tokens that are
+    /// rotated.
     ///
-    /// The store calls it for each connection to a server or to a node of a Cluster, and again
-    /// if the server rejects the result (`WRONGPASS` or `NOAUTH`).
+    /// The store calls this function for each connection to a server or to a node of a Cluster. It
+    /// calls the function again if the server rejects the returned credentials (`WRONGPASS` or
+    /// `NOAUTH`).
     /// [`RedisStore::reauthenticate`](crate::store::redis::store::RedisStore::reauthenticate)
     /// applies new credentials to open connections. Calls can overlap, so the function should
-    /// return a cached value while it is valid.
+    /// return a cached value as long as that value is valid.
     ///
     /// If the function fails, panics or exceeds [`credentials_timeout`](Self::credentials_timeout),
-    /// the server is unavailable until a later attempt succeeds; the store tries once per second.
-    /// The notice contains the text of the error, which must not contain secrets.
+    /// the server is unavailable until a later attempt succeeds. The store makes one attempt per
+    /// second. The notice contains the error text, which must not contain secrets.
     ///
-    /// The credentials of the URL are not used. For Sentinels, use
+    /// The credentials in the URL are not used. For Sentinels, use
     /// [`sentinel_credentials_provider`](Self::sentinel_credentials_provider).
     ///
     /// ```
@@ -72,13 +74,14 @@ impl RedisConfig {
         self
     }
 
-    /// Sets a function that returns the current credentials of the Sentinels. Overrides those of
-    /// the URLs. It is called like [`credentials_provider`](Self::credentials_provider).
+    /// Sets a function that returns the current credentials for the Sentinels. Overrides the
+    /// credentials in the URLs of the Sentinels. The function is called in the same way as
+    /// [`credentials_provider`](Self::credentials_provider).
     ///
     /// # Errors
     ///
     /// [`RedisStore::new`](crate::store::redis::store::RedisStore::new) returns an error if the
-    /// store has no Sentinels.
+    /// store is not configured with Sentinels.
     pub fn sentinel_credentials_provider<F, Fut, E>(mut self, provider: F) -> Self
     where
         F: Fn() -> Fut + Send + Sync + 'static,
@@ -89,12 +92,12 @@ impl RedisConfig {
         self
     }
 
-    /// Sets the timeout of a call of [`credentials_provider`](Self::credentials_provider) or
-    /// [`sentinel_credentials_provider`](Self::sentinel_credentials_provider). Defaults to 5 s;
-    /// must be positive and at most 60 s.
+    /// Sets the timeout for a call to [`credentials_provider`](Self::credentials_provider) or
+    /// [`sentinel_credentials_provider`](Self::sentinel_credentials_provider). Defaults to 5 s. The
+    /// value must be positive and at most 60 s.
     ///
-    /// Requests do not wait that long: they wait for a connection for
-    /// [`connect_timeout`](Self::connect_timeout) at most.
+    /// Requests do not wait that long. They wait for a connection for at most
+    /// [`connect_timeout`](Self::connect_timeout).
     pub fn credentials_timeout(mut self, timeout: Duration) -> Self {
         self.login.timeout = timeout;
         self

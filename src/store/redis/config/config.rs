@@ -28,14 +28,14 @@ use crate::{
 /// # let _ = (one, watched, many);
 /// ```
 ///
-/// A URL is `redis://user:password@host:6379/0`, `rediss://` for TLS (feature `redis-tls`), or
-/// `redis+unix:///path/of/the/socket?user=..&pass=..&db=0`; user, password and database are
-/// optional. `Debug` output contains no password.
+/// The URL has the form `redis://user:password@host:6379/0`, `rediss://` for TLS (feature
+/// `redis-tls`), or `redis+unix:///path/of/the/socket?user=..&pass=..&db=0`. The user, password and
+/// database are optional. The `Debug` output does not contain the password.
 ///
-/// Append `?protocol=2` (or `resp2`) to a URL to use RESP2 without sending `HELLO`, and
-/// `?protocol=3` (or `resp3`) to fail on servers that reject `HELLO`. By default, connections use
-/// RESP3, and RESP2 with servers and proxies that reject it. All URLs of a store must agree. Other
-/// parameters are rejected.
+/// By default, a connection uses RESP3, or RESP2 if the server or proxy rejects RESP3. To use RESP2
+/// without sending `HELLO`, append `?protocol=2` (or `resp2`) to the URL. To fail on servers that
+/// reject `HELLO`, append `?protocol=3` (or `resp3`). All URLs of a store must specify the same
+/// protocol. Other parameters are rejected.
 #[derive(Clone)]
 #[must_use]
 pub struct RedisConfig {
@@ -50,14 +50,14 @@ pub struct RedisConfig {
     auditor: Option<Arc<dyn Auditor>>,
 }
 
-/// The timeout of the calls of each layer.
+/// The timeout for each layer's calls.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct CallTimeouts {
     pub(crate) rate_limit: Duration,
     pub(crate) api_key: Duration,
     pub(crate) cache: Duration,
     pub(crate) access_log: Duration,
-    /// The longest silence of a server while calls wait.
+    /// The time without any reply, while calls wait, after which the server counts as unavailable.
     pub(crate) silence: Duration,
     /// The maximum time that a call waits for a connection.
     pub(crate) connect: Duration,
@@ -73,18 +73,20 @@ pub(crate) struct RedisBounds {
 }
 
 impl RedisConfig {
-    /// Creates the configuration of a single server, which may be behind a name that fails over.
+    /// Creates the configuration of a single server, which may be behind a name that fails over to
+    /// another server.
     pub fn single(url: impl Into<String>) -> Self {
         Self::new(Servers::Single(url.into()))
     }
 
     /// Creates the configuration of a primary that Sentinels monitor under the name `main`.
     ///
-    /// The store queries the Sentinels each time it connects, also after the primary has become a
-    /// replica. The username and password of a URL authenticate to that Sentinel only. The primary
-    /// uses [`username`](Self::username) and [`password`](Self::password), or
-    /// [`credentials_provider`](Self::credentials_provider), and [`database`](Self::database). It
-    /// is reached over TLS if the first Sentinel is, and uses the protocol version of the URLs.
+    /// The store queries the Sentinels each time it connects, including after the primary has
+    /// become a replica. The username and password in a URL authenticate only to that Sentinel. The
+    /// primary uses [`username`](Self::username) and [`password`](Self::password), or
+    /// [`credentials_provider`](Self::credentials_provider), as well as
+    /// [`database`](Self::database). If the first Sentinel is reached over TLS, so is the primary.
+    /// The primary also uses the protocol version of the URLs.
     pub fn sentinel<U: Into<String>>(
         sentinels: impl IntoIterator<Item = U>,
         main: impl Into<String>,
@@ -97,8 +99,8 @@ impl RedisConfig {
 
     /// Creates the configuration of a Cluster, which is discovered through these nodes.
     ///
-    /// The username, password and TLS setting of the first URL, and the protocol version of the
-    /// URLs, apply to all nodes that the Cluster names.
+    /// The username, password and TLS setting of the first URL apply to all nodes of the Cluster.
+    /// So does the protocol version of the URLs.
     pub fn cluster<U: Into<String>>(nodes: impl IntoIterator<Item = U>) -> Self {
         Self::new(Servers::Cluster(
             nodes.into_iter().map(Into::into).collect(),
@@ -131,117 +133,120 @@ impl RedisConfig {
         }
     }
 
-    /// Sets the name of this store in notices and audit events. Defaults to `redis`.
+    /// Sets the store's name in notices and audit events. Defaults to `redis`.
     pub fn name(mut self, name: impl Into<Arc<str>>) -> Self {
         self.name = name.into();
         self
     }
 
-    /// Sets the prefix of all Redis keys: 1 to 32 letters, digits, `.`, `_`, `-` or `:`. Defaults
-    /// to `portcullis`.
+    /// Sets the prefix of all Redis keys. Defaults to `portcullis`. The prefix must consist of 1 to
+    /// 32 letters, digits, `.`, `_`, `-` or `:`.
     pub fn prefix(mut self, prefix: impl Into<String>) -> Self {
         self.prefix = prefix.into();
         self
     }
 
-    /// Sets the timeout of rate limit decisions. Defaults to 25 ms; must be positive and at most 60
-    /// s.
+    /// Sets the timeout for rate-limit decisions. Defaults to 25 ms. The value must be positive and
+    /// at most 60 s.
     ///
-    /// While the server replies slowly, a call waits as long as recent replies took, at most eight
-    /// times the timeout. A server that sends nothing gets no more than the timeout.
+    /// While the server replies slowly, a call waits as long as recent replies took, but at most
+    /// eight times the timeout. If the server sends nothing at all, a call waits only for the
+    /// timeout.
     pub fn rate_limit_timeout(mut self, timeout: Duration) -> Self {
         self.timeouts.rate_limit = timeout;
         self
     }
 
-    /// Sets the timeout of API key lookups. Defaults to 50 ms; must be positive and at most 60 s.
+    /// Sets the timeout for API key lookups. Defaults to 50 ms. The value must be positive and at
+    /// most 60 s.
     ///
-    /// As with [`rate_limit_timeout`](Self::rate_limit_timeout), a slow server gets up to eight
-    /// times as long.
+    /// As with [`rate_limit_timeout`](Self::rate_limit_timeout), calls to a slow server wait up to
+    /// eight times the timeout.
     pub fn api_key_timeout(mut self, timeout: Duration) -> Self {
         self.timeouts.api_key = timeout;
         self
     }
 
-    /// Sets the timeout of cache calls. Defaults to 25 ms; must be positive and at most 60 s.
+    /// Sets the timeout for cache calls. Defaults to 25 ms. The value must be positive and at most
+    /// 60 s.
     ///
-    /// As with [`rate_limit_timeout`](Self::rate_limit_timeout), a slow server gets up to eight
-    /// times as long.
+    /// As with [`rate_limit_timeout`](Self::rate_limit_timeout), calls to a slow server wait up to
+    /// eight times the timeout.
     pub fn cache_timeout(mut self, timeout: Duration) -> Self {
         self.timeouts.cache = timeout;
         self
     }
 
-    /// Sets the silence while calls wait after which the server counts as unavailable. Defaults to
-    /// 50 ms; must be positive and at most 60 s.
+    /// Sets the time without any reply, while calls wait, after which the server counts as
+    /// unavailable. Defaults to 50 ms. The value must be positive and at most 60 s.
     ///
-    /// Any reply ends a silence, also the reply to a call that has timed out. Time in which this
-    /// process was delayed does not count. A server with a high latency may not reply for twice its
-    /// latency, at most four times this value. Regardless of this value, a server also counts as
-    /// unavailable after five rounds of calls in a row without a reply; calls that wait at the same
-    /// time are one round.
+    /// Any reply restarts this time, including a reply to a call that has already timed out. Time
+    /// during which this process was delayed does not count. For a server with a high latency, the
+    /// maximum is twice the latency, but at most four times this value. Regardless of this value, a
+    /// server also counts as unavailable after five consecutive rounds of calls without a reply.
+    /// Calls that wait at the same time form one round.
     pub fn idle_timeout(mut self, silence: Duration) -> Self {
         self.timeouts.silence = silence;
         self
     }
 
-    /// Sets the timeout for opening a connection, and for a Sentinel or node to name the servers.
-    /// Defaults to 250 ms; must be positive and at most 60 s.
+    /// Sets the timeout for opening a connection, and for a Sentinel or node to return the
+    /// addresses of the servers. Defaults to 250 ms. The value must be positive and at most 60 s.
     ///
-    /// A call waits for a connection no longer than its own timeout. The server counts as
-    /// unavailable once the attempt fails or this time has passed.
+    /// A call waits for a connection no longer than the call's own timeout. The server counts as
+    /// unavailable once the attempt to connect fails or exceeds this timeout.
     pub fn connect_timeout(mut self, timeout: Duration) -> Self {
         self.timeouts.connect = timeout;
         self
     }
 
-    /// Sets the maximum number of calls that wait for one server. Defaults to 1 024; must be at
-    /// least 1. Calls beyond it fail immediately.
+    /// Sets the maximum number of calls that can wait for one server. Defaults to 1 024. The value
+    /// must be at least 1. Additional calls fail immediately.
     pub fn max_pending_calls(mut self, calls: usize) -> Self {
         self.max_pending_calls = calls;
         self
     }
 
-    /// Sets the maximum number of rejected partitions that are remembered; 0 for none. Defaults to
-    /// 10 000.
+    /// Sets the maximum number of rejected partitions that are remembered. Defaults to 10 000. With
+    /// a value of 0, none are remembered.
     ///
-    /// Repeated requests of a rejected partition are rejected locally, by the same algorithm on the
-    /// state that the server returned, until its `retry_after` elapses. This is exact unless
-    /// another instance refunds or resets the partition, which takes effect here when that time has
-    /// elapsed.
+    /// Repeated requests in a rejected partition are rejected locally until the partition's
+    /// `retry_after` elapses, by the same algorithm and with the state that the server returned.
+    /// These rejections are exact unless another instance refunds or resets the partition. In that
+    /// case, the change takes effect on this instance once that time has elapsed.
     pub fn max_cached_denials(mut self, partitions: usize) -> Self {
         self.bounds.max_cached_denials = partitions;
         self
     }
 
-    /// Sets the maximum number of rate limit decisions in one call: 1 to 255, 1 to disable
-    /// batching. Defaults to 32.
+    /// Sets the maximum number of rate-limit decisions in one call. Defaults to 32. The value must
+    /// be from 1 to 255; a value of 1 disables batching.
     ///
-    /// Decisions are batched only while four calls for other decisions are in flight, so a batch
-    /// adds no waiting time below that load. Each decision of a batch is independent. The server
-    /// runs a batch without interruption: 32 decisions take about 200 µs. On a Cluster, decisions
-    /// are not batched, since a call is limited to one slot.
+    /// Decisions are batched only while four calls for other decisions are in flight, so batching
+    /// adds no waiting time below that load. The decisions in a batch are independent of one
+    /// another. The server runs a batch without interruption; 32 decisions take about 200 µs. On a
+    /// Cluster, decisions are not batched, because a call is limited to one slot.
     pub fn max_batch(mut self, decisions: usize) -> Self {
         self.bounds.max_batch = decisions;
         self
     }
 
-    /// Sets the maximum size of a cached body in bytes. Defaults to 1 MiB. Larger responses are not
-    /// stored, since other replies wait while a body is transferred.
+    /// Sets the maximum size of a cached response body in bytes. Defaults to 1 MiB. Responses with
+    /// a larger body are not stored, because other replies wait while a body is transferred.
     pub fn max_cache_body_bytes(mut self, bytes: usize) -> Self {
         self.bounds.max_cache_body_bytes = bytes;
         self
     }
 
-    /// Sets the approximate maximum number of records of each log stream. Defaults to 100 000; must
-    /// be at least 1. The oldest records beyond it are removed.
+    /// Sets the approximate maximum number of records in each log stream. Defaults to 100 000. The
+    /// value must be at least 1. When a stream exceeds the maximum, its oldest records are removed.
     pub fn max_log_records(mut self, records: usize) -> Self {
         self.bounds.max_log_records = records;
         self
     }
 
-    /// Sets the auditor that receives an event when a server becomes unavailable, and when it is
-    /// available again.
+    /// Sets the auditor that receives an event when a server becomes unavailable and when the
+    /// server becomes available again. None by default.
     pub fn auditor(mut self, auditor: impl Auditor) -> Self {
         self.auditor = Some(Arc::new(auditor));
         self

@@ -1,4 +1,4 @@
-//! The credentials of connections, fixed or from a provider.
+//! The credentials for connections, which are fixed or come from a provider.
 
 use std::{
     fmt,
@@ -21,9 +21,10 @@ use crate::{
     },
 };
 
-/// The username and the password of a Redis user.
+/// The username and password of a Redis user.
 ///
-/// `Debug` prints the type's name, and the memory of the password is overwritten on drop.
+/// `Debug` prints only the type's name. The password is overwritten in memory when the credentials
+/// are dropped.
 #[derive(Clone)]
 pub struct RedisCredentials {
     username: Option<String>,
@@ -40,7 +41,7 @@ impl RedisCredentials {
         }
     }
 
-    /// Creates the credentials of the user `default`, as set by `requirepass`.
+    /// Creates the credentials of the user `default`, whose password `requirepass` sets.
     pub fn password(password: impl Into<String>) -> Self {
         Self {
             username: None,
@@ -96,7 +97,7 @@ impl Provider {
         }))
     }
 
-    /// Calls the provider. A panic becomes an error.
+    /// Calls the provider. A panic in the provider becomes an error.
     async fn ask(&self) -> Result<RedisCredentials, BoxError> {
         let panicked = |_| BoxError::from("it panicked");
         let mut asked = catch_unwind(AssertUnwindSafe(|| (self.0)())).map_err(panicked)?;
@@ -110,7 +111,7 @@ impl Provider {
     }
 }
 
-/// The credentials of a server's connections.
+/// The credentials for connections to a server.
 #[derive(Clone)]
 pub(crate) enum Login {
     /// The same credentials for each connection, or none.
@@ -132,7 +133,7 @@ impl Default for Login {
 }
 
 impl Login {
-    /// Returns the credentials of the next connection.
+    /// Returns the credentials for the next connection.
     ///
     /// # Errors
     ///
@@ -156,7 +157,7 @@ impl Login {
         }
     }
 
-    /// Returns `true` if the next connection may have other credentials.
+    /// Returns `true` if the next connection may use different credentials.
     pub(super) fn is_provided(&self) -> bool {
         matches!(self, Self::Provided(..))
     }

@@ -10,7 +10,7 @@ use super::{
 };
 use crate::core::error::ConfigError;
 
-/// The options that override the credentials and the database of a URL.
+/// The options that override the credentials and the database in a URL.
 #[derive(Clone)]
 pub(crate) struct LoginOptions {
     pub(super) username: Option<String>,
@@ -35,7 +35,7 @@ impl Default for LoginOptions {
 }
 
 impl LoginOptions {
-    /// Rejects options that contradict each other or require a missing one.
+    /// Rejects options that contradict one another or require an option that is missing.
     pub(crate) fn check(&self, has_sentinels: bool) -> Result<(), ConfigError> {
         if self.provider.is_some() && (self.username.is_some() || self.password.is_some()) {
             let problem = "the provider replaces `username` and `password`, which are also set";
@@ -52,7 +52,7 @@ impl LoginOptions {
         Ok(())
     }
 
-    /// Returns a server's address with these options.
+    /// Returns the server address with these options applied.
     pub(super) fn applied_to(&self, address: Address) -> Address {
         let login = match (&self.provider, address.login()) {
             (Some(provider), _) => Login::Provided(provider.clone(), self.timeout),
@@ -66,7 +66,7 @@ impl LoginOptions {
         address.with_login(login).with_database(database)
     }
 
-    /// Returns a Sentinel's address with these options.
+    /// Returns the Sentinel address with these options applied.
     pub(super) fn applied_to_sentinel(&self, sentinel: Address) -> Address {
         match &self.sentinel_provider {
             Some(provider) => sentinel.with_login(Login::Provided(provider.clone(), self.timeout)),

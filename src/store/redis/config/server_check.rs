@@ -9,7 +9,7 @@ use crate::{
     store::redis::connection::client::Link,
 };
 
-/// The kinds of data that the server must not lose, and the settings already reported.
+/// The kinds of data that the server must not lose, and the settings that were already reported.
 #[derive(Debug, Default)]
 pub(crate) struct ServerCheck {
     has_limits: AtomicBool,
@@ -19,17 +19,17 @@ pub(crate) struct ServerCheck {
 }
 
 impl ServerCheck {
-    /// Marks that a rate limiter uses the store.
+    /// Records that a rate limiter uses the store.
     pub(crate) fn note_limits(&self) {
         self.has_limits.store(true, Ordering::Relaxed);
     }
 
-    /// Marks that the store contains API keys.
+    /// Records that the store contains API keys.
     pub(crate) fn note_api_keys(&self) {
         self.has_api_keys.store(true, Ordering::Relaxed);
     }
 
-    /// Reads the server's settings, if `INFO` is permitted, and reports each mistake once.
+    /// Reads the server's settings if `INFO` is permitted, and reports each mistake once.
     pub(crate) async fn run(&self, link: &Link) {
         if !self.is_due() {
             return;
@@ -72,7 +72,7 @@ impl<'a> Info<'a> {
         named.next().map(|(_, value)| value.trim())
     }
 
-    /// Returns the eviction policy, if the server evicts.
+    /// Returns the eviction policy if the server evicts keys.
     fn eviction(&self) -> Option<&'a str> {
         let is_bounded = self.field("maxmemory").is_some_and(|bytes| bytes != "0");
         let policy = self.field("maxmemory_policy")?;

@@ -26,12 +26,12 @@ pub(crate) enum ServerRoute {
     Cluster(Vec<Address>),
 }
 
-/// The Sentinels that know the current primary.
+/// The Sentinels that monitor the primary.
 #[derive(Clone, Debug)]
 pub(crate) struct Sentinels {
     pub(crate) addresses: Vec<Address>,
     pub(crate) main: String,
-    /// The connection setup of the primary; its host and port are those that a Sentinel returns.
+    /// The connection setup for the primary. A Sentinel returns the host and port.
     pub(crate) server: Address,
 }
 
@@ -83,7 +83,8 @@ impl Servers {
     }
 }
 
-/// Parses the URLs of several servers: at least one, none of which is a socket path.
+/// Parses the URLs of several servers. There must be at least one URL, and none can be a socket
+/// path.
 fn parse_all(urls: &[String], tls: &Tls) -> Result<Vec<Address>, ConfigError> {
     let addresses = urls
         .iter()
@@ -108,7 +109,7 @@ fn parse_all(urls: &[String], tls: &Tls) -> Result<Vec<Address>, ConfigError> {
 }
 
 impl fmt::Debug for Servers {
-    /// Writes the hosts and ports, and `?` for a URL that cannot be parsed.
+    /// Formats the hosts and ports, with `?` for a URL that cannot be parsed.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let place = |url: &String| Address::place_of(url).unwrap_or_else(|| "?".to_owned());
         let places = |urls: &[String]| urls.iter().map(place).collect::<Vec<_>>();

@@ -1,4 +1,4 @@
-//! The circuit breaker of a server: its availability and its latency.
+//! The circuit breaker of a server, which tracks the server's availability and latency.
 
 use std::time::Duration;
 
@@ -7,42 +7,42 @@ use crate::core::time::Timestamp;
 /// The number of consecutive rounds of failed calls after which a server counts as unavailable.
 const ROUNDS_MAX: u32 = 5;
 
-/// The maximum wait of a call for a slow server, in multiples of its timeout.
+/// The maximum time that a call waits for a slow server, in multiples of the call's timeout.
 pub(super) const SLOW_MAX: u32 = 8;
 
-/// The silence that is allowed to a slow server, in multiples of its latency, and its maximum in
-/// multiples of that of a fast server.
+/// The silence that is allowed for a slow server, in multiples of the server's latency. It is
+/// limited to a multiple of the silence that is allowed for a fast server.
 const SILENT_LATENCIES: u32 = 2;
 const SILENT_MAX: u32 = 4;
 
-/// The maximum number of calls that wait for a server after a failed round, until any reply
+/// The maximum number of calls that can wait for a server after a failed round, until a reply
 /// arrives.
 const TRIALS_MAX: usize = 2;
 
-/// The state of a server, derived from its replies.
+/// The state of a server, derived from the server's replies.
 #[derive(Debug, Default)]
 pub(super) struct Pulse {
     waiting: usize,
     rounds: u32,
     /// The time at which the last round failed.
     failed_at: Option<Timestamp>,
-    /// The number of rounds that failed since a call received its own reply, and the time of the
-    /// last.
+    /// The number of rounds that failed since a call last received its own reply, and the time of
+    /// the last such round.
     unanswered: u32,
     unanswered_at: Option<Timestamp>,
-    /// The time since which calls wait and no reply arrived.
+    /// The time since which calls have been waiting without any reply.
     silent_since: Option<Timestamp>,
     /// The time at which the latest reply was noticed.
     heard_at: Option<Timestamp>,
     latency: Latency,
 }
 
-/// An estimate of the latency of replies, by the algorithm of TCP (RFC 6298).
+/// An estimate of the reply latency, computed with TCP's algorithm (RFC 6298).
 #[derive(Debug, Default)]
 struct Latency {
     smoothed: Duration,
     deviation: Duration,
-    /// The number of failed rounds since the last reply. Each doubles the estimate.
+    /// The number of failed rounds since the last reply. Each such round doubles the estimate.
     backoff: u32,
 }
 
@@ -58,12 +58,13 @@ impl Pulse {
         self.waiting
     }
 
-    /// Returns `true` if a round failed without a later reply, and enough calls wait already.
+    /// Returns `true` if a round failed, no reply has arrived since, and enough calls are already
+    /// waiting.
     pub(super) fn is_on_trial(&self) -> bool {
         self.rounds > 0 && self.waiting >= TRIALS_MAX
     }
 
-    /// Records a call that waits.
+    /// Records that a call has started to wait.
     pub(crate) fn asked(&mut self, now: Timestamp) {
         self.waiting += 1;
         self.silent_since.get_or_insert(now);
@@ -77,7 +78,7 @@ impl Pulse {
         self.measured(latency);
     }
 
-    /// Records a reply, which may belong to a call that was given up.
+    /// Records a reply, which may belong to a call that was already given up.
     pub(crate) fn heard(&mut self, now: Timestamp) {
         (self.rounds, self.failed_at) = (0, None);
         self.heard_at = Some(now);
@@ -89,7 +90,7 @@ impl Pulse {
         self.latency.measured(latency);
     }
 
-    /// Records that a call no longer waits. This is no evidence about the server.
+    /// Records that a call no longer waits. The end of the wait is not evidence about the server.
     pub(super) fn given_up(&mut self) {
         self.waiting = self.waiting.saturating_sub(1);
         if self.waiting == 0 && self.rounds == 0 {
@@ -97,14 +98,14 @@ impl Pulse {
         }
     }
 
-    /// Records a delay of this process: the silence in it is no evidence about the server.
+    /// Records a delay of this process. Silence during the delay is not evidence about the server.
     pub(super) fn excuse(&mut self, now: Timestamp, delay: Duration) {
         self.silent_since = self.silent_since.map(|since| now.min(since + delay));
     }
 
     /// Records that no reply arrived in time to a call that started at `begun`. Returns `true` if
-    /// the server counts as unavailable: after a silence of `idle_timeout`, of up to four times as
-    /// long for a slow server, or after five consecutive rounds of failed calls.
+    /// the server counts as unavailable. This is the case after a silence of `idle_timeout` (up to
+    /// four times as long for a slow server), or after five consecutive rounds of failed calls.
     pub(crate) fn failed(
         &mut self,
         now: Timestamp,
@@ -114,7 +115,8 @@ impl Pulse {
         self.missed(now, begun) || self.silence(now) >= self.silence_limit(idle_timeout)
     }
 
-    /// Like [`failed`](Self::failed), for a process that was delayed meanwhile: only rounds count.
+    /// Records a failure like [`failed`](Self::failed), for a process that was delayed in the
+    /// meantime. In this case, only rounds count.
     pub(super) fn missed(&mut self, now: Timestamp, begun: Timestamp) -> bool {
         self.waiting = self.waiting.saturating_sub(1);
         // Calls that wait at the same time fail at the same time: they are one round.
@@ -134,12 +136,12 @@ impl Pulse {
     }
 
     /// Returns `true` if the connection is out of step: five consecutive rounds of calls failed
-    /// although replies arrive, so a reply was lost and each one belongs to an earlier call.
+    /// although replies arrive. A reply was then lost, so each reply belongs to an earlier call.
     pub(super) fn is_out_of_step(&self) -> bool {
         self.unanswered >= ROUNDS_MAX
     }
 
-    /// Returns the time that a call may still wait that started at `begun`, at most until the
+    /// Returns the remaining time that a call that started at `begun` may wait, at most until the
     /// server counts as unavailable.
     pub(crate) fn patience(
         &self,

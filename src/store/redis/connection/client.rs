@@ -1,4 +1,4 @@
-//! The client that all parts of the store send their calls through.
+//! The client through which all parts of the store send their calls.
 
 use std::{
     error::Error,
@@ -34,7 +34,7 @@ use crate::{
     },
 };
 
-/// The client for the servers of one configuration. Each call has a timeout and is sent once.
+/// The client for the servers in one configuration. Each call has a timeout and is sent once.
 #[derive(Debug)]
 pub(crate) struct Link {
     router: Arc<Router>,
@@ -74,8 +74,8 @@ impl Link {
         }
     }
 
-    /// Returns a Redis key: the prefix, the kind, and a digest as the hash tag, which determines
-    /// the slot in a Cluster.
+    /// Returns a Redis key that consists of the prefix, the kind, and a digest. The digest is the
+    /// hash tag, which determines the slot in a Cluster.
     pub(crate) fn key(&self, of: &str, digest: &[u8]) -> Vec<u8> {
         let mut key = Vec::with_capacity(self.prefix.len() + of.len() + 4 + digest.len() * 4 / 3);
         key.extend_from_slice(self.prefix.as_bytes());
@@ -96,11 +96,12 @@ impl Link {
         &self.timeouts
     }
 
-    /// Starts a call for a key with a timeout.
+    /// Starts a call for a key, with a timeout.
     ///
     /// # Errors
     ///
-    /// Returns an error immediately if the server is unavailable, or too many calls wait for it.
+    /// Returns an error immediately if the server is unavailable, or if too many calls are waiting
+    /// for it.
     pub(crate) fn begin(&self, key: &[u8], timeout: Duration) -> Result<CallTurn, StoreError> {
         let slot = self.router.slot_of(key);
         let pass = match self.router.enter(slot)? {
@@ -119,8 +120,8 @@ impl Link {
         })
     }
 
-    /// Returns a sender for batches of started calls, or `None` on a Cluster, where their keys may
-    /// be on several servers.
+    /// Returns a sender for batches of calls that have been started. Returns `None` on a Cluster,
+    /// where the keys of a batch may be on several servers.
     pub(crate) fn messenger(&self) -> Option<Messenger> {
         let Router::One(node) = &*self.router else {
             return None;
@@ -168,7 +169,7 @@ impl Link {
     ///
     /// # Errors
     ///
-    /// Returns the cause of the outage if the server is unavailable.
+    /// Returns an error with the cause of the outage if the server is unavailable.
     pub(crate) async fn ping(&self, timeout: Duration) -> Result<(), StoreError> {
         let asked = match self.begin(b"", timeout) {
             Ok(turn) => turn.command(&redis::cmd("PING")).await,
@@ -184,7 +185,7 @@ impl Link {
         reply.ok()
     }
 
-    /// Adds the cause of the outage to an error that has none.
+    /// Adds the cause of the outage to an error that has no cause.
     fn explained(&self, error: StoreError) -> StoreError {
         let is_bare = error.kind().is_undone() && error.source().is_none();
         let outage = is_bare.then(|| self.ground.watch.outage()).flatten();
@@ -208,7 +209,7 @@ impl Link {
         self.ground.watch.stats()
     }
 
-    /// Rejects new calls, and waits for those in flight for at most `patience`.
+    /// Rejects new calls, and waits at most `patience` for the calls in flight.
     pub(crate) async fn close(&self, patience: Duration) {
         let limit = self.ground.runtime.sleep(patience);
         within(limit, self.router.close()).await;
@@ -216,7 +217,7 @@ impl Link {
     }
 }
 
-/// A call that was admitted. Dropping it cancels the call.
+/// An admitted call. Dropping this value cancels the call.
 pub(crate) struct CallTurn {
     caller: SlotCaller,
     ground: Arc<Ground>,
@@ -224,7 +225,7 @@ pub(crate) struct CallTurn {
     limit: Limit,
 }
 
-/// The limit on the wait of a call when the server replies slowly.
+/// The limit on the wait for a call while the server replies slowly.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Limit {
     Adaptive,
@@ -238,23 +239,23 @@ impl CallTurn {
         self
     }
 
-    /// Sends a command and returns the reply. An error reply is an error.
+    /// Sends a command and returns the reply. An error reply is returned as an error.
     pub(crate) async fn command(self, command: &Cmd) -> Result<Value, StoreError> {
         self.run(async |caller| Ok(caller.ask(command).await??))
             .await
     }
 
-    /// Sends a command and returns the reply. An error reply is not counted.
+    /// Sends a command and returns the reply. An error reply is not counted as a rejection.
     async fn reply(self, command: &Cmd) -> Result<RedisResult<Value>, StoreError> {
         self.run(async |caller| caller.ask(command).await).await
     }
 
-    /// Runs a script and returns the values after the number in its reply.
+    /// Runs a script and returns the values that follow the number in its reply.
     pub(crate) async fn script(self, call: ScriptCall) -> Result<Vec<Value>, StoreError> {
         self.script_as(call, Ok).await
     }
 
-    /// Runs a script and reads the values after the number in its reply.
+    /// Runs a script and parses the values that follow the number in its reply.
     pub(crate) async fn script_as<T>(
         self,
         call: ScriptCall,
@@ -305,13 +306,13 @@ impl CallTurn {
     }
 }
 
-/// Sends batches of calls, each of which was started separately.
+/// Sends batches of calls. Each call in a batch was started separately.
 pub(crate) struct Messenger {
     caller: SlotCaller,
 }
 
 impl Messenger {
-    /// Runs a script and returns the values after the number in its reply.
+    /// Runs a script and returns the values that follow the number in its reply.
     pub(crate) async fn script(&mut self, call: &ScriptCall) -> Result<Vec<Value>, Fault> {
         self.caller.run(call).await
     }
@@ -325,18 +326,18 @@ impl Messenger {
     }
 }
 
-/// Sends calls to the server that has a slot, and follows redirections.
+/// Sends calls to the server that owns a slot, and follows redirections.
 struct SlotCaller {
     pass: Option<Pass>,
     slot: u16,
     router: Arc<Router>,
 }
 
-/// The maximum number of redirections of a call. A redirected call was not executed.
+/// The maximum number of redirections for one call. A redirected call was not executed.
 const REDIRECTS_MAX: usize = 3;
 
 impl SlotCaller {
-    /// Runs a script and returns the values after the number in its reply.
+    /// Runs a script and returns the values that follow the number in its reply.
     async fn run(&mut self, call: &ScriptCall) -> Result<Vec<Value>, Fault> {
         let mut reply = self.ask(call.by_digest()).await?;
         // Only this error allows sending the call again: nothing was executed.
@@ -387,7 +388,7 @@ impl SlotCaller {
     }
 }
 
-/// Returns the redirection in a reply. The call was not executed.
+/// Returns the redirection in a reply, if any. A redirected call was not executed.
 fn redirection(reply: &RedisResult<Value>) -> Option<RedisError> {
     let error = reply.as_ref().err()?;
     let kind = error.kind();
@@ -396,7 +397,7 @@ fn redirection(reply: &RedisResult<Value>) -> Option<RedisError> {
     is_one.then(|| error.clone())
 }
 
-/// Appends bytes as base64url, whose characters have no meaning in a Redis key.
+/// Appends bytes in base64url encoding, whose characters have no special meaning in a Redis key.
 pub(crate) fn push_base64(out: &mut Vec<u8>, bytes: &[u8]) {
     const DIGITS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
     for chunk in bytes.chunks(3) {

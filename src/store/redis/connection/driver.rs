@@ -1,4 +1,4 @@
-//! The task that drives a connection, and the counter of its replies.
+//! The future that drives a connection, and the counter of the connection's replies.
 
 use std::{
     future::Future,
@@ -13,7 +13,7 @@ use std::{
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-/// Drives the I/O of a connection. It must be polled, and completes when the connection ends.
+/// Drives a connection's I/O. The driver must be polled and completes when the connection ends.
 pub(crate) struct Driver {
     task: Pin<Box<dyn Future<Output = ()> + Send>>,
     replies: Replies,
@@ -40,10 +40,10 @@ impl Future for Driver {
     }
 }
 
-/// Counts the replies on a connection, including those to calls that were given up.
+/// Counts the replies on a connection, including replies to calls that were given up.
 ///
-/// A read that ends with a line break counts as one reply, so a server that sends single bytes is
-/// undercounted.
+/// A read that ends with a line break counts as one reply, so replies from a server that sends
+/// single bytes are undercounted.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Replies(Arc<AtomicU64>);
 

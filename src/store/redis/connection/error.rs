@@ -1,4 +1,4 @@
-//! Errors of calls and their consequences for the connection.
+//! Errors of calls, and the consequences of those errors for the connection.
 
 use std::fmt;
 
@@ -50,8 +50,8 @@ impl ServerRefusal {
     }
 }
 
-/// Returns `true` if a script lacks a permission. The code is then `ERR`, and the text depends on
-/// the version of the server.
+/// Returns `true` if a script lacks a permission. In that case, the code is `ERR`, and the text
+/// depends on the server's version.
 fn is_acl_failure(error: &RedisError) -> bool {
     const STARTS: [&str; 2] = [
         "ACL failure in script",
@@ -86,12 +86,13 @@ impl Fault {
         }
     }
 
-    /// Creates a failure of a call that is not sent, because its server is known to be unusable.
+    /// Creates a failure for a call that is not sent because its server is known to be unusable.
     pub(crate) fn unsent(kind: StoreErrorKind) -> Self {
         StoreError::from(kind).into()
     }
 
-    /// Creates a failure to set up a connection. No call was sent, so all effects are known.
+    /// Creates a failure for a connection that could not be set up. No call was sent, so there were
+    /// no effects.
     pub(crate) fn for_setup(error: &RedisError) -> Self {
         let (kind, verdict) = judge(error);
         let kind = match kind {
@@ -110,7 +111,7 @@ impl Fault {
         }
     }
 
-    /// Creates a timeout: the server may have executed the command.
+    /// Creates a timeout. The server may have executed the command.
     pub(crate) fn silent() -> Self {
         Self {
             error: StoreErrorKind::Timeout.into(),
@@ -119,7 +120,7 @@ impl Fault {
         }
     }
 
-    /// Creates a timeout that a delay of this process may have caused: the server may have executed
+    /// Creates a timeout that may be due to a delay of this process. The server may have executed
     /// the command.
     pub(crate) fn late() -> Self {
         Self {
@@ -128,7 +129,7 @@ impl Fault {
         }
     }
 
-    /// Creates a failure for a reply that does not fit the call: the server may have executed the
+    /// Creates a failure for a reply that does not match the call. The server may have executed the
     /// command.
     pub(crate) fn corrupt(what: &str) -> Self {
         Self {
@@ -140,12 +141,12 @@ impl Fault {
 }
 
 impl Fault {
-    /// Returns the reason and the error if the server rejected the command.
+    /// Returns the reason and the error, if the server rejected the command.
     pub(crate) fn refused(&self) -> Option<(ServerRefusal, &StoreError)> {
         self.refusal.map(|refusal| (refusal, &self.error))
     }
 
-    /// Returns the same failure for another call of the same batch.
+    /// Returns the same failure for another call in the same batch.
     pub(crate) fn for_another_call(&self) -> Self {
         let kind = self.error.kind();
         let error = match std::error::Error::source(&self.error) {
@@ -160,7 +161,7 @@ impl Fault {
     }
 }
 
-/// The failure of a call that was not sent.
+/// Converts the error of a call that was not sent.
 impl From<StoreError> for Fault {
     fn from(error: StoreError) -> Self {
         Self {
@@ -182,7 +183,7 @@ impl From<RedisError> for Fault {
     }
 }
 
-/// Returns `true` if a server rejects the credentials of a connection, or requires some.
+/// Returns `true` if a server rejects a connection's credentials or requires credentials.
 pub(crate) fn is_denied(error: &RedisError) -> bool {
     match error.kind() {
         ErrorKind::AuthenticationFailed => true,
@@ -195,11 +196,11 @@ pub(crate) fn is_denied(error: &RedisError) -> bool {
     }
 }
 
-/// Returns `true` if a server does not support RESP3: it rejects `HELLO` itself, rather than the
-/// password in it or the connection.
+/// Returns `true` if a server does not support RESP3. Such a server rejects `HELLO` itself, rather
+/// than the password in `HELLO` or the connection.
 ///
-/// The errors differ: an unknown command on older servers and proxies, a missing permission, an
-/// unsupported version.
+/// The possible errors are an unknown command on older servers and proxies, a missing permission,
+/// and an unsupported version.
 pub(super) fn is_refused_hello(error: &RedisError) -> bool {
     match error.kind() {
         ErrorKind::Server(ServerErrorKind::BusyLoading | ServerErrorKind::MasterDown) => false,
@@ -218,8 +219,8 @@ fn is_crowded(error: &RedisError) -> bool {
 
 /// Classifies the error of a call that may have been sent.
 ///
-/// All classification happens here: callers, notices, audit events and
-/// [`ping`](crate::store::redis::store::RedisStore::ping) report its result.
+/// All errors are classified here. Callers, notices, audit events and
+/// [`ping`](crate::store::redis::store::RedisStore::ping) report the result of this classification.
 fn judge(error: &RedisError) -> (StoreErrorKind, Liveness) {
     use StoreErrorKind::{Corrupt, Full, Misconfigured, Timeout, Unavailable};
     if is_denied(error) {
@@ -254,8 +255,8 @@ fn judge(error: &RedisError) -> (StoreErrorKind, Liveness) {
     }
 }
 
-/// The message of the server or of the operating system: at most 200 characters, without control
-/// characters. It contains no command and therefore no password.
+/// A message from the server or the operating system, truncated to 200 characters and without
+/// control characters. The message contains no command and therefore no password.
 #[derive(Debug)]
 struct Cause(String);
 
@@ -283,12 +284,13 @@ impl fmt::Display for Cause {
 
 impl std::error::Error for Cause {}
 
-/// Returns `true` if the server does not have a script with this digest. It executed nothing.
+/// Returns `true` if the server does not have a script with this digest. In that case, the server
+/// executed nothing.
 pub(super) fn is_noscript(error: &RedisError) -> bool {
     error.kind() == ErrorKind::Server(ServerErrorKind::NoScript)
 }
 
-/// Returns the reply of a server, which can be an error reply, or the failure of the connection.
+/// Returns the server's reply, which can be an error reply, or the failure of the connection.
 pub(super) fn reply_of(reply: RedisResult<Value>) -> Result<RedisResult<Value>, Fault> {
     match reply {
         Ok(Value::ServerError(error)) => Ok(Err(error.into())),

@@ -1,4 +1,4 @@
-//! Resources that all servers of a store share.
+//! Resources that all of a store's servers share.
 
 use std::{
     future::{Future, poll_fn},
@@ -19,18 +19,18 @@ use crate::core::{
     time::{Clock, Timestamp},
 };
 
-/// Resources that all servers of a store share.
+/// Resources that all of a store's servers share.
 #[derive(Debug)]
 pub(crate) struct Ground {
     pub(crate) runtime: Arc<dyn Runtime>,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) watch: ConnectionWatch,
     pub(crate) max_pending_calls: usize,
-    /// The time without any reply after which a server counts as unavailable while calls wait.
+    /// The time without a reply, while calls wait, after which a server counts as unavailable.
     pub(crate) idle_timeout: Duration,
     /// The maximum time that a call waits for a connection that is being opened.
     pub(crate) connect_timeout: Duration,
-    /// Notified when open connections have authenticated with new credentials.
+    /// Notified when open connections have been authenticated with new credentials.
     pub(crate) renewed: Notify,
     /// The number of times that new credentials were announced.
     pub(crate) renewals: AtomicU64,
@@ -55,22 +55,23 @@ pub(crate) async fn within<F: Future>(
     .await
 }
 
-/// The maximum delay of a timer in a process that is not busy.
+/// The maximum delay of a timer in a process that is not overloaded.
 pub(super) const LATE_MAX: Duration = Duration::from_millis(4);
 
-/// The number of times that a call waits again because this process was delayed.
+/// The maximum number of times that a call waits again because this process was delayed.
 pub(super) const LATE_LOOKS: u32 = 4;
 
-/// The minimum time in which a delayed process reads replies that have already arrived.
+/// The minimum time that a delayed process has to read replies that have already arrived.
 const CATCH_UP: Duration = Duration::from_millis(25);
 
-/// Returns the delay of a process whose timer was due at `due`, or `None` if it was not busy.
+/// Returns the delay of this process, given that a timer was due at `due`. Returns `None` if the
+/// process was not delayed.
 pub(super) fn delay(due: Timestamp, now: Timestamp) -> Option<Duration> {
     (now > due + LATE_MAX).then(|| (now - due).max(CATCH_UP))
 }
 
 impl Ground {
-    /// Returns the output of a future, or `None` after a time in which this process was not
+    /// Returns the output of a future, or `None` after a period during which this process was not
     /// delayed.
     pub(crate) async fn in_time<F: Future>(&self, time: Duration, future: F) -> Option<F::Output> {
         let mut future = pin!(future);

@@ -1,4 +1,4 @@
-//! One server: its connection and its availability.
+//! A single server, with its connection and its availability.
 
 use std::{
     fmt,
@@ -25,19 +25,19 @@ use crate::{
     store::redis::{config::credentials::RedisCredentials, topology::endpoint::Endpoint},
 };
 
-/// The timeout of an attempt to connect. Calls wait no longer than their own timeouts.
+/// The timeout for an attempt to connect. Calls wait no longer than their own timeouts.
 const ATTEMPT_MAX: Duration = Duration::from_secs(1);
 
 /// The minimum interval between the starts of two attempts.
 const ATTEMPT_INTERVAL: Duration = Duration::from_secs(1);
 
-/// The number of round trips to open a connection: TCP, `HELLO` and a write.
+/// The number of round trips that opening a connection takes: TCP, `HELLO` and a write.
 const CONNECT_TRIPS: u32 = 3;
 
-/// The maximum jitter of the interval, so that instances do not connect at the same time.
+/// The maximum jitter of the interval. Jitter prevents instances from connecting at the same time.
 const JITTER_MAX_MICROS: u64 = 100_000;
 
-/// One server, to which calls are sent while it is available.
+/// A server to which calls are sent while it is available.
 ///
 /// ```text
 /// Idle ─first call─> Waiting ─connected─> Up ─connection lost─> Waiting
@@ -45,27 +45,28 @@ const JITTER_MAX_MICROS: u64 = 100_000;
 ///                       └──────> Down <─────┘     Down ─connected─> Up
 /// ```
 ///
-/// While the server is down, calls fail immediately, and a background task tries to connect once
-/// per second. A call waits for a connection no longer than its own timeout, and never opens one.
+/// While the server is unavailable, calls fail immediately, and a background task tries to connect
+/// once per second. A call waits for a connection no longer than the call's own timeout, and never
+/// opens a connection itself.
 pub(crate) struct Node {
     pub(super) endpoint: Endpoint,
     pub(super) ground: Arc<Ground>,
     state: Mutex<NodeState>,
     /// Notified when the phase changes.
     changed: Notify,
-    /// Notified when no call waits any more.
+    /// Notified when no more calls are waiting.
     pub(super) drained: Notify,
-    /// Called when the server has become unavailable.
+    /// Called when the server becomes unavailable.
     on_down: Option<Box<dyn Fn() + Send + Sync>>,
 }
 
 pub(super) struct NodeState {
     pub(super) phase: NodePhase,
     pub(super) pulse: Pulse,
-    /// The number of replies that the pulse has taken into account.
+    /// The number of replies that the pulse has already taken into account.
     replies: u64,
     generation: u64,
-    /// Alive while the task that connects runs. If its runtime has ended, the task is replaced.
+    /// Alive while the connecting task runs. If the task's runtime has ended, the task is replaced.
     pub(super) attempts: Weak<()>,
     attempted_at: Option<Timestamp>,
     is_told_down: bool,
@@ -91,7 +92,7 @@ impl NodePhase {
     }
 }
 
-/// A connection. Dropping it closes the connection and wakes all calls that wait on it.
+/// A connection. Dropping this value closes the connection and wakes all calls that wait on it.
 pub(super) struct LiveConnection {
     connection: MultiplexedConnection,
     replies: Replies,
@@ -130,7 +131,7 @@ impl Node {
         matches!(self.lock().phase, NodePhase::Up(_))
     }
 
-    /// Returns the time that a call may still wait that started at `begun`.
+    /// Returns the remaining time that a call that started at `begun` may wait.
     pub(crate) fn patience(&self, now: Timestamp, begun: Timestamp, timeout: Duration) -> Duration {
         let mut state = self.lock();
         state.listen(now);
@@ -153,7 +154,7 @@ impl Node {
         state.pulse.excuse(now, delay);
     }
 
-    /// Rejects new calls, and completes when those in flight have completed.
+    /// Rejects new calls, and completes when all calls in flight have completed.
     pub(crate) async fn close(&self) {
         {
             let mut state = self.lock();
@@ -186,7 +187,7 @@ impl Node {
         self.changed.notify_waiters();
     }
 
-    /// Returns the connection, and waits for it while it is being opened.
+    /// Returns the connection. If the connection is being opened, waits for it.
     pub(super) async fn live(self: &Arc<Self>) -> Result<(MultiplexedConnection, u64), Fault> {
         loop {
             let mut changed = pin!(self.changed.notified());
@@ -208,7 +209,7 @@ impl Node {
         }
     }
 
-    /// Discards the connection of this generation.
+    /// Discards the connection with this generation.
     pub(super) fn lose(self: &Arc<Self>, generation: u64) {
         let mut state = self.lock();
         if !matches!(state.phase, NodePhase::Up(_)) || state.generation != generation {
@@ -242,7 +243,7 @@ impl Node {
         }
     }
 
-    /// Starts to connect in the background, unless that is in progress.
+    /// Starts to connect in the background, unless an attempt is already in progress.
     fn connect(self: &Arc<Self>, state: &mut NodeState) {
         if state.attempts.strong_count() == 0 {
             let alive = Arc::new(());
@@ -271,7 +272,7 @@ impl Node {
         self.next_attempt_in(&self.lock())
     }
 
-    /// Tries to connect once. Returns `true` if no further attempt is needed.
+    /// Attempts to connect once. Returns `true` if no further attempt is needed.
     async fn attempt(self: &Arc<Self>) -> bool {
         let begun = self.ground.clock.now();
         {
@@ -377,7 +378,7 @@ impl Node {
 }
 
 impl NodeState {
-    /// Takes new replies into account, including those to calls that were given up.
+    /// Takes new replies into account, including replies to calls that were given up.
     pub(super) fn listen(&mut self, now: Timestamp) {
         if let NodePhase::Up(live) = &self.phase {
             let replies = live.replies.count();
@@ -394,7 +395,7 @@ impl Drop for Node {
     }
 }
 
-/// The task that connects. If its runtime ends first, the next call starts another one.
+/// The connecting task. If the task's runtime ends first, the next call starts another task.
 struct Attempts {
     node: Weak<Node>,
     _alive: Arc<()>,

@@ -1,4 +1,4 @@
-//! The permit to send calls to one server.
+//! The permit to send calls to a server.
 
 use std::sync::Arc;
 
@@ -15,23 +15,23 @@ use crate::core::{
 
 /// The result of admitting a call.
 pub(crate) enum CallPermit {
-    /// A permit for the server that has the key.
+    /// A permit for the server that owns the key.
     Known(Pass),
-    /// The server that has the key is being looked up.
+    /// The server that owns the key is being looked up.
     Unknown,
 }
 
-/// A permit to send one call to a server. Dropping it cancels the call.
+/// A permit to send one call to a server. Dropping this value cancels the call.
 pub(crate) struct Pass {
     node: Arc<Node>,
     is_open: bool,
     begun: Timestamp,
-    /// The generation of the connection that the call was sent on.
+    /// The generation of the connection on which the call was sent.
     generation: Option<u64>,
 }
 
 impl Node {
-    /// Admits a call. Fails immediately while the server is unavailable.
+    /// Admits a call. Returns an error immediately while the server is unavailable.
     pub(crate) fn enter(self: &Arc<Self>) -> Result<Pass, StoreError> {
         let mut state = self.lock();
         if matches!(state.phase, NodePhase::Down(_)) && state.attempts.strong_count() == 0 {
@@ -56,8 +56,8 @@ impl Node {
         })
     }
 
-    /// Returns `true` if a round of calls failed and no reply has arrived since: few calls may wait
-    /// then.
+    /// Returns `true` if a round of calls failed and no reply has arrived since then. In that case,
+    /// only a few calls may wait.
     fn is_on_trial(&self, state: &mut NodeState) -> bool {
         if state.pulse.is_on_trial() {
             state.listen(self.ground.clock.now());
@@ -65,7 +65,7 @@ impl Node {
         state.pulse.is_on_trial()
     }
 
-    /// Returns a permit for sending batches of calls, each of which is admitted and settled
+    /// Returns a permit for sending batches of calls. Each call in a batch is admitted and ended
     /// separately.
     pub(crate) fn stand_in(self: &Arc<Self>) -> Pass {
         Pass {
@@ -80,8 +80,8 @@ impl Node {
 impl Pass {
     /// Sends a command and returns the reply.
     ///
-    /// A server that rejects the credentials of the connection has executed nothing, so the command
-    /// is sent again, once, on a new connection.
+    /// If the server rejects the connection's credentials, it has executed nothing. The command is
+    /// then sent once more, on a new connection.
     pub(crate) async fn ask(&mut self, command: &Cmd) -> Result<RedisResult<Value>, Fault> {
         let reply = self.ask_once(command).await?;
         if !matches!(&reply, Err(error) if is_denied(error)) {
@@ -96,7 +96,7 @@ impl Pass {
         reply_of(connection.send_packed_command(command).await)
     }
 
-    /// Sends a command to a node of a Cluster that is importing the slot.
+    /// Sends a command to a Cluster node that is importing the slot.
     pub(super) async fn ask_early(&mut self, command: &Cmd) -> Result<RedisResult<Value>, Fault> {
         let mut both = Pipeline::new();
         both.cmd("ASKING").add_command(command.clone());
@@ -116,7 +116,7 @@ impl Pass {
         &self.node
     }
 
-    /// Discards the connection that the call was sent on.
+    /// Discards the connection on which the call was sent.
     pub(super) fn lose(&self) {
         if let Some(generation) = self.generation {
             self.node.lose(generation);
@@ -163,7 +163,7 @@ impl Pass {
 }
 
 impl Pass {
-    /// Records that no reply arrived in time, and marks the server as unavailable if due.
+    /// Records that no reply arrived in time, and marks the server as unavailable if necessary.
     fn miss(&self, state: &mut NodeState, verdict: Liveness, now: Timestamp) {
         let (node, begun) = (&self.node, self.begun);
         if !matches!(state.phase, NodePhase::Up(_)) {

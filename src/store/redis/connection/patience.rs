@@ -1,4 +1,4 @@
-//! The time that a call waits for its reply.
+//! The time that a call waits for a reply.
 
 use std::{sync::Arc, time::Duration};
 
@@ -10,10 +10,10 @@ use super::{
 };
 use crate::core::time::Timestamp;
 
-/// The time in which a call must receive a reply that has already arrived.
+/// The time that a call has to receive a reply that has already arrived.
 const LAST_LOOK: Duration = Duration::from_millis(1);
 
-/// The wait of one call.
+/// The wait of a single call.
 ///
 /// ```text
 /// Waiting ─timeout passed─> Last ─1 ms passed─> given up
@@ -21,9 +21,10 @@ const LAST_LOOK: Duration = Duration::from_millis(1);
 ///  └────┘
 /// ```
 ///
-/// A timer that fires late shows that this process was busy, and that the reply may have arrived
-/// without being read. Such a call waits again, as long as the process was delayed. If the server
-/// replies slowly, a call waits as long as replies take, at most eight times the timeout.
+/// A timer that fires late shows that this process was delayed, and that the reply may have arrived
+/// without being read. In that case, the call waits again for as long as the process was delayed.
+/// If the server replies slowly, a call waits as long as replies take, but at most eight times the
+/// timeout.
 pub(crate) struct Patience {
     node: Option<Arc<Node>>,
     timeout: Duration,
@@ -54,7 +55,7 @@ impl Patience {
         }
     }
 
-    /// Returns the maximum wait of a call in total.
+    /// Returns the maximum total time that a call waits.
     pub(crate) fn longest(timeout: Duration) -> Duration {
         timeout.saturating_mul(SLOW_MAX + LATE_LOOKS + 1)
     }
@@ -63,7 +64,7 @@ impl Patience {
         self.pause
     }
 
-    /// Returns the failure of the call, or `None` if it continues to wait.
+    /// Returns the failure of the call, or `None` if the call continues to wait.
     pub(crate) fn look(&mut self, now: Timestamp) -> Option<Fault> {
         if let Some(delay) = ground::delay(self.paused_at + self.pause, now) {
             return self.look_late(now, delay);

@@ -8,13 +8,13 @@ pub(crate) enum Protocol {
     /// RESP3, or RESP2 if the server rejects `HELLO`.
     #[default]
     Negotiated,
-    /// RESP2: `HELLO` is never sent.
+    /// RESP2. `HELLO` is never sent.
     Resp2,
-    /// RESP3: a server that rejects `HELLO` is not used.
+    /// RESP3. A server that rejects `HELLO` is not used.
     Resp3,
 }
 
-/// The query parameters of a URL with a socket path.
+/// The query parameters of a URL that contains a socket path.
 const OF_SOCKET: &[&str] = &["db", "user", "pass", PARAMETER];
 
 /// The query parameters of all other URLs.
@@ -23,11 +23,12 @@ const OF_HOST: &[&str] = &[PARAMETER];
 const PARAMETER: &str = "protocol";
 
 impl Protocol {
-    /// Reads the `protocol` parameter of a URL.
+    /// Parses the `protocol` parameter of a URL.
     ///
     /// # Errors
     ///
-    /// Returns an error if its value is unknown, or if the URL has an unsupported parameter.
+    /// Returns an error if the parameter's value is unknown, or if the URL has an unsupported
+    /// parameter.
     pub(crate) fn from_url(url: &str) -> Result<Self, ConfigError> {
         let Some((base, query)) = url.split_once('?') else {
             return Ok(Self::default());
@@ -63,7 +64,7 @@ impl Protocol {
     ///
     /// # Errors
     ///
-    /// Returns an error if they contradict each other.
+    /// Returns an error if the URLs contradict one another.
     pub(crate) fn global(asked: impl Iterator<Item = Self>) -> Result<Self, ConfigError> {
         let mut explicit = asked.filter(|protocol| *protocol != Self::Negotiated);
         let first = explicit.next().unwrap_or_default();
@@ -85,7 +86,7 @@ fn refused(value: &str) -> ConfigError {
     ConfigError::new(PARAMETER, shown, "it must be 2, resp2, 3 or resp3").fix(FIX)
 }
 
-/// Creates an error without any part of the URL, which may contain a password.
+/// Creates an error that contains no part of the URL, because the URL may contain a password.
 fn unknown() -> ConfigError {
     let problem = "its query has an unsupported or repeated parameter";
     ConfigError::new("redis url", "not shown", problem).fix(

@@ -1,4 +1,4 @@
-//! Subscriptions to messages for all instances, on a separate connection.
+//! Subscriptions to messages for all instances, on separate connections.
 
 use std::{
     fmt,
@@ -19,8 +19,8 @@ use super::{
 };
 use crate::store::redis::topology::{endpoint::Endpoint, router::Router};
 
-/// The interval of `PING` on the connection, and the timeout of its reply. A server that becomes
-/// silent is noticed within twice this time.
+/// The interval between `PING` commands on the connection, and the timeout for a reply to one. A
+/// server that becomes silent is detected within twice this time.
 const PING_INTERVAL: Duration = Duration::from_secs(1);
 
 /// An event of a subscription.
@@ -28,7 +28,7 @@ const PING_INTERVAL: Duration = Duration::from_secs(1);
 pub(crate) enum News {
     /// From now on, no message is missed.
     Up,
-    /// A message was published.
+    /// A published message was received.
     Message(Vec<u8>),
     /// Messages may be missed until the next `Up`.
     Down,
@@ -63,7 +63,7 @@ impl Listening {
         Self { stop }
     }
 
-    /// Returns `true` if the subscription has ended because its runtime has.
+    /// Returns `true` if the subscription has ended because its runtime has ended.
     pub(in crate::store) fn is_over(&self) -> bool {
         self.stop.is_closed()
     }
@@ -83,7 +83,7 @@ struct NewsListener {
 }
 
 impl NewsListener {
-    /// Receives messages while the store exists.
+    /// Receives messages for as long as the store exists.
     async fn run(self) {
         // A weak reference: the listener ends with the store.
         while let Some(endpoint) = self.router.upgrade().map(|router| router.any_endpoint()) {
@@ -103,10 +103,11 @@ impl NewsListener {
         }
     }
 
-    /// Receives messages on a connection until it ends, becomes silent, or new credentials arrive.
+    /// Receives messages on a connection until the connection ends or becomes silent, or new
+    /// credentials arrive.
     ///
-    /// The connection subscribes in both protocol versions: RESP2 allows nothing else on it, and
-    /// RESP3 delivers the same messages as pushes.
+    /// The connection only subscribes, with either protocol version. RESP2 allows no other commands
+    /// on it, and RESP3 delivers the same messages as pushes.
     async fn hear(&self, endpoint: &Endpoint, wire: Wire) -> SubscriptionEnd {
         let (mut reader, mut writer) = wire.split();
         let replies = AtomicU64::new(0);
@@ -127,7 +128,7 @@ impl NewsListener {
         }
     }
 
-    /// Subscribes, and sends `PING` every second until one receives no reply within a second.
+    /// Subscribes, and sends `PING` every second until a `PING` receives no reply within a second.
     async fn until_silent(&self, writer: &mut TransportWriter, replies: &AtomicU64) {
         let mut command = redis::cmd("SUBSCRIBE");
         command.arg(&self.channel);
@@ -208,7 +209,7 @@ impl NewsListener {
 enum SubscriptionEnd {
     /// The connection ended, became silent, or is not permitted to subscribe.
     Lost,
-    /// New credentials arrived; the next connection uses them.
+    /// New credentials have arrived. The next connection uses them.
     Renewed,
 }
 
@@ -219,7 +220,7 @@ enum SubscriptionReply {
 }
 
 impl Drop for NewsListener {
-    /// Also runs when the runtime shuts down and drops its tasks, after which messages are missed.
+    /// Also runs when the runtime shuts down and drops its tasks. Messages are missed after that.
     fn drop(&mut self) {
         (self.on_news)(News::Down);
     }

@@ -1,4 +1,5 @@
-//! Lua scripts, sent by digest, and in full only to a server that does not have them.
+//! Lua scripts, which are sent by digest. A script is sent in full only to a server that does not
+//! have it.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -8,15 +9,15 @@ use super::error::Fault;
 
 /// A script that a server runs atomically.
 ///
-/// Its first argument is a number that it returns as the first element of its reply, an array, so
-/// that no reply can be mistaken for that to another call.
+/// The script's first argument is a number. The script returns it as the first element of its
+/// reply, which is an array, so that a reply cannot be mistaken for the reply to another call.
 #[derive(Debug)]
 pub(crate) struct Script {
     source: String,
     digest: String,
 }
 
-/// A call of a script: its keys, then the arguments that [`arg`](Self::arg) adds.
+/// A script call, which consists of the keys and the arguments that [`arg`](Self::arg) adds.
 pub(crate) struct ScriptCall {
     script: &'static Script,
     by_digest: Cmd,
@@ -51,7 +52,7 @@ impl Script {
 }
 
 impl ScriptCall {
-    /// Adds an argument. `ARGV[2]` is the first.
+    /// Adds an argument. The first added argument is `ARGV[2]`.
     pub(crate) fn arg(&mut self, arg: impl ToRedisArgs) -> &mut Self {
         self.by_digest.arg(arg);
         self
@@ -61,7 +62,7 @@ impl ScriptCall {
         &self.by_digest
     }
 
-    /// Returns the same call with the source of the script, which the server then stores.
+    /// Returns the same call with the script's source, which the server then stores.
     pub(crate) fn whole(&self) -> Cmd {
         let mut whole = Cmd::new();
         whole.arg("EVAL").arg(&self.script.source);
@@ -75,7 +76,7 @@ impl ScriptCall {
         whole
     }
 
-    /// Returns the values after the number in the reply.
+    /// Returns the values that follow the number in the reply.
     pub(crate) fn open(&self, reply: Value) -> Result<Vec<Value>, Fault> {
         let Value::Array(mut values) = reply else {
             return Err(Fault::corrupt("the script's reply is not an array"));

@@ -1,4 +1,5 @@
-//! Counters of a Redis store, and notices and audit events for changes of its state.
+//! Counters of a Redis store, with notices and audit events for changes in the store's
+//! availability.
 
 use std::{
     error::Error,
@@ -17,15 +18,15 @@ use crate::core::{
     time::Timestamp,
 };
 
-/// The name that stands for all nodes of a Cluster.
+/// The name that represents all nodes of a Cluster.
 pub(crate) const THE_CLUSTER: &str = "the cluster";
 
-/// An unavailable server and the reason.
+/// An unavailable server and the reason for the outage.
 #[derive(Clone, Debug)]
 pub(crate) struct Outage {
     server: Arc<str>,
     kind: StoreErrorKind,
-    /// The message of the server or of the operating system.
+    /// A message from the server or the operating system.
     cause: Option<Arc<str>>,
     is_cluster: bool,
 }
@@ -41,12 +42,12 @@ impl Outage {
         }
     }
 
-    /// Creates the outage of a Cluster whose nodes gave no reason.
+    /// Creates the outage of a Cluster whose nodes returned no reason.
     pub(crate) fn for_cluster() -> Self {
         Self::of(&THE_CLUSTER, &StoreErrorKind::Unavailable.into())
     }
 
-    /// Extends the outage of the node that was tried last to the whole Cluster.
+    /// Extends the outage of the most recently tried node to the entire Cluster.
     pub(crate) fn in_cluster(self) -> Self {
         let kind = match self.kind {
             StoreErrorKind::Misconfigured => self.kind,
@@ -65,10 +66,10 @@ impl Outage {
         }
     }
 
-    /// Returns the kind of error of a call that is not sent during the outage.
+    /// Returns the error kind of a call that is not sent during the outage.
     ///
-    /// It is the kind of the outage, except that a timeout becomes [`StoreErrorKind::Unavailable`]:
-    /// a call that was not sent had no effect.
+    /// This kind is the kind of the outage, except that a timeout becomes
+    /// [`StoreErrorKind::Unavailable`]. A call that was not sent had no effect.
     pub(crate) fn kind_of_calls(&self) -> StoreErrorKind {
         match self.kind {
             StoreErrorKind::Timeout => StoreErrorKind::Unavailable,
@@ -99,49 +100,52 @@ impl fmt::Display for Outage {
     }
 }
 
-/// The error of a call that was not sent because of an outage.
+/// Creates the error of a call that was not sent because of an outage.
 impl From<Outage> for StoreError {
     fn from(outage: Outage) -> Self {
         Self::with_source(outage.kind_of_calls(), outage.to_string())
     }
 }
 
-/// Counters of a [`RedisStore`](crate::store::redis::store::RedisStore) since its creation.
+/// The counters of a [`RedisStore`](crate::store::redis::store::RedisStore) since the store was
+/// created.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct RedisStats {
-    /// The number of calls that were sent. A batch of decisions is one call.
+    /// The number of calls that were sent. A batch of decisions counts as one call.
     pub calls: u64,
     /// The number of sent calls that timed out.
     pub timeouts: u64,
     /// The number of sent calls that lost their connection or received an invalid reply.
     pub broken: u64,
-    /// The number of calls that were not sent, because the server was unavailable or too many calls
+    /// The number of calls that were not sent because the server was unavailable or too many calls
     /// were waiting.
     pub refused: u64,
-    /// The number of requests that were rejected locally, by a rejection that the server had
-    /// returned.
+    /// The number of requests that were rejected locally, based on an earlier rejection by the
+    /// server.
     pub local_denials: u64,
     /// The number of attempts to open a connection.
     pub connects: u64,
     /// The number of times that a server became unavailable.
     pub downs: u64,
-    /// The number of servers that are unavailable now.
+    /// The number of servers that are currently unavailable.
     pub down: u64,
-    /// The number of commands that a server rejected with `OOM`: `maxmemory` is reached.
+    /// The number of commands that a server rejected with `OOM` because `maxmemory` was reached.
     pub rejected_oom: u64,
-    /// The number of commands that a server rejected with `NOPERM`: the user lacks a permission.
+    /// The number of commands that a server rejected with `NOPERM` because the user lacks a
+    /// permission.
     pub rejected_noperm: u64,
-    /// The number of commands that a server rejected with `NOREPLICAS`: too few replicas are
-    /// connected.
+    /// The number of commands that a server rejected with `NOREPLICAS` because too few replicas
+    /// were connected.
     pub rejected_noreplicas: u64,
-    /// The number of commands that a server rejected with `MISCONF`: it cannot persist.
+    /// The number of commands that a server rejected with `MISCONF` because the server cannot
+    /// persist data.
     pub rejected_misconf: u64,
     /// The number of commands that a server rejected with any other error.
     pub rejected_other: u64,
 }
 
-/// Counts calls, and reports changes of the state of servers.
+/// Counts calls and reports changes in the availability of servers.
 #[derive(Debug)]
 pub(crate) struct ConnectionWatch {
     name: Arc<str>,
@@ -154,19 +158,19 @@ pub(crate) struct ConnectionWatch {
     pub(super) local_denials: Counter,
     downs: Counter,
     ups: Counter,
-    /// The last outage, until its server is available again.
+    /// The last outage, until the server is available again.
     outage: Mutex<Option<Outage>>,
     rejections: [Rejections; ServerRefusal::COUNT],
 }
 
-/// The commands that servers rejected for one cause.
+/// The commands that servers rejected for the same cause.
 #[derive(Debug, Default)]
 struct Rejections {
     count: Counter,
     onset: Onset,
 }
 
-/// A counter that only grows.
+/// A counter that never decreases.
 #[derive(Debug, Default)]
 pub(crate) struct Counter(AtomicU64);
 
@@ -231,12 +235,12 @@ impl ConnectionWatch {
         self.audit(|store| AuditEvent::StoreDown { store, kind });
     }
 
-    /// Records the current reason of an outage that was reported.
+    /// Updates the reason of an outage that was already reported.
     pub(crate) fn still_down(&self, outage: Outage) {
         *self.lock_outage() = Some(outage);
     }
 
-    /// Returns the last outage, if its server is still unavailable.
+    /// Returns the last outage if the server is still unavailable.
     pub(crate) fn outage(&self) -> Option<Outage> {
         self.lock_outage().clone()
     }
@@ -249,7 +253,7 @@ impl ConnectionWatch {
         &self.rejections[refusal as usize]
     }
 
-    /// Counts a command that a server rejected, and reports the first one of each cause.
+    /// Counts a command that a server rejected, and reports the first rejection for each cause.
     pub(crate) fn rejected(
         &self,
         server: &impl fmt::Display,
@@ -275,7 +279,7 @@ impl ConnectionWatch {
         });
     }
 
-    /// Reports that open connections could not authenticate with new credentials.
+    /// Reports that open connections could not be authenticated with new credentials.
     pub(super) fn kept_credentials(&self, error: &StoreError) {
         let store = &self.name;
         notice::once(&AtomicBool::new(false), || {
@@ -295,7 +299,7 @@ impl ConnectionWatch {
         self.audit(|store| AuditEvent::StoreUp { store });
     }
 
-    /// Records that a server that was unavailable is no longer used.
+    /// Records that an unavailable server is no longer used.
     pub(super) fn forgotten(&self) {
         self.ups.add_one();
     }

@@ -29,7 +29,7 @@ pub(crate) struct Tls {
     made: OnceLock<Connector>,
 }
 
-/// The certificate that authenticates this client, in PEM.
+/// The certificate that authenticates this client, in PEM format.
 #[derive(Clone)]
 struct ClientCertificate {
     chain: Vec<u8>,
@@ -52,7 +52,7 @@ impl Tls {
         self.made = OnceLock::new();
     }
 
-    /// Returns the connector, which is built once.
+    /// Returns the connector, which is built only once.
     ///
     /// # Errors
     ///
@@ -180,7 +180,8 @@ fn cause(error: &io::Error) -> Option<&rustls::Error> {
     error.get_ref()?.downcast_ref()
 }
 
-/// Returns an error that is not retried: a later attempt would fail with the same certificate.
+/// Returns an error that is not retried, because a later attempt would fail with the same
+/// certificate.
 fn refused(why: &dyn fmt::Display) -> RedisError {
     let kind = ErrorKind::InvalidClientConfig;
     let what = "the server's certificate is not trusted";

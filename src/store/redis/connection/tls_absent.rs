@@ -5,7 +5,7 @@ use tokio::net::TcpStream;
 
 use crate::core::error::ConfigError;
 
-/// The TLS options, of which there are none.
+/// The TLS options, which are always empty.
 #[derive(Clone, Default)]
 pub(crate) struct Tls {}
 

@@ -1,4 +1,5 @@
-//! A connection during its setup, or of a subscription: one command at a time.
+//! A connection during its setup, or a connection for a subscription. It sends one command at a
+//! time.
 
 use redis::{
     AsyncConnectionConfig, Cmd, ErrorKind, RedisConnectionInfo, RedisError, RedisResult, Value,
@@ -80,7 +81,7 @@ impl Wire {
         }
     }
 
-    /// Sends a command and returns the reply. An error reply is an error.
+    /// Sends a command and returns the reply. An error reply is returned as an error.
     pub(crate) async fn ask(&mut self, command: &Cmd) -> RedisResult<Value> {
         self.ask_packed(&command.get_packed_command()).await
     }
@@ -119,7 +120,7 @@ impl Wire {
     }
 }
 
-/// Returns the bytes of a command. They are zeroized, since they may contain a password.
+/// Returns the bytes of a command. The bytes are zeroized, because they may contain a password.
 fn pack(words: &[&[u8]]) -> Zeroizing<Vec<u8>> {
     let len = words.iter().map(|word| word.len() + 32).sum::<usize>() + 32;
     let mut out = Zeroizing::new(Vec::with_capacity(len));
@@ -137,7 +138,7 @@ fn has_no_users(error: &RedisError) -> bool {
     words.contains("wrong number of arguments for 'auth' command")
 }
 
-/// Marks the error of a server that rejects `HELLO` if the URL requires RESP3.
+/// Replaces the error of a server that rejects `HELLO` with an error about missing RESP3 support.
 fn must_speak_resp3(error: RedisError) -> RedisError {
     if is_denied(&error) || !is_refused_hello(&error) {
         return error;

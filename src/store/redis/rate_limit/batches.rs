@@ -25,20 +25,20 @@ use crate::{
     },
 };
 
-/// The number of calls in flight up to which requests are sent immediately. Later requests wait,
-/// and are sent together as soon as one of these calls completes.
+/// The number of calls in flight up to which requests are sent immediately. Additional requests
+/// wait, and are sent together as soon as one of these calls completes.
 const MAX_CALLS_IN_FLIGHT: usize = 4;
 
-/// The number of waiting requests from which canceled ones are removed.
+/// The number of waiting requests at which canceled requests are removed.
 const SWEPT_AT_MIN: usize = 1_024;
 
 /// Sends requests in batches while other calls are in flight.
 ///
 /// A request that arrives while no call is in flight is sent immediately and separately, by its own
-/// future. All others are sent by tasks: immediately while few calls are in flight, otherwise when
-/// one of them completes, in one call of the script, which decides one request after another. So no
-/// request depends on a future that may not be polled, except for the one call of the request that
-/// was sent alone. Each request has its own turn with its own timeout and can be canceled
+/// future. Tasks send all other requests: immediately while few calls are in flight, and otherwise
+/// when one of those calls completes. A batch is one script call that decides one request after
+/// another. Only the call of a request that is sent alone depends on the request's own future,
+/// which may not be polled. Each request has its own turn with its own timeout and can be canceled
 /// separately.
 pub(super) struct Batches {
     link: Arc<Link>,
@@ -59,7 +59,7 @@ struct QueuedQuestion {
     reply: oneshot::Sender<Result<DecisionReply, Fault>>,
 }
 
-/// The result of entering the queue.
+/// The result of adding a request to the queue.
 enum BatchEntry {
     /// The caller sends the request itself.
     Now(LimitRequest),
@@ -119,7 +119,8 @@ impl Batches {
         BatchEntry::Later(later)
     }
 
-    /// Returns the next batch. If it is empty, one call less is in flight.
+    /// Returns the next batch. If the batch is empty, the number of calls in flight decreases by
+    /// one.
     fn next(&self) -> Vec<QueuedQuestion> {
         let mut held = self.lock();
         let mut next = Vec::with_capacity(self.max.min(held.waiting.len()));
@@ -142,7 +143,7 @@ impl Batches {
 }
 
 impl BatchQueue {
-    /// Removes canceled requests once there may be many.
+    /// Removes canceled requests once there may be many of them.
     fn sweep(&mut self) {
         if self.waiting.len() >= self.swept_at.max(SWEPT_AT_MIN) {
             self.waiting.retain(|waiting| !waiting.reply.is_closed());
@@ -179,7 +180,7 @@ async fn ask_alone(turn: CallTurn, question: LimitRequest) -> Result<DecisionRep
     .await
 }
 
-/// The slot of a call that a request makes itself. Starts the calls that wait when it is dropped.
+/// The call slot of a request that makes its own call. Dropping the slot starts the waiting calls.
 struct CallSlot<'a> {
     batches: &'a Arc<Batches>,
 }
@@ -189,7 +190,7 @@ impl<'a> CallSlot<'a> {
         Self { batches }
     }
 
-    /// Starts the calls that wait.
+    /// Starts the waiting calls.
     fn send(self) {
         drop(self);
     }
@@ -213,7 +214,7 @@ impl Drop for CallSlot<'_> {
     }
 }
 
-/// The task that sends waiting requests until there are none.
+/// The task that sends waiting requests until none are left.
 struct Carrier {
     batches: Arc<Batches>,
     is_done: bool,
@@ -246,7 +247,7 @@ impl Drop for Carrier {
     }
 }
 
-/// Requests of one call. Equal requests that follow each other for one key form a group.
+/// The requests in one call. Consecutive equal requests for one key form a group.
 struct Batch {
     groups: Vec<Group>,
 }
@@ -304,7 +305,7 @@ impl Batch {
         }
     }
 
-    /// Sends each request its reply.
+    /// Sends each request its own reply.
     fn reply_all(self, values: &[Value], messenger: &Messenger) {
         let (now, rest) = match read_now(values) {
             Ok((now, rest)) if rest.len() == self.groups.len() => (now, rest),

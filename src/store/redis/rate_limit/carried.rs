@@ -1,4 +1,4 @@
-//! The partitions whose usage under previous policies was carried over.
+//! The partitions whose usage under previous policies has been carried over.
 
 use std::{
     collections::HashSet,
@@ -7,11 +7,11 @@ use std::{
 
 use crate::{core::store_api::store_key::StoreKey, rate_limit::Policy};
 
-/// The maximum number of entries. When it is exceeded, all are removed, and usage is carried over
-/// again, which is idempotent.
+/// The maximum number of entries. When it is exceeded, all entries are removed, and usage is
+/// carried over again. Carrying over is idempotent.
 const CARRIED_MAX: usize = 10_000;
 
-/// The partitions whose usage under a previous policy was carried over.
+/// The partitions whose usage under a previous policy has been carried over.
 #[derive(Debug, Default)]
 pub(super) struct Carried(Mutex<HashSet<(StoreKey, u64)>>);
 

@@ -25,8 +25,8 @@ use crate::{
 const CARRY_BYTES: usize = 121;
 
 impl RedisStore {
-    /// Returns the result of `then` after all usage is carried over, or `None` if there is nothing
-    /// to carry over.
+    /// Returns the result of `then` after all usage has been carried over, or `None` if there is no
+    /// usage to carry over.
     pub(super) fn after_carrying<T: Send + 'static>(
         &self,
         partition: &StoreKey,
@@ -93,7 +93,7 @@ impl RedisStore {
     }
 }
 
-/// Appends the carry to a policy, preceded by the carry to its previous policy.
+/// Appends the carry-over to a policy. The carry-over to its previous policy precedes it.
 fn push_carries<'a>(
     carries: &mut Vec<(&'a Policy, Carry<'a>)>,
     policy: &'a Policy,

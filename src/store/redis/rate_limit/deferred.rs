@@ -1,4 +1,5 @@
-//! Deferred charges: requests admitted locally and not yet reported to the server.
+//! Deferred charges, which are requests that were admitted locally and have not yet been reported
+//! to the server.
 
 use std::{
     collections::HashMap,
@@ -32,11 +33,12 @@ const UNREPORTED_MAX: Duration = Duration::from_secs(1);
 /// The time after which the state of an unused partition is removed.
 const UNUSED_MAX: Duration = Duration::from_secs(2);
 
-/// The deferred charges of each partition and policy.
+/// The deferred charges for each partition and policy.
 ///
-/// The total of amounts that are unreported, being reported, or possibly lost never exceeds the
-/// maximum of the policy's sync mode. Beyond it, the server decides. Regardless of the age of its
-/// view of the server, each instance admits at most that much after the quota is spent.
+/// The total amount that is unreported, being reported, or possibly lost never exceeds the maximum
+/// of the policy's sync mode. Beyond that maximum, the server decides. Each instance therefore
+/// admits at most that amount after the quota is spent, regardless of the age of its copy of the
+/// server's state.
 #[derive(Debug, Default)]
 pub(super) struct DeferredCharges {
     // Outside of the lock, so that it is not taken without deferred charges.
@@ -52,19 +54,20 @@ struct DeferredCharge {
     view: Option<View>,
     unreported: u64,
     on_its_way: u64,
-    /// Amounts of reports that may not have arrived. They count until `uncertain_until`.
+    /// The amounts of reports that may not have arrived. These amounts count until
+    /// `uncertain_until`.
     uncertain: u64,
     uncertain_until: Timestamp,
-    /// The time since which an amount is unreported.
+    /// The time since which an amount has been unreported.
     since: Timestamp,
     used_at: Timestamp,
 }
 
-/// The state on the server, including later local charges.
+/// The server's state, including later local charges.
 #[derive(Clone, Copy, Debug)]
 struct View {
     state: State,
-    /// The server's time of the reply, and the local time before the call.
+    /// The server's time when it replied, and the local time before the call.
     at: Timestamp,
     asked_at: Timestamp,
 }
@@ -77,15 +80,15 @@ pub(super) struct Spent {
     pub(super) is_due: bool,
 }
 
-/// A report to the server: the amounts by policy.
+/// A report to the server, which contains the amount for each policy.
 pub(super) type Report = SmallVec<[(Policy, u64); 1]>;
 
-/// The effect of a call whose reply is an error or was lost.
+/// The effect of a call that received an error reply or whose reply was lost.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Fate {
     /// The call charged nothing.
     NotCharged,
-    /// The call may have charged, so it is not repeated.
+    /// The call may have charged, so the call is not repeated.
     Unknown,
 }
 
@@ -104,7 +107,8 @@ impl Fate {
     }
 }
 
-/// Returns `true` if a request can be admitted locally: all of its policies are deferred.
+/// Returns `true` if a request can be admitted locally, which is the case if all of its policies
+/// are deferred.
 pub(super) fn may_defer(charges: &[Charge<'_>]) -> bool {
     !charges.is_empty()
         && charges
@@ -122,7 +126,7 @@ fn most_of(policy: &Policy) -> Option<u64> {
 }
 
 impl View {
-    /// Returns a lower bound of the server's current time.
+    /// Returns a lower bound for the server's current time.
     fn server_now(&self, now: Timestamp) -> Timestamp {
         self.at + (now - self.asked_at)
     }
@@ -132,8 +136,8 @@ impl View {
     }
 }
 
-/// Returns the states of the charged policies and the server's time, or `None` if one is unknown or
-/// if the cost exceeds its maximum of deferred charges.
+/// Returns the states of the charged policies and the server's time. Returns `None` if a state is
+/// unknown, or if a cost exceeds the maximum of the policy's deferred charges.
 fn states_of(
     deferred: &[DeferredCharge],
     charges: &[Charge<'_>],
@@ -167,7 +171,7 @@ impl DeferredCharge {
         }
     }
 
-    /// Adds a deferred charge, which `state` includes.
+    /// Adds a deferred charge that `state` already includes.
     fn admit(&mut self, charged: u64, state: State, now: Timestamp) {
         if let Some(view) = &mut self.view {
             view.state = state;
@@ -182,7 +186,8 @@ impl DeferredCharge {
         self.unreported += charged;
     }
 
-    /// Replaces the view by a newer one, and adds the charges that the server has yet to receive.
+    /// Replaces the view with a newer one, and adds the charges that the server has not yet
+    /// received.
     fn update(&mut self, view: View, now: Timestamp) {
         // Replies may arrive out of order. Then neither view is certain.
         if self.view.is_some_and(|known| view.at < known.at) {
@@ -213,7 +218,8 @@ impl DeferredCharge {
         }
     }
 
-    /// Counts an amount that may not have been charged until the server's state would have expired.
+    /// Counts an amount that may not have been charged, until the server's state would have
+    /// expired.
     fn doubt(&mut self, amount: u64, now: Timestamp) {
         let two_windows = self.policy.quota().window().saturating_mul(2);
         let until = match self.view.take() {
@@ -224,13 +230,13 @@ impl DeferredCharge {
         self.uncertain_until = self.uncertain_until.max(until);
     }
 
-    /// Returns `true` once half of the maximum is unreported. The other half can be used during the
-    /// report.
+    /// Returns `true` once half of the maximum is unreported. The other half can be used while the
+    /// report is being sent.
     fn is_due(&self) -> bool {
         self.on_its_way == 0 && self.unreported >= self.most.div_ceil(2)
     }
 
-    /// Removes the charges of a window that has ended, so that no other window is charged for it.
+    /// Removes the charges of a window that has ended, so that no later window is charged for them.
     fn expire_windows(&mut self, now: Timestamp) {
         let is_over = self.view.is_some_and(|view| !view.is_alive(now));
         if is_over && matches!(self.policy.terms().letter(), 'w' | 'a' | 'm' | 'y') {
@@ -245,7 +251,7 @@ impl DeferredCharge {
         is_outstanding || self.uncertain(now) > 0 || is_used
     }
 
-    /// Marks the unreported amount as being reported, and returns it.
+    /// Marks the unreported amount as being reported, and returns the amount.
     fn send(&mut self) -> Option<(Policy, u64)> {
         if self.unreported == 0 || self.on_its_way > 0 {
             return None;
@@ -256,8 +262,8 @@ impl DeferredCharge {
 }
 
 impl DeferredCharges {
-    /// Admits a request if the known states have enough left for it, and the maximum of deferred
-    /// charges allows it.
+    /// Admits a request if the known states have enough remaining quota and the maximum of deferred
+    /// charges permits it.
     pub(super) fn spend(
         &self,
         partition: &StoreKey,
@@ -289,11 +295,11 @@ impl DeferredCharges {
         Some(Spent { decisions, is_due })
     }
 
-    /// Updates the states of policies by a reply of the server, which has charged a report
+    /// Updates the states of policies from a reply of the server, which has charged a report
     /// atomically.
     ///
-    /// The times are the server's at its reply, the local time before the call, and the current
-    /// local time.
+    /// The times are the server's time when it replied, the local time before the call, and the
+    /// current local time.
     pub(super) fn learn(
         &self,
         partition: StoreKey,
@@ -343,7 +349,7 @@ impl DeferredCharges {
             .collect()
     }
 
-    /// Takes the amounts whose reports are overdue, and removes unused partitions.
+    /// Takes the amounts whose reports are overdue, and removes partitions that are not in use.
     pub(super) fn take_late(&self, now: Timestamp) -> Vec<(StoreKey, Report)> {
         self.take_each(now, |entry| now >= entry.since + UNREPORTED_MAX)
     }
@@ -397,7 +403,7 @@ impl DeferredCharges {
         }
     }
 
-    /// Discards the deferred charges of a partition that is reset.
+    /// Discards the deferred charges of a partition that is being reset.
     pub(super) fn forget(&self, partition: &StoreKey, policies: &[&Policy]) {
         let mut held = self.lock();
         for entry in held.get_mut(partition).into_iter().flatten() {

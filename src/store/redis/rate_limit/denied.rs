@@ -1,4 +1,4 @@
-//! Known rejections, by which repeated requests are rejected locally until `retry_after` elapses.
+//! Known rejections, with which repeated requests are rejected locally until `retry_after` elapses.
 
 use std::{
     sync::{
@@ -17,27 +17,29 @@ use crate::{
     },
 };
 
-/// The server's states of rejected partitions.
+/// The server's states for rejected partitions.
 ///
-/// Charges by other instances cannot make a rejection invalid; only refunds can. So a rejection is
-/// decided again on the known states, by the same functions, and requests that these would admit
-/// are sent to the server. The size is limited: partitions beyond it are not remembered.
+/// Charges by other instances cannot invalidate a rejection; only refunds can. A repeated request
+/// is therefore decided locally with the known states, by the same functions as on the server.
+/// Requests that these functions would admit are sent to the server. The size is limited, and
+/// additional partitions are not remembered.
 #[derive(Debug)]
 pub(super) struct DenialMemory {
     // Outside of the lock, so that it is not taken while nothing is remembered.
     count: AtomicUsize,
-    /// The number of refunds. Replies to calls that started before the last one may be outdated.
+    /// The number of refunds. Replies to calls that started before the last refund may be outdated.
     gifts: AtomicU64,
-    /// Each until its denial is over, by our time.
+    /// The rejected partitions, each of which is held until its denial ends according to local
+    /// time.
     held: Mutex<TtlMap<StoreKey, Known>>,
 }
 
-/// The server's states of a partition that it rejected.
+/// The server's states for a partition that it rejected.
 #[derive(Debug)]
 struct Known {
-    /// The server's time of the states.
+    /// The server's time for these states.
     at: Timestamp,
-    /// The local time before the call, a lower bound of `at`.
+    /// The local time before the call, which is a lower bound for `at`.
     asked_at: Timestamp,
     states: SmallVec<[(u64, State); 4]>,
 }
@@ -55,7 +57,7 @@ impl DenialMemory {
         }
     }
 
-    /// Returns the server's decision if it would reject the request.
+    /// Returns the decision that the server would make, if it would reject the request.
     pub(super) fn decide(
         &self,
         partition: &StoreKey,
@@ -91,7 +93,7 @@ impl DenialMemory {
         self.gifts.load(Ordering::SeqCst)
     }
 
-    /// Remembers a rejection, or removes the previous one if the server admitted a request.
+    /// Remembers a rejection, or removes the previous rejection if the server admitted a request.
     pub(super) fn learn(
         &self,
         partition: StoreKey,
@@ -141,7 +143,7 @@ impl DenialMemory {
         self.count.store(held.len(), Ordering::Relaxed);
     }
 
-    /// Removes a partition that was charged, since the states of its other policies have changed.
+    /// Removes a partition that was charged, because the states of its other policies have changed.
     fn outdate(&self, partition: &StoreKey) {
         if self.count.load(Ordering::Relaxed) > 0 {
             let mut held = self.lock();
@@ -168,13 +170,14 @@ impl DenialMemory {
 pub(super) struct CallContext {
     pub(super) at: Timestamp,
     pub(super) gifts: u64,
-    /// `true` if other instances can return leased tokens, so that a rejection is remembered
-    /// briefly.
+    /// `true` if other instances can return leased tokens. In that case, a rejection is remembered
+    /// only briefly.
     pub(super) is_leased: bool,
 }
 
-/// Decides a request with policies that have logs, of which the expiry, the usage and the end of
-/// the oldest entry are known. Returns `None` if that is not enough for the server's decision.
+/// Decides a request with policies that have logs. Only the expiry, the usage and the end of the
+/// oldest entry are known for each log. Returns `None` if that is not enough to make the server's
+/// decision.
 fn decide_with_logs(
     charges: &[Charge<'_>],
     states: &mut [State],
@@ -194,7 +197,8 @@ fn decide_with_logs(
     Some(decide_all_with_logs(charges, &mut memories, now))
 }
 
-/// Returns a log that decides this charge as the server's does, or `None` if there is none.
+/// Returns a log that decides this charge as the server's log does, or `None` if there is no such
+/// log.
 fn known_log(charge: &Charge<'_>, state: State, now: Timestamp) -> Option<Log> {
     let (mut log, policy) = (Log::default(), charge.policy);
     let [_, used, oldest_leaves] = state.to_words();
@@ -214,7 +218,8 @@ fn known_log(charge: &Charge<'_>, state: State, now: Timestamp) -> Option<Log> {
     })
 }
 
-/// Returns `true` if a policy without a queue rejects the request. In a queue, waiters can leave.
+/// Returns `true` if a policy without a queue rejects the request. In a queue, waiting requests can
+/// leave.
 fn is_firm(charges: &[Charge<'_>], decisions: &Decisions) -> bool {
     charges
         .iter()

@@ -8,8 +8,8 @@ use crate::{
     store::redis::store::RedisInner,
 };
 
-/// A call about leases that is in flight. If it is dropped before its reply, the granted tokens are
-/// unknown.
+/// A call in flight for leases. If this value is dropped before the reply arrives, the granted
+/// tokens are unknown.
 pub(super) struct LeaseCall {
     pub(super) shared: Arc<RedisInner>,
     pub(super) partition: StoreKey,

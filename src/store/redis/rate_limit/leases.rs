@@ -20,23 +20,23 @@ use crate::{
     },
 };
 
-/// The maximum number of partitions with leases. The server decides requests of others.
+/// The maximum number of partitions with leases. For other partitions, the server decides requests.
 const PARTITIONS_MAX: usize = 10_000;
 
 /// The idle time after which unused tokens are returned.
 pub(super) const IDLE_MAX: Duration = Duration::from_secs(2);
 
-/// The leases of each partition and policy.
+/// The leases for each partition and policy.
 ///
-/// Tokens of a window are spent only in that window, so no window admits more than its limit. A
-/// token is held by the server or by one instance: tokens that a call in flight returns cannot be
-/// spent.
+/// A window's tokens are spent only in that window, so no window admits more than its limit. Each
+/// token is held either by the server or by one instance. Tokens that a call in flight is returning
+/// cannot be spent.
 #[derive(Debug)]
 pub(super) struct Leases {
     // Outside of the lock, so that a limiter without leases never takes it.
     count: AtomicUsize,
     held: Mutex<HashMap<StoreKey, SmallVec<[Lease; 1]>>>,
-    /// Identifies this instance. Without random numbers nothing is leased.
+    /// Identifies this instance. If no random numbers are available, nothing is leased.
     instance: Option<u64>,
     /// The number of the latest call.
     number: AtomicU64,
@@ -52,7 +52,7 @@ struct Lease {
     used_at: Timestamp,
 }
 
-/// The state of a lease. At most one call about it is in flight.
+/// The state of a lease. At most one call for a lease is in flight.
 ///
 /// ```text
 ///            ┌───────── reply, or not sent ──────────┐
@@ -64,29 +64,29 @@ struct Lease {
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum LeasePhase {
-    /// Its tokens can be spent.
+    /// The tokens of the lease can be spent.
     Holding,
-    /// A call returns the tokens and requests others.
+    /// A call is returning the tokens and requesting new ones.
     Asking { number: u64, was: Resting },
-    /// The reply to a call was lost, so the granted tokens are known to the server only.
+    /// The reply to a call was lost, so only the server has a record of the granted tokens.
     Doubtful(Timestamp),
 }
 
-/// The phase to restore if a call was not sent.
+/// The phase that is restored if a call was not sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Resting {
     Holding,
     Doubtful(Timestamp),
 }
 
-/// The server's grant of tokens of one policy.
+/// The server's grant of tokens for one policy.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Granted {
     pub(super) tokens: u64,
-    /// The tokens left on the server.
+    /// The tokens that remain on the server.
     pub(super) left: u64,
     pub(super) receipt: Receipt,
-    /// The server's time of the reply, and the local time before the call.
+    /// The server's time when it replied, and the local time before the call.
     pub(super) at: Timestamp,
     pub(super) asked_at: Timestamp,
 }
@@ -99,7 +99,8 @@ pub(super) struct Return {
     pub(super) ahead: Ahead,
 }
 
-/// Returns the divisor of the remaining tokens that gives the size of a lease; 0 to lease nothing.
+/// Returns the divisor that yields the size of a lease from the remaining tokens. Returns 0 if
+/// nothing is to be leased.
 pub(super) fn divisor(charges: &[Charge<'_>]) -> u64 {
     let of = |charge: &Charge<'_>| match charge.policy.sync_mode() {
         SyncMode::Exact | SyncMode::Deferred { .. } => 0,
@@ -113,7 +114,7 @@ pub(super) fn divisor(charges: &[Charge<'_>]) -> u64 {
 }
 
 impl Granted {
-    /// Returns a lower bound of the server's current time.
+    /// Returns a lower bound for the server's current time.
     fn server_now(&self, now: Timestamp) -> Timestamp {
         self.at + (now - self.asked_at)
     }
@@ -146,7 +147,7 @@ impl Lease {
             .filter(|it| is_held && self.is_good(it, now))
     }
 
-    /// Returns `true` if tokens belong to the current window.
+    /// Returns `true` if the tokens belong to the current window.
     fn is_good(&self, granted: &Granted, now: Timestamp) -> bool {
         let until = granted.receipt.expires_at();
         let until = match self.policy.terms().letter() {
@@ -239,9 +240,9 @@ impl Leases {
         Some(Decisions::new(true, at?, each))
     }
 
-    /// Starts a call that leases tokens and returns those that are held.
+    /// Starts a call that leases tokens and returns the tokens that are held.
     ///
-    /// Returns `None` if a call about these policies is in flight, or if there are too many
+    /// Returns `None` if a call for these policies is already in flight, or if there are too many
     /// partitions. The server then decides the request without a lease.
     pub(super) fn ask(
         &self,
@@ -279,7 +280,8 @@ impl Leases {
         })
     }
 
-    /// Stores the tokens that the reply to a call grants, in the order of the policies of the call.
+    /// Stores the tokens that the reply to a call grants. The tokens are in the order of the
+    /// policies in the call.
     pub(super) fn receive(
         &self,
         partition: &StoreKey,
@@ -311,7 +313,7 @@ impl Leases {
         self.count.store(held.len(), Ordering::Relaxed);
     }
 
-    /// Ends a call that was not sent, and restores its tokens.
+    /// Ends a call that was not sent and restores its tokens.
     pub(super) fn restore(&self, partition: &StoreKey, number: u64, now: Timestamp) {
         self.settle(partition, number, now, |was| match was {
             Resting::Holding => LeasePhase::Holding,
@@ -395,7 +397,7 @@ impl Leases {
         returns
     }
 
-    /// Discards the tokens of a partition that is reset.
+    /// Discards the tokens of a partition that is being reset.
     pub(super) fn forget(&self, partition: &StoreKey, policies: &[&Policy]) {
         let mut held = self.lock();
         let Some(leases) = held.get_mut(partition) else {
@@ -432,7 +434,7 @@ impl Leases {
     }
 }
 
-/// Adds a policy to a call, and returns the tokens that the call returns.
+/// Adds a policy to a call. Returns the policy's tokens that the call gives back.
 fn ask_for(
     leases: &mut SmallVec<[Lease; 1]>,
     policy: &Policy,

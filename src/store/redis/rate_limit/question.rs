@@ -24,11 +24,11 @@ const CHARGE_BYTES: usize = 74;
 /// The size of the lease header, and of the lease arguments of each policy.
 const LEASE_BYTES: usize = 16;
 
-/// An upper bound of all costs, above every limit and exact as a double. Larger costs are clamped
-/// to it.
+/// An upper bound for all costs, which is above every limit and exact as a double. Larger costs are
+/// clamped to this bound.
 pub(super) const COST_MAX: u64 = (1 << 53) + 2;
 
-/// The operation of take.lua.
+/// The operation that take.lua performs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum TakeOperation {
     /// Takes.
@@ -39,34 +39,34 @@ pub(super) enum TakeOperation {
     TakeWithStates,
     /// Returns the decision without taking.
     Peek,
-    /// Charges regardless of the quota.
+    /// Charges even beyond the quota.
     Charge,
-    /// Charges regardless of the quota, and returns the resulting states.
+    /// Charges even beyond the quota, and returns the resulting states.
     ChargeWithStates,
 }
 
 /// The arguments of a request that leases tokens.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Ahead {
-    /// The divisor of the remaining tokens that gives the size of the lease.
+    /// The divisor that yields the size of the lease from the remaining tokens.
     pub(super) divisor: u64,
-    /// Identifies this instance among all that share the server.
+    /// Identifies this instance among all instances that share the server.
     pub(super) instance: u64,
-    /// The number of this call. Later calls of an instance have larger ones.
+    /// The number of this call. Later calls of an instance have larger numbers.
     pub(super) number: u64,
-    /// The returned tokens of each policy, in the order of the policies.
+    /// The tokens that are returned for each policy, in the order of the policies.
     pub(super) unspent: SmallVec<[Unspent; 2]>,
 }
 
 /// The tokens of one policy that an instance returns with its next call.
 ///
-/// The tokens that the server granted to calls after `received` are returned too, since their
-/// replies were lost.
+/// Tokens that the server granted to calls after `received` are also returned, because the replies
+/// to those calls were lost.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Unspent {
     /// The number of the latest call whose reply was received.
     pub(super) received: u64,
-    /// The unspent tokens of that reply.
+    /// The unspent tokens from that reply.
     pub(super) tokens: u64,
 }
 
@@ -95,7 +95,7 @@ impl TakeOperation {
     }
 }
 
-/// A request of one partition in the format of take.lua.
+/// A request for one partition, in the format that take.lua reads.
 #[derive(Debug)]
 pub(super) struct LimitRequest {
     pub(super) key: Vec<u8>,
@@ -159,17 +159,17 @@ impl LimitRequest {
     }
 }
 
-/// The reply of take.lua to one request.
+/// The reply of take.lua to a single request.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct DecisionReply {
     pub(super) decisions: Decisions,
-    /// The leased tokens of each policy and their receipt.
+    /// The leased tokens and the receipt for each policy.
     pub(super) ahead: SmallVec<[(u64, Receipt); 4]>,
-    /// The states of the policies, if they were requested or the request is rejected.
+    /// The states of the policies, if the states were requested or the request was rejected.
     pub(super) states: SmallVec<[State; 4]>,
 }
 
-/// Returns the keys of the logs of a partition, of the policies that have one.
+/// Returns the log keys of a partition, for the policies that have a log.
 pub(super) fn log_keys<'a>(
     key: &[u8],
     policies: impl IntoIterator<Item = &'a Policy>,
@@ -210,14 +210,15 @@ pub(super) fn push_policy(packed: &mut BinaryWriter, policy: &Policy) {
     packed.u8(policy.terms().letter() as u8);
 }
 
-/// Appends numbers as doubles, which represent them exactly: they are at most 2^53, or even.
+/// Appends numbers as doubles. Each number is at most 2^53 or is even, so a double represents it
+/// exactly.
 pub(super) fn push_numbers<const N: usize>(packed: &mut BinaryWriter, numbers: [u64; N]) {
     for number in numbers {
         packed.f64(number as f64);
     }
 }
 
-/// Reads the time of a reply, and returns the remaining values, one for each group.
+/// Parses the time in a reply, and returns the remaining values, one for each group.
 pub(super) fn read_now(values: &[Value]) -> Result<(Timestamp, &[Value]), Fault> {
     match values {
         [Value::Int(now), rest @ ..] if *now >= 0 => {
@@ -227,7 +228,7 @@ pub(super) fn read_now(values: &[Value]) -> Result<(Timestamp, &[Value]), Fault>
     }
 }
 
-/// Reads the reply of take.lua to a group of equal requests.
+/// Parses the reply of take.lua to a group of equal requests.
 pub(super) fn read_group(
     value: &Value,
     question: &LimitRequest,

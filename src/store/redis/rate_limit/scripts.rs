@@ -1,4 +1,4 @@
-//! The Lua scripts of rate limits, each with the algorithms that its policies need.
+//! The Lua scripts for rate limits, each of which contains the algorithms that its policies need.
 
 use std::sync::{LazyLock, OnceLock};
 
@@ -7,20 +7,20 @@ use crate::{rate_limit::Policy, store::redis::connection::script::Script};
 /// The operation of a script.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Task {
-    /// Decides by policies.
+    /// Decides with the policies.
     Decide,
-    /// Charges regardless of the quota.
+    /// Charges even beyond the quota.
     Charge,
     /// Refunds.
     GiveBack,
     /// Carries over usage from previous policies.
     Carry,
-    /// Decides by policies, some of which are leased.
+    /// Decides with the policies, some of which are leased.
     Lease,
 }
 
 impl Task {
-    /// Returns the parts of the script after the algorithms.
+    /// Returns the parts of the script that follow the algorithms.
     fn parts(self) -> &'static [&'static str] {
         const TAKE: &str = include_str!("../scripts/take.lua");
         const STATES: &str = include_str!("../scripts/states.lua");
@@ -48,7 +48,7 @@ impl Task {
 
 const NUMBERS: &str = include_str!("../scripts/numbers.lua");
 
-/// The algorithms, each with the letters of the policies that need it.
+/// The algorithms, each with the letters of the policies that need the algorithm.
 const ALGORITHMS: [(&str, &str); 5] = [
     ("my", include_str!("../scripts/month.lua")),
     ("wamy", include_str!("../scripts/fixed_window.lua")),
@@ -89,10 +89,10 @@ impl Choice {
     }
 }
 
-/// Returns the script of a task with these algorithms only.
+/// Returns the script for a task, with only these algorithms.
 ///
-/// A server creates all functions of a script in each call. Those of unused algorithms took a fifth
-/// of the time.
+/// The server creates all functions of a script in each call. Creating the functions of unused
+/// algorithms took a fifth of the time.
 pub(super) fn script_for(task: Task, choice: Choice) -> &'static Script {
     SCRIPTS[task as usize][choice.0].get_or_init(|| {
         let chosen = (0..ALGORITHMS.len()).filter(|at| choice.0 & 1 << at > 0);

@@ -1,4 +1,4 @@
-//! The rate limit store on Redis.
+//! The Redis rate-limit store.
 
 use std::{iter, sync::Arc};
 
@@ -164,7 +164,7 @@ impl RateLimitStore for RedisStore {
 }
 
 impl RedisStore {
-    /// Decides a request locally: by leased tokens, by deferred charges, or by a known rejection.
+    /// Decides a request locally, with leased tokens, deferred charges, or a known rejection.
     /// Returns `None` if the server must decide.
     fn take_locally(
         &self,
@@ -188,7 +188,7 @@ impl RedisStore {
         Some(StoreFuture::ready(decisions))
     }
 
-    /// Starts a report of deferred charges in the background if it is due.
+    /// Starts a background report of deferred charges, if a report is due.
     // In a future, because a report can be spawned only where it is polled.
     fn report_if_due(&self, partition: StoreKey, spent: Spent) -> StoreFuture<Decisions> {
         if !spent.is_due {
@@ -201,7 +201,7 @@ impl RedisStore {
         })
     }
 
-    /// Sends a request to the server for its decision.
+    /// Sends a request to the server, which decides it.
     fn take_remotely(
         &self,
         partition: &StoreKey,
@@ -242,7 +242,7 @@ impl RedisStore {
         })
     }
 
-    /// Decides a request on the server and leases tokens for later ones.
+    /// Has the server decide a request, and leases tokens for later requests.
     pub(super) fn lease(
         &self,
         partition: &StoreKey,
@@ -277,7 +277,7 @@ impl RedisStore {
 }
 
 impl RedisInner {
-    /// Stores the results of a reply: rejections, and the states of deferred policies.
+    /// Stores the results from a reply: rejections, and the states of deferred policies.
     fn learn(
         self: &Arc<Self>,
         partition: StoreKey,

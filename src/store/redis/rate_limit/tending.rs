@@ -20,7 +20,7 @@ use crate::{
 };
 
 impl RedisInner {
-    /// Starts the background task unless it runs.
+    /// Starts the background task, unless it is already running.
     pub(super) fn tend(self: &Arc<Self>) {
         if !self.rate_limit.is_tended.swap(true, Ordering::SeqCst) {
             let (maintenance, runtime) = (Maintenance(Arc::downgrade(self)), self.link.runtime());
@@ -38,7 +38,7 @@ impl RedisInner {
         }
     }
 
-    /// Returns leased tokens. After a failure, a later call returns them.
+    /// Returns leased tokens. If the call fails, a later call returns the tokens.
     async fn return_tokens(self: &Arc<Self>, tokens: Return) {
         let store = RedisStore {
             shared: Arc::clone(self),
@@ -75,7 +75,8 @@ pub(crate) async fn close(shared: &Arc<RedisInner>) {
     }
 }
 
-/// A report that is being sent. If it is dropped before its reply, its effect is unknown.
+/// A report that is being sent. If this value is dropped before the reply arrives, the effect of
+/// the report is unknown.
 struct PendingReport {
     store: RedisStore,
     partition: StoreKey,
@@ -134,11 +135,11 @@ impl Drop for PendingReport {
     }
 }
 
-/// The task that returns idle leases and sends overdue reports. It ends when there is nothing to
-/// do.
+/// The task that returns idle leases and sends overdue reports. The task ends when there is nothing
+/// left to do.
 struct Maintenance(Weak<RedisInner>);
 
-/// The interval of its checks.
+/// The interval between the task's checks.
 const MAINTENANCE_INTERVAL: Duration = Duration::from_millis(250);
 
 impl Maintenance {

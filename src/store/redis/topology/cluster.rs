@@ -1,4 +1,4 @@
-//! A Cluster: the assignment of slots to nodes, and its changes.
+//! A Cluster: the assignment of slots to nodes, and changes in that assignment.
 
 use std::{
     fmt,
@@ -31,14 +31,14 @@ use crate::{
     },
 };
 
-/// The minimum interval between two queries of the topology.
+/// The minimum interval between two topology queries.
 const QUERY_INTERVAL: Duration = Duration::from_secs(1);
 
 /// The maximum time that calls wait for the first topology before they fail immediately.
 const FIRST_MAX: Duration = Duration::from_millis(50);
 
-/// The nodes of a Cluster. Each has its own connection and circuit breaker, so an unavailable node
-/// does not affect the slots of the others.
+/// The nodes of a Cluster. Each node has its own connection and circuit breaker, so an unavailable
+/// node does not affect the slots of the other nodes.
 pub(crate) struct Cluster {
     ground: Arc<Ground>,
     seeds: Vec<Address>,
@@ -56,19 +56,20 @@ struct ClusterState {
     // The time since which the topology is unknown although it was queried.
     lost_since: Option<Timestamp>,
     is_told_down: bool,
-    /// The error of calls while no node returns the topology.
+    /// The error that calls receive while no node returns the topology.
     refusal: Option<StoreErrorKind>,
     is_closed: bool,
 }
 
-/// A range of slots, the last included, and its node.
+/// A range of slots, including the last slot, and the node of the range.
 struct Range {
     first: u16,
     last: u16,
     node: Arc<Node>,
 }
 
-/// The topology that a node returns: ranges of slots and the addresses of their primaries.
+/// The topology that a node returns, which consists of slot ranges and the addresses of their
+/// primaries.
 type SlotRanges = Vec<(u16, u16, Address)>;
 
 impl Cluster {
@@ -99,7 +100,7 @@ impl Cluster {
         node.enter().map(CallPermit::Known)
     }
 
-    /// Waits until the node of a slot is known, and admits a call to it.
+    /// Waits until the node of a slot is known, and then admits a call to that node.
     pub(crate) async fn find(self: &Arc<Self>, slot: u16) -> Result<Pass, StoreError> {
         loop {
             let mut changed = pin!(self.changed.notified());
@@ -112,7 +113,7 @@ impl Cluster {
         }
     }
 
-    /// Admits a call to the node of a redirection.
+    /// Admits a call to the node that a redirection specifies.
     pub(crate) fn follow(self: &Arc<Self>, error: &RedisError) -> Result<Pass, StoreError> {
         let unknown = || StoreError::from(StoreErrorKind::Unavailable);
         let (place, _) = error.redirect_node().ok_or_else(unknown)?;
@@ -181,8 +182,8 @@ impl Cluster {
         self.shut().iter().for_each(|node| node.end());
     }
 
-    /// Returns the nodes, so that they are used without holding the lock: a node that becomes
-    /// unavailable takes its own lock first, then this one.
+    /// Returns the nodes, so that they can be used without holding the lock. A node that becomes
+    /// unavailable takes its own lock first, and then this lock.
     fn nodes(&self) -> Vec<Arc<Node>> {
         self.lock().nodes.clone()
     }
@@ -220,7 +221,7 @@ impl Cluster {
         false
     }
 
-    /// Reports that no node returned the topology, and the error of the last one.
+    /// Reports that no node returned the topology, with the error of the last node.
     fn note_lost(&self, last: Option<Outage>) {
         let mut state = self.lock();
         if state.ranges.is_empty() {
@@ -298,7 +299,8 @@ impl ClusterState {
     }
 }
 
-/// The task that queries the topology. If its runtime ends first, the next call starts another one.
+/// The task that queries the topology. If the task's runtime ends first, the next call starts
+/// another task.
 struct TopologyQuery {
     cluster: Weak<Cluster>,
 }
@@ -333,7 +335,7 @@ impl Drop for TopologyQuery {
 }
 
 impl Cluster {
-    /// Returns the time until the next query of the topology.
+    /// Returns the time until the next topology query.
     fn next_in(&self) -> Duration {
         let last = self.lock().asked_at;
         last.map_or(Duration::ZERO, |last| {
@@ -360,7 +362,7 @@ async fn ask(address: &Address, ground: &Ground) -> Result<SlotRanges, Fault> {
     read(reply.map_err(|error| Fault::for_setup(&error))?, address)
 }
 
-/// Reads the reply to `CLUSTER SLOTS`.
+/// Parses the reply to `CLUSTER SLOTS`.
 fn read(reply: Value, asked: &Address) -> Result<SlotRanges, Fault> {
     let corrupt = || Fault::corrupt("the reply is not a list of slots");
     let Value::Array(ranges) = reply else {

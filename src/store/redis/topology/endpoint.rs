@@ -1,4 +1,4 @@
-//! The target of a connection: a fixed address, or the primary that Sentinels name.
+//! The target of a connection, which is a fixed address or the primary that Sentinels monitor.
 
 use std::{borrow::Cow, fmt, time::Duration};
 
@@ -19,14 +19,14 @@ use crate::{
 /// The target of a connection.
 #[derive(Clone, Debug)]
 pub(crate) enum Endpoint {
-    /// A server that must accept writes. The key is written to verify that.
+    /// A server that must accept writes. The probe writes a key to verify that the server does.
     Server { address: Address, probe: Vec<u8> },
-    /// The primary that Sentinels name.
+    /// The primary that Sentinels monitor.
     Main {
         sentinels: Sentinels,
         probe: Vec<u8>,
     },
-    /// A node of a Cluster.
+    /// A node in a Cluster.
     Member(Address),
 }
 
@@ -66,7 +66,7 @@ impl Endpoint {
     }
 }
 
-/// Returns a write that expires. A replica rejects it.
+/// Returns a write command whose key expires. A replica rejects this command.
 fn write(key: &[u8]) -> Cmd {
     let mut set = redis::cmd("SET");
     set.arg(key).arg(1).arg("PX").arg(1_000);

@@ -1,4 +1,4 @@
-//! The servers of a store: one, the primary that Sentinels name, or a Cluster.
+//! The servers of a store: a single server, the primary that Sentinels monitor, or a Cluster.
 
 pub(super) mod cluster;
 pub(super) mod endpoint;

@@ -16,7 +16,7 @@ use crate::{
     },
 };
 
-/// The servers of a store: one, or those of a Cluster.
+/// The servers of a store: a single server, or the servers of a Cluster.
 #[derive(Debug)]
 pub(crate) enum Router {
     One(Arc<Node>),
@@ -28,7 +28,7 @@ impl Router {
         Self::One(Node::new(endpoint, ground, None))
     }
 
-    /// Returns the slot of a key on a Cluster, and 0 otherwise.
+    /// Returns the slot of a key on a Cluster, or 0 if there is no Cluster.
     pub(crate) fn slot_of(&self, key: &[u8]) -> u16 {
         match self {
             Self::One(_) => 0,
@@ -44,7 +44,7 @@ impl Router {
         }
     }
 
-    /// Returns the endpoint for messages that all servers receive.
+    /// Returns an endpoint for messages that all servers receive.
     pub(crate) fn any_endpoint(&self) -> Endpoint {
         match self {
             Self::One(node) => node.endpoint().clone(),
@@ -54,7 +54,7 @@ impl Router {
 
     /// Calls the credentials provider and authenticates all open connections that serve calls.
     ///
-    /// If a server rejects the result, its password may just have changed, so the provider is
+    /// If a server rejects the credentials, the password may just have changed, so the provider is
     /// called again.
     pub(crate) async fn reauthenticate(&self, ground: &Ground) -> Result<(), Fault> {
         match self.reauthenticate_once(ground).await {
@@ -88,7 +88,7 @@ impl Router {
         }
     }
 
-    /// Rejects new calls, and completes when those in flight have completed.
+    /// Rejects new calls, and completes when all calls in flight have completed.
     pub(crate) async fn close(&self) {
         match self {
             Self::One(node) => node.close().await,

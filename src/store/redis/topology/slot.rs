@@ -1,9 +1,9 @@
 //! The slots of keys in a Cluster.
 
-/// The number of slots of a Cluster.
+/// The number of slots in a Cluster.
 const SLOTS: u16 = 16_384;
 
-/// Returns the slot of a key: that of its hash tag if it has one.
+/// Returns the slot of a key, or of the key's hash tag if it has one.
 pub(crate) fn slot_of(key: &[u8]) -> u16 {
     crc16(tag_of(key)) % SLOTS
 }

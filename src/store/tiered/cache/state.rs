@@ -1,4 +1,4 @@
-//! The near cache in the memory of this process.
+//! The near cache, which is in the memory of this process.
 
 use std::{
     fmt,
@@ -24,22 +24,22 @@ use crate::{
     },
 };
 
-/// The maximum age of an entry that is served without asking the server: the time that it takes to
-/// detect that purges no longer arrive.
+/// The maximum age of an entry that is served without asking the server. This is the time that it
+/// takes to detect that purges no longer arrive.
 const MAX_AGE: Duration = Duration::from_secs(2);
 
-/// The number of parts, each with its own lock.
+/// The number of parts, each of which has its own lock.
 const PARTS: usize = 8;
 
 /// The overhead of an entry in addition to its own bytes and its names.
 const ENTRY_OVERHEAD_BYTES: usize = 256;
 
-/// The cache entries in the memory of this process.
+/// The cache entries that are in the memory of this process.
 pub(crate) struct Near {
     parts: [Mutex<Cache<NearKey, NearEntry, NearWeigher>>; PARTS],
-    /// Purges and writes since entries were looked up.
+    /// Purges and writes that have occurred since entries were looked up.
     pub(super) purges: Arc<PurgeTable>,
-    /// `true` while purges of other instances arrive.
+    /// `true` while purges by other instances are received.
     is_receiving: AtomicBool,
     listening: Mutex<Option<Listening>>,
     clock: SystemClock,
@@ -54,13 +54,13 @@ struct NearKey {
 
 struct NearEntry {
     entry: Arc<StoredResponse>,
-    /// The fence of the lookup on the server. It is older than that of a lookup now, so at worst a
-    /// fill is rejected that could have been stored.
+    /// The fence of the lookup on the server. This fence is older than the fence of a current
+    /// lookup. At worst, a fill that could have been stored is rejected.
     fence: Fence,
     stamp: Stamp,
     until: Timestamp,
     pub(super) names: StoredNames,
-    /// The time of `purges` at which the lookup on the server started.
+    /// The time in `purges` at which the lookup on the server started.
     since: u64,
 }
 
@@ -130,7 +130,8 @@ impl Near {
         })
     }
 
-    /// Stores a copy of a server's entry, unless it was purged or written since the lookup started.
+    /// Stores a copy of the server's entry, unless the entry was purged or written after the lookup
+    /// started.
     pub(super) fn keep(&self, key: &CacheKey, seen: &SeenEntry, since: u64) {
         let Found::Entry {
             entry,
@@ -161,8 +162,8 @@ impl Near {
         self.purge([Some(name_of_key(key))]);
     }
 
-    /// Invalidates the entries with one of these names. The server distinguishes hard and soft
-    /// purges.
+    /// Invalidates the entries that have one of these names. The server distinguishes hard purges
+    /// from soft purges.
     pub(super) fn purge(&self, names: impl IntoIterator<Item = Option<Name>>) {
         self.purges.purge(names, PurgeMode::Hard);
     }
@@ -178,8 +179,8 @@ fn name_of_key(key: &CacheKey) -> Name {
     Name::new(b'k', half.expect("a digest has 32 bytes"))
 }
 
-/// Reads a name from a message. Returns `None`, which names all entries, if it is not that of a
-/// URL, a tag or a caller.
+/// Parses a name from a message. Returns `None`, which targets all entries, if the name is not that
+/// of a URL, a tag or a caller.
 fn name_in(message: &[u8]) -> Option<Name> {
     match message.split_first()? {
         (kind @ (b'u' | b't' | b'p'), digest) => Some(Name::new(*kind, digest.first_chunk()?)),

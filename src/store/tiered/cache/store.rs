@@ -1,4 +1,4 @@
-//! Cache calls of the tiered store: the near cache first, then the Redis server.
+//! Cache calls of the tiered store, which try the near cache first and then the Redis server.
 
 use super::state::Near;
 use std::{sync::Arc, time::Duration};
@@ -83,8 +83,8 @@ impl CacheStore for TieredStore {
 }
 
 impl TieredStore {
-    /// Invalidates near entries before the call, in case that it is canceled, and after it, also if
-    /// it failed, since the server may have executed it.
+    /// Invalidates near entries before the call, in case the call is canceled. Also invalidates
+    /// them after the call, even if the call failed, because the server may have executed it.
     fn changing<T: Send + 'static>(
         &self,
         asked: StoreFuture<T>,
