@@ -1,4 +1,4 @@
-//! A minimal Redis client for commands of tests.
+//! A minimal Redis client for commands in tests.
 
 use std::{
     fmt,
@@ -8,7 +8,7 @@ use std::{
 
 use super::patience::PATIENCE;
 
-/// A connection to a Redis server without pipelining (RESP2), separate from any store.
+/// A connection to a Redis server, without pipelining (RESP2) and separate from any store.
 pub struct RedisClient(BufReader<TcpStream>);
 
 impl RedisClient {
@@ -20,7 +20,8 @@ impl RedisClient {
         Some(Self(BufReader::new(stream)))
     }
 
-    /// Sends a command and waits for its reply. Returns `None` if the connection ends before.
+    /// Sends a command and waits for the reply. Returns `None` if the connection ends before the
+    /// reply arrives.
     pub fn ask(&mut self, command: &[&[u8]]) -> Option<RedisReply> {
         let mut out = format!("*{}\r\n", command.len()).into_bytes();
         for word in command {
@@ -65,13 +66,13 @@ impl fmt::Debug for RedisClient {
     }
 }
 
-/// A reply of a Redis server.
+/// A reply from a Redis server.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum RedisReply {
     /// A simple string, such as `OK`.
     Text(String),
-    /// An error, which starts with its code.
+    /// An error. The text starts with the error code.
     Error(String),
     /// An integer.
     Int(i64),
@@ -84,7 +85,7 @@ pub enum RedisReply {
 }
 
 impl RedisReply {
-    /// Creates a simple string to compare a reply with.
+    /// Creates a simple string with which a reply can be compared.
     pub fn text(text: &str) -> Self {
         Self::Text(text.to_owned())
     }
@@ -100,7 +101,7 @@ impl RedisReply {
         }
     }
 
-    /// Returns the integer.
+    /// Returns the value of an integer reply.
     ///
     /// # Panics
     ///

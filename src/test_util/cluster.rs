@@ -2,17 +2,18 @@
 
 use super::{client::RedisReply, patience::until, server::RedisServer};
 
-/// The timeout after which nodes consider another one failed, in milliseconds.
+/// The timeout, in milliseconds, after which nodes consider another node failed.
 const NODE_TIMEOUT: &str = "2000";
 
-/// A Cluster of three primaries with one replica each. It stops when it is dropped.
+/// A Cluster of three primaries with one replica each. The Cluster stops when this value is
+/// dropped.
 #[derive(Debug)]
 pub struct RedisCluster {
     servers: Vec<RedisServer>,
 }
 
 impl RedisCluster {
-    /// Starts the six servers, and waits until they form a Cluster and the replicas are in sync.
+    /// Starts the six servers and waits until they form a Cluster and the replicas are in sync.
     ///
     /// # Panics
     ///
@@ -80,8 +81,8 @@ impl RedisCluster {
         until(|| self.servers.iter().all(&mut is_so));
     }
 
-    /// Returns the primaries, each with a third of the slots, followed by the replicas in the same
-    /// order.
+    /// Returns the three primaries, each of which has a third of the slots, followed by the
+    /// replicas in the same order.
     pub fn servers(&self) -> &[RedisServer] {
         &self.servers
     }

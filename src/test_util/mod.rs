@@ -1,9 +1,9 @@
 //! Redis servers for tests, and a proxy that injects network faults.
 //!
-//! They test a service with its real storage: a single server, a Cluster of three primaries with
-//! replicas, or a server with Sentinels. Each server listens on a free port of the loopback
-//! interface and stores its files in a temporary folder. Both are released when it is dropped.
-//! `redis-server` must be installed.
+//! These types test a service with its real storage: a single server, a Cluster of three primaries
+//! with replicas, or a server with Sentinels. Each server listens on a free port of the loopback
+//! interface and stores its files in a temporary folder. The port and the folder are released when
+//! the server is dropped. `redis-server` must be installed.
 //!
 //! All functions panic on errors, which fails the test.
 //!

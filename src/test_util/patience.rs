@@ -1,11 +1,11 @@
-//! The timeout of tests for servers.
+//! The timeout with which tests wait for servers.
 
 use std::{
     thread,
     time::{Duration, Instant},
 };
 
-/// The timeout for servers to start, reply, and find each other.
+/// The timeout for servers to start, to reply, and to find one another.
 pub(super) const PATIENCE: Duration = Duration::from_secs(20);
 
 /// Waits until a condition is met.

@@ -9,7 +9,7 @@ use std::{
     time::Duration,
 };
 
-/// The treatment of bytes by a [`FaultProxy`]. A piece is the result of one read.
+/// A network fault that a [`FaultProxy`] injects. A piece is the result of one read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Fault {
@@ -17,27 +17,27 @@ pub enum Fault {
     None,
     /// Delays each piece in both directions.
     Delay(Duration),
-    /// Holds back all bytes and new connections until another fault is set.
+    /// Holds back all bytes and all new connections until another fault is set.
     BlackHole,
-    /// Forwards the bytes of the client, and discards those of the server.
+    /// Forwards the client's bytes and discards the server's bytes.
     HalfOpen,
     /// Closes all connections, including new ones.
     Reset,
-    /// Discards this number of pieces from the server, then forwards all bytes. If there is one
-    /// call at a time, each piece is a reply.
+    /// Discards this number of pieces from the server and then forwards all bytes. If there is only
+    /// one call at a time, each piece is a reply.
     Swallow(u32),
-    /// Forwards this number of pieces from the server on each connection, and discards the rest. If
-    /// there is one call at a time, each piece is a reply; the first ones are those of the
+    /// Forwards this number of pieces from the server on each connection and discards the rest. If
+    /// there is only one call at a time, each piece is a reply. The first replies are those of the
     /// handshake.
     Replies(u32),
-    /// Forwards the bytes of the server one by one, with this delay between them.
+    /// Forwards the server's bytes one by one, with this delay between bytes.
     Slow(Duration),
-    /// Replaces the bytes of the server.
+    /// Replaces the server's bytes with invalid ones.
     Corrupt,
 }
 
-/// A TCP proxy for a server that injects network faults. It stops when it is dropped, and closes
-/// its connections.
+/// A TCP proxy that injects network faults between clients and a server. When the proxy is dropped,
+/// it stops and closes its connections.
 pub struct FaultProxy {
     addr: SocketAddr,
     line: Arc<ProxyInner>,
@@ -69,7 +69,7 @@ impl FaultProxy {
         proxy
     }
 
-    /// Sets the fault, which applies to all bytes from now on.
+    /// Sets the fault that applies to all bytes from now on.
     pub fn set(&self, fault: Fault) {
         let mut state = self.line.state();
         state.fault = fault;
@@ -80,12 +80,12 @@ impl FaultProxy {
         self.line.changed.notify_all();
     }
 
-    /// Returns the address that the proxy listens on.
+    /// Returns the address on which the proxy listens.
     pub fn addr(&self) -> SocketAddr {
         self.addr
     }
 
-    /// Returns the URL of the server through the proxy.
+    /// Returns the URL with which a client reaches the server through the proxy.
     pub fn url(&self) -> String {
         format!("redis://{}", self.addr)
     }
@@ -112,7 +112,7 @@ impl fmt::Debug for FaultProxy {
     }
 }
 
-/// The state that all connections of a proxy share.
+/// The state that all of a proxy's connections share.
 #[derive(Default)]
 struct ProxyInner {
     state: Mutex<ProxyState>,
@@ -122,7 +122,7 @@ struct ProxyInner {
 struct ProxyState {
     fault: Fault,
     ended: bool,
-    /// One end of each connection, with the number that removes it.
+    /// One end of each connection, with the number that is used to remove it.
     ends: Vec<(u64, TcpStream)>,
     next: u64,
 }
@@ -155,7 +155,7 @@ impl ProxyInner {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Returns the fault for a piece, after waiting while bytes are held back.
+    /// Returns the fault that applies to a piece. Waits while bytes are held back.
     fn fault(&self, is_reply: bool) -> io::Result<Fault> {
         let mut state = self.state();
         while state.fault == Fault::BlackHole && !state.ended {

@@ -2,8 +2,8 @@
 
 use super::{patience::until, server::RedisServer};
 
-/// A server with a replica and three Sentinels that monitor it as `main`. All stop when it is
-/// dropped.
+/// A server with a replica, and three Sentinels that monitor the server as `main`. All of them stop
+/// when this value is dropped.
 #[derive(Debug)]
 pub struct RedisSentinels {
     main: RedisServer,
@@ -12,12 +12,12 @@ pub struct RedisSentinels {
 }
 
 impl RedisSentinels {
-    /// Starts all five servers, and waits until the Sentinels know each other and both servers.
-    /// They consider a server failed after half a second without a reply.
+    /// Starts all five servers, and waits until the Sentinels have discovered one another and both
+    /// Redis servers. The Sentinels consider a server failed after half a second without a reply.
     ///
     /// # Panics
     ///
-    /// Panics if `redis-server` is not installed, or if this takes longer than 20 seconds.
+    /// Panics if `redis-server` is not installed, or if starting takes longer than 20 seconds.
     pub fn start() -> Self {
         let main = RedisServer::start();
         let port = main.addr().port().to_string();
@@ -47,7 +47,8 @@ impl RedisSentinels {
         &self.main
     }
 
-    /// Returns its replica, which becomes the primary after a failover.
+    /// Returns the replica of the initial primary. The replica becomes the primary after a
+    /// failover.
     pub fn replica(&self) -> &RedisServer {
         &self.replica
     }

@@ -20,12 +20,12 @@ use super::{
 
 static SERVERS: AtomicU64 = AtomicU64::new(0);
 
-/// The file with the configuration and the state of a Sentinel.
+/// The file that contains the configuration and the state of a Sentinel.
 const SENTINEL_CONFIG: &str = "sentinel.conf";
 
 /// A `redis-server` process that stops when it is dropped.
 ///
-/// It persists nothing, and permits the command `DEBUG`.
+/// The server persists nothing and permits the command `DEBUG`.
 #[derive(Debug)]
 pub struct RedisServer {
     child: Mutex<Child>,
@@ -35,29 +35,30 @@ pub struct RedisServer {
 }
 
 impl RedisServer {
-    /// Starts a server with default settings, and waits until it replies.
+    /// Starts a server with default settings and waits until the server replies.
     ///
     /// # Panics
     ///
-    /// Panics if `redis-server` is not installed, or does not start within 20 seconds.
+    /// Panics if `redis-server` is not installed, or if the server does not start within 20
+    /// seconds.
     pub fn start() -> Self {
         Self::with(&[])
     }
 
-    /// Starts a server with additional options of `redis-server`, such as `["--maxmemory", "2mb"]`.
+    /// Starts a server with additional `redis-server` options, such as `["--maxmemory", "2mb"]`.
     ///
     /// # Panics
     ///
-    /// See [`RedisServer::start`].
+    /// Panics under the same conditions as [`RedisServer::start`].
     pub fn with(options: &[&str]) -> Self {
         Self::with_config(None, options)
     }
 
-    /// Starts a Sentinel that monitors no server yet.
+    /// Starts a Sentinel that does not yet monitor a server.
     ///
     /// # Panics
     ///
-    /// See [`RedisServer::start`].
+    /// Panics under the same conditions as [`RedisServer::start`].
     pub fn sentinel(options: &[&str]) -> Self {
         Self::with_config(Some(""), options)
     }
@@ -96,7 +97,7 @@ impl RedisServer {
         false
     }
 
-    /// Returns the address that the server listens on.
+    /// Returns the address on which the server listens.
     pub fn addr(&self) -> SocketAddr {
         self.addr
     }
@@ -111,7 +112,7 @@ impl RedisServer {
         self.folder.join("s")
     }
 
-    /// Sends a command to the server directly and returns the reply.
+    /// Sends a command directly to the server and returns the reply.
     ///
     /// # Panics
     ///
@@ -135,12 +136,12 @@ impl RedisServer {
         RedisClient::connect(self.addr).expect("the server listens")
     }
 
-    /// Suspends the process of the server (`SIGSTOP`) until [`thaw`](Self::thaw). Its connections
-    /// stay open.
+    /// Suspends the server's process (`SIGSTOP`) until [`thaw`](Self::thaw) is called. The server's
+    /// connections stay open.
     ///
     /// # Panics
     ///
-    /// Panics if the server does not run.
+    /// Panics if the server is not running.
     pub fn freeze(&self) {
         self.signal("-STOP");
     }
@@ -149,7 +150,7 @@ impl RedisServer {
     ///
     /// # Panics
     ///
-    /// Panics if the server does not run.
+    /// Panics if the server is not running.
     pub fn thaw(&self) {
         self.signal("-CONT");
     }
@@ -163,14 +164,14 @@ impl RedisServer {
         );
     }
 
-    /// Kills the server (`SIGKILL`), which loses its data.
+    /// Kills the server (`SIGKILL`). The server loses its data.
     pub fn kill(&self) {
         let mut child = self.child();
         let _ = child.kill();
         let _ = child.wait();
     }
 
-    /// Starts the server again, on the same port and without its data.
+    /// Starts the server again on the same port, without its previous data.
     ///
     /// # Panics
     ///
@@ -181,7 +182,8 @@ impl RedisServer {
         assert!(self.is_up(), "the server did not start again");
     }
 
-    /// Returns the number of calls of a command by `INFO commandstats`. `command` is in lower case.
+    /// Returns the number of times that a command was called, according to `INFO commandstats`.
+    /// `command` must be in lowercase.
     ///
     /// # Panics
     ///
@@ -196,7 +198,7 @@ impl RedisServer {
         })
     }
 
-    /// Returns all keys.
+    /// Returns all keys on the server.
     ///
     /// # Panics
     ///
@@ -208,7 +210,7 @@ impl RedisServer {
         }
     }
 
-    /// Returns all keys and values as one text, to check that no secret is stored.
+    /// Returns all keys and values as a single string, to check that no secret is stored.
     ///
     /// # Panics
     ///
@@ -238,7 +240,7 @@ impl RedisServer {
         all
     }
 
-    /// Returns the keys without an expiry.
+    /// Returns the keys that have no expiry.
     ///
     /// # Panics
     ///
@@ -262,7 +264,7 @@ impl Drop for RedisServer {
     }
 }
 
-/// Creates the folder of a server, with the configuration of a Sentinel if given.
+/// Creates a server's folder. Writes the configuration of a Sentinel to the folder if one is given.
 fn new_folder(sentinel: Option<&str>) -> PathBuf {
     let number = SERVERS.fetch_add(1, Ordering::Relaxed);
     let name = format!("portcullis-redis-{}-{number}", std::process::id());
@@ -303,11 +305,12 @@ fn spawn(folder: &Path, addr: SocketAddr, options: &[String]) -> Child {
         .expect("redis-server is not installed: run `apt-get install redis-server`")
 }
 
-/// Returns a free port of the loopback interface whose Cluster bus port is valid too.
+/// Returns an address with a free port of the loopback interface, for which the Cluster bus port is
+/// also valid.
 ///
 /// # Panics
 ///
-/// Panics if there is none.
+/// Panics if there is no such port.
 pub fn free_addr() -> SocketAddr {
     loop {
         let listener = TcpListener::bind("127.0.0.1:0");
