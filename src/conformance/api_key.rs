@@ -1,4 +1,4 @@
-//! The conformance suite of API key stores.
+//! The conformance suite for API key stores.
 
 use std::{
     future::{Future, poll_fn},
@@ -21,10 +21,10 @@ use crate::{
     },
 };
 
-/// Checks the requirements of an [`ApiKeyStore`].
+/// Checks that a store meets the requirements of [`ApiKeyStore`].
 ///
-/// The store can contain keys of other owners. The suite does not remove its own keys. It runs on
-/// any runtime.
+/// The store can contain keys of other owners. The suite does not remove its own keys. The suite
+/// runs on any async runtime.
 ///
 /// ```
 /// # #[cfg(feature = "memory")]
@@ -36,7 +36,7 @@ use crate::{
 ///
 /// # Panics
 ///
-/// Panics if the store violates a requirement, which the message names.
+/// Panics if the store violates a requirement. The message names the requirement.
 pub async fn api_key(store: impl ApiKeyStore) {
     let store = Arc::new(store);
     created_record_is_found_unchanged(&store).await;
@@ -295,7 +295,7 @@ async fn only_ended_records_are_purged(store: &impl ApiKeyStore) {
     assert_eq!(page.keys.len(), 2, "purged records are still listed");
 }
 
-/// Only for stores that count and create atomically.
+/// Used only for stores that count and create keys atomically.
 async fn concurrent_creations_never_exceed_the_maximum(store: &impl ApiKeyStore) {
     let keys = Drafts::new("maximum");
     let mut creating = Vec::new();
@@ -354,7 +354,7 @@ async fn ended_records_leave_room_for_keys(store: &impl ApiKeyStore) {
     assert_eq!(outcomes, [full, created, full, created], "{what}");
 }
 
-/// Creates records like a manager, without the store under test.
+/// Creates records as a manager does, but without the store under test.
 struct Drafts {
     owner: String,
     clock: ManualClock,
@@ -413,7 +413,7 @@ impl Drafts {
     }
 }
 
-/// A store with one record.
+/// A store that holds at most one record.
 #[derive(Clone, Default)]
 struct KeySlot(Arc<Mutex<Option<StoredKey>>>);
 

@@ -1,4 +1,4 @@
-//! The conformance suite of cache stores.
+//! The conformance suite for cache stores.
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
@@ -18,15 +18,15 @@ use crate::{
     core::store_api::store_key::StoreKey,
 };
 
-/// Checks the requirements of a [`CacheStore`].
+/// Checks that a store meets the requirements of [`CacheStore`].
 ///
-/// A lookup returns only the entry that was stored under that key and variant. Purged entries are
-/// not returned, also if they were filled during the purge, and purges of other names remove
-/// nothing, regardless of their number. Expired entries are not returned. A touch replaces the head
-/// only of the entry that it was created for. Random histories are compared with a model. With a
-/// `pause` that sleeps, the suite takes a few seconds.
+/// A lookup must return only the entry that was stored under the same key and variant. Purged
+/// entries must not be returned, even if they were filled during the purge. Purges of other names
+/// must remove nothing, regardless of their number. Expired entries must not be returned. A touch
+/// must replace the head of only the entry for which it was created. The suite also compares random
+/// histories with a model. With a `pause` that sleeps, the suite takes a few seconds.
 ///
-/// The suite purges all entries, so use a separate store, with room for several megabytes.
+/// The suite purges all entries, so use a separate store that has space for several megabytes.
 ///
 /// ```
 /// # #[cfg(feature = "memory")]
@@ -44,7 +44,7 @@ use crate::{
 ///
 /// # Panics
 ///
-/// Panics if the store violates a requirement, which the message names.
+/// Panics if the store violates a requirement. The message names the requirement.
 pub async fn cache<S, P>(store: &S, pause: P)
 where
     S: CacheStore + ?Sized,
@@ -79,7 +79,7 @@ where
     suite.histories().await;
 }
 
-/// The retention of entries in all other checks.
+/// The retention of entries in all checks that do not test expiry.
 const LONG: Duration = Duration::from_secs(3_600);
 
 struct Suite<'s, S: ?Sized, P> {
@@ -577,7 +577,7 @@ where
         self.release(&one, leaders[0]).await;
     }
 
-    /// Runs random lookups, puts, touches and purges, with fences of current and earlier lookups.
+    /// Runs random lookups, puts, touches and purges, with fences from current and earlier lookups.
     async fn histories(&self) {
         let mut history = History::new();
         for _ in 0..STEPS {
@@ -670,7 +670,7 @@ where
         targets
     }
 
-    /// Looks up an entry, a second time if the store returns its `Vary` fields.
+    /// Looks up an entry, and looks it up again if the store returns the `Vary` fields.
     async fn get(&self, sample: &Sample) -> Lookup {
         let key = self.samples.key(sample);
         let selection = self.samples.selection(&sample.asked, None);
@@ -780,15 +780,15 @@ where
 /// The number of steps of a random history.
 const STEPS: usize = 1_500;
 
-/// A fence and the step of its lookup.
+/// A fence and the step of the lookup that returned it.
 type DatedFence = (Fence, usize);
 
-/// A random history of a store, and the model that it is compared with.
+/// A random history of a store, and the model with which it is compared.
 struct History {
     random: Random,
     model: Model,
     places: Vec<Sample>,
-    /// The index of the sample of this step.
+    /// The index of this step's sample.
     place: usize,
     /// The number of this step, starting at 1.
     step: usize,
@@ -816,7 +816,7 @@ impl History {
         self.places[self.place].clone()
     }
 
-    /// Chooses the fence of this step's lookup, or of an earlier one of the same sample.
+    /// Chooses the fence of this step's lookup, or of an earlier lookup of the same sample.
     fn choose_fence(&mut self, fence: Fence) -> DatedFence {
         let now = (fence, self.step);
         self.fences.push((self.place, now));
@@ -829,7 +829,7 @@ impl History {
     }
 }
 
-/// The puts and purges in their order.
+/// The puts and purges, in the order in which they occurred.
 #[derive(Default)]
 struct Model {
     made: Vec<Made>,
@@ -883,7 +883,8 @@ impl Model {
     }
 }
 
-/// Returns names that no entry has: mostly URLs, as unsafe requests to unknown URLs purge them.
+/// Returns names that no entry has. Most are URLs, because unsafe requests to unknown URLs purge
+/// such names.
 fn other_names(random: &mut Random, count: usize) -> Vec<PurgeTarget> {
     let mut digest = || {
         let mut half = || random.below(usize::MAX) as u128;
@@ -897,7 +898,7 @@ fn other_names(random: &mut Random, count: usize) -> Vec<PurgeTarget> {
     (0..count).map(name).collect()
 }
 
-/// Returns the samples of histories: with and without variants, shared and of a caller.
+/// Returns the samples for histories: with and without variants, shared and for a single caller.
 fn places() -> Vec<Sample> {
     let mut places = Vec::new();
     for caller in [None, Some(3)] {

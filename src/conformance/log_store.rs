@@ -1,15 +1,16 @@
-//! The conformance suite of log stores.
+//! The conformance suite for log stores.
 
 use crate::{
     access_log::{LogQuery, LogStore, LogStream, record::LogEntry},
     core::time::Timestamp,
 };
 
-/// Checks the requirements of a [`LogStore`]. The store must be empty and have room for 16 entries.
+/// Checks that a store meets the requirements of [`LogStore`]. The store must be empty and have
+/// space for 16 entries.
 ///
 /// # Panics
 ///
-/// Panics if the store violates a requirement, which the message names.
+/// Panics if the store violates a requirement. The message names the requirement.
 pub async fn log_store(store: &impl LogStore) {
     returns_entries_unchanged(store).await;
     returns_latest_entries_first(store).await;

@@ -1,6 +1,7 @@
-//! Conformance suites for custom stores, which check each requirement of the layers.
+//! Conformance suites for custom stores, which check every requirement of the layers.
 //!
-//! A suite panics at the first violation and names it. It runs on any runtime.
+//! A suite panics at the first violation, and its message names the violated requirement. A suite
+//! runs on any async runtime.
 //!
 //! ```
 //! # #[cfg(all(feature = "memory", feature = "api-key"))]

@@ -1,4 +1,4 @@
-//! The conformance suite of rate limit stores, which compares them with the pure functions.
+//! The conformance suite for rate-limit stores, which compares a store with the pure functions.
 
 use std::{collections::HashMap, time::Duration};
 
@@ -11,12 +11,12 @@ use crate::{
     },
 };
 
-/// Checks the requirements of a [`RateLimitStore`].
+/// Checks that a store meets the requirements of [`RateLimitStore`].
 ///
-/// It replays random requests and compares each decision with that of the pure functions at the
-/// time that the store returns. It also checks concurrent requests, refunds, resets and expiry. The
-/// windows are short: with a `pause` that sleeps, the suite takes about ten seconds. The store can
-/// contain other partitions.
+/// The suite replays random requests and compares each decision with the decision of the pure
+/// functions at the time that the store returns. It also checks concurrent requests, refunds,
+/// resets and expiry. The windows are short. With a `pause` that sleeps, the suite takes about ten
+/// seconds. The store can contain other partitions.
 ///
 /// ```
 /// # #[tokio::main(flavor = "current_thread")]
@@ -31,7 +31,7 @@ use crate::{
 ///
 /// # Panics
 ///
-/// Panics if the store violates a requirement, which the message names.
+/// Panics if the store violates a requirement. The message names the requirement.
 pub async fn rate_limit<S, P>(store: &S, pause: P)
 where
     S: RateLimitStore + ?Sized,
@@ -64,7 +64,7 @@ where
     S: RateLimitStore + ?Sized,
     P: AsyncFn(Duration),
 {
-    /// Replays random requests of a few partitions, by one policy and by several.
+    /// Replays random requests in a few partitions, under one policy and under several.
     async fn replays(&self) {
         let mut random = Random::new();
         let policies = each(5, Duration::from_millis(400));
@@ -352,7 +352,7 @@ fn window(name: &str, limit: u64) -> Policy {
     Policy::fixed_window(name, quota).expect("the quota is within bounds")
 }
 
-/// Returns a constructor of a policy for each algorithm, all with one name.
+/// Returns a policy constructor for each algorithm. All policies have the same name.
 fn all_of(name: &'static str) -> [impl Fn(Quota) -> Policy; 7] {
     type Make = fn(&str, Quota) -> Result<Policy, ConfigError>;
     let queue: Make = |name, quota| {
