@@ -12,9 +12,9 @@ use super::{allowance::Allowance, error::ConfigError, notice};
 
 /// The identity of an authenticated caller, stored as a request extension.
 ///
-/// All layers can read the identity. The rate limiter counts by its lineage or owner and chooses
-/// limits by its tier. The cache partitions responses by [`Identity::digest`], and the access log
-/// records the key id. Cloning an identity only increments a reference count.
+/// All layers can read the identity. The rate limiter counts by the identity's lineage or owner and
+/// chooses limits by the tier. The cache partitions responses by [`Identity::digest`], and the
+/// access log records the key id. Cloning an identity only increments a reference count.
 ///
 /// The API key layer inserts the identity. An application that authenticates by other means creates
 /// one with [`Identity::builder`].
@@ -109,8 +109,8 @@ impl Identity {
         self.inner.tier.as_deref()
     }
 
-    /// Returns the credits of the caller's lineage, if any. Only limiters that are configured to
-    /// charge credits do so.
+    /// Returns the credits of the caller's [lineage](Self::lineage), if any. Only limiters that are
+    /// configured to charge credits do so.
     pub fn credits(&self) -> Option<Allowance> {
         self.inner.credits
     }
@@ -188,7 +188,7 @@ impl IdentityBuilder {
         self
     }
 
-    /// Sets the credits of the caller's lineage. None by default.
+    /// Sets the credits of the caller's [lineage](Self::lineage). None by default.
     pub fn credits(mut self, credits: Allowance) -> Self {
         self.inner.credits = Some(credits);
         self

@@ -76,7 +76,7 @@ impl RateLimitLayerBuilder {
         self
     }
 
-    /// Sets the policies that apply to the callers of each tier. None by default.
+    /// Sets the additional policies that apply to the callers of each tier. None by default.
     pub fn tiers(mut self, tiers: Tiers) -> Self {
         self.limits.tiers = Some(tiers);
         self
@@ -171,7 +171,8 @@ impl RateLimitLayerBuilder {
         self
     }
 
-    /// Settles the cost of each request after its response. Off by default.
+    /// Enables settlement, which charges the actual cost of each request after its response. Off by
+    /// default.
     ///
     /// The [`cost`](Self::cost) becomes an estimate, and the limiter inserts a
     /// [`Settlement`](super::Settlement), which receives the actual cost, into the extensions of
@@ -266,8 +267,8 @@ impl RateLimitLayerBuilder {
     /// [failed](Self::on_store_error).
     ///
     /// The [`runtime`](Self::runtime) enforces the timeout; by default, that is the Tokio runtime
-    /// of the request (feature `tokio`). Without a runtime, there is no timeout. In-memory stores
-    /// have no timeout.
+    /// of the request (feature `tokio`). Without a runtime, there is no timeout. The timeout does
+    /// not apply to in-memory stores.
     pub fn store_timeout(mut self, after: Duration) -> Self {
         self.stores.deadline.set(Some(after));
         self

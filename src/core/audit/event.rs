@@ -19,7 +19,7 @@ pub enum AuditEvent {
         /// The actor, if known.
         by: Option<Arc<str>>,
     },
-    /// A key was replaced by another key of its lineage.
+    /// A key was replaced by another key of its [lineage](crate::Identity::lineage).
     KeyRotated {
         /// The public id of the replaced key.
         key_id: Arc<str>,

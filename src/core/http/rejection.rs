@@ -198,7 +198,7 @@ pub enum RejectionKind {
     QueueFull,
     /// `503`: the store of the layer is unavailable.
     StoreUnavailable,
-    /// `500`: the layer is misconfigured, or its verifier failed.
+    /// `500`: the layer is misconfigured, or the layer's verifier failed.
     Internal,
     /// Any problem that is not reported by one of this crate's layers.
     #[default]

@@ -1,4 +1,4 @@
-//! The function that writes the body of a rejection, and its input.
+//! The responder, which writes the body of a rejection, and the context that a responder receives.
 
 use std::{
     fmt,
@@ -24,9 +24,9 @@ use crate::core::record::{RateLimitOutcome, RecordHandle};
 /// the content type and the body, and cannot change the status, the challenge or `Retry-After`. If
 /// a custom responder panics, the client receives `500` with the default body.
 ///
-/// The function receives a [`RejectionContext`], which dereferences to the [`Rejection`]. It
-/// provides the status, the title and the kind of problem, as well as the head of the rejected
-/// request.
+/// The function receives a [`RejectionContext`], which dereferences to the [`Rejection`]. The
+/// context provides the status, the title and the kind of problem, as well as the head of the
+/// rejected request.
 ///
 /// ```
 /// use http::{HeaderValue, header::ACCEPT};

@@ -172,8 +172,8 @@ impl RateLimitHandle {
         }
     }
 
-    /// Charges an amount that is already used to each policy that applies to a request with this
-    /// head, even if the amount exceeds the remaining quota.
+    /// Records usage after the fact: charges an amount to each policy that applies to a request
+    /// with this head, even beyond the remaining quota.
     ///
     /// # Errors
     ///
@@ -187,7 +187,7 @@ impl RateLimitHandle {
         store.charge(&partition, &equal_charges(&set, cost)).await
     }
 
-    /// Resets the usage of the partition of a request with this head and lifts the partition's ban.
+    /// Resets the usage for requests with this head and lifts the ban on their partition.
     ///
     /// # Errors
     ///

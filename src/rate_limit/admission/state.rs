@@ -70,7 +70,7 @@ impl Progress {
         Self::End(AdmissionEnd::Admit(note))
     }
 
-    /// Admits a request that no policy applies to.
+    /// Admits a request to which no policy applies.
     pub(super) fn exempt<B>(request: &Request<B>) -> Self {
         let skipped = || RateLimitOutcome::new(RateLimitDecision::Skipped, []);
         Self::admit(Note::admitted(

@@ -1,4 +1,4 @@
-//! The handling of requests while a limiter's store fails.
+//! The action that a limiter takes while its store fails.
 
 use std::{num::NonZeroU32, sync::Arc};
 
@@ -8,12 +8,12 @@ use crate::{
     rate_limit::{policy::policy::Policy, store::RateLimitStore},
 };
 
-/// The handling of requests while a limiter's store fails.
+/// The action that a limiter takes while its store fails.
 ///
-/// Call [`on_store_error`] to set it for a limiter, or [`Policy::on_store_error`] to set it for a
-/// single policy. Defaults to [`Deny`](Self::Deny), because a limiter has no second store by
-/// default. With a second store, set by [`local`](Self::local), a store outage neither stops the
-/// service nor lifts all limits.
+/// Call [`on_store_error`] to set the action for a limiter, or [`Policy::on_store_error`] to set
+/// the action for a single policy. Defaults to [`Deny`](Self::Deny), because a limiter has no
+/// second store by default. With a second store, set by [`local`](Self::local), a store outage
+/// neither stops the service nor lifts all limits.
 ///
 /// [`on_store_error`]: crate::rate_limit::RateLimitLayerBuilder::on_store_error
 ///

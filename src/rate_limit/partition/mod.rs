@@ -1,4 +1,4 @@
-//! Partitions: the requests that share a quota.
+//! Partitions, which are sets of requests that share a quota.
 
 pub(super) mod caller_list;
 pub(super) mod canonical;

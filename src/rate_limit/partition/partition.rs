@@ -1,4 +1,4 @@
-//! Partitions: the requests that share a quota.
+//! Partitions, which are sets of requests that share a quota.
 
 use std::sync::Arc;
 
@@ -124,7 +124,7 @@ impl Partition {
         Self::one(Component::By(Arc::new(find)))
     }
 
-    /// Partitions requests by each combination of this partition's value and the other's.
+    /// Combines two partitions. Each combination of their values is a partition of its own.
     ///
     /// Alternatives that were already added by [`or`](Self::or) are combined as a whole.
     #[must_use]

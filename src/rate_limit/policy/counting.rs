@@ -66,8 +66,7 @@ impl Policy {
         self.algorithm.decide(state, now, cost)
     }
 
-    /// Refunds an excess amount of the charge that the receipt identifies, and returns the state to
-    /// store.
+    /// Refunds `amount` from the charge that `paid` identifies, and returns the state to store.
     ///
     /// A charge whose window has ended, or that has already leaked away, is not refunded.
     pub fn refund(&self, state: State, now: Timestamp, paid: Receipt, amount: u64) -> State {
@@ -106,14 +105,14 @@ impl Policy {
         queue.map_or(Duration::ZERO, |queue| queue.delay(said))
     }
 
-    /// Refunds an excess amount, in a log, of the charge that the receipt identifies.
+    /// Refunds `amount` from the charge that `paid` identifies, in a log.
     pub fn refund_log(&self, log: &mut Log, paid: Receipt, amount: u64) {
         if let Some(exact) = self.algorithm.log() {
             exact.refund(log, paid, amount);
         }
     }
 
-    /// Charges an amount that is already used to a log, like [`charge`](Self::charge).
+    /// Charges a log for an amount that is already used, like [`charge`](Self::charge).
     pub fn charge_log(&self, log: &mut Log, now: Timestamp, amount: u64) {
         self.algorithm.charge_log(log, now, amount);
     }

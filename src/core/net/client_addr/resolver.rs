@@ -24,9 +24,9 @@ const PROXIES_CHECKED_MAX: u32 = 1_024;
 
 /// The peer address of the connection, stored as a request extension.
 ///
-/// A hyper server inserts it into each request. It takes precedence over an address from a
-/// framework. axum's `ConnectInfo<SocketAddr>` needs no `PeerAddr`. For tonic and other servers,
-/// [`PeerAddrLayer`](crate::net::PeerAddrLayer) inserts it.
+/// A hyper server inserts this extension into each request. `PeerAddr` takes precedence over an
+/// address from a framework. axum's `ConnectInfo<SocketAddr>` needs no `PeerAddr`. For tonic and
+/// other servers, [`PeerAddrLayer`](crate::net::PeerAddrLayer) inserts it.
 ///
 /// A Unix socket has no peer address. If the proxy connects through a Unix socket, insert a
 /// loopback address. For example, `PeerAddr(([127, 0, 0, 1], 0).into())` represents the proxy,

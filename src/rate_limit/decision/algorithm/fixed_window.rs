@@ -89,7 +89,7 @@ impl FixedWindow {
         )
     }
 
-    /// Charges an amount that is already used to the current window.
+    /// Charges the current window for an amount that is already used.
     pub(super) fn charge(&self, state: State, now: Timestamp, amount: u64) -> State {
         let (end, used) = self.open(state, now);
         self.state(end, add_capped(used, amount, self.limit))

@@ -111,7 +111,7 @@ impl SlidingLog {
         log.expires_at = Timestamp::from_micros(now + self.window_micros);
     }
 
-    /// Charges an amount that is already used at the current time.
+    /// Charges an amount that is already used, as of the current time.
     pub(crate) fn charge(&self, log: &mut Log, now: Timestamp, amount: u64) {
         self.expire(log, now.as_micros());
         let amount = add_capped(log.used, amount, self.limit) - log.used;

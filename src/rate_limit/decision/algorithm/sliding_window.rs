@@ -98,7 +98,7 @@ impl SlidingWindow {
         self.state(counts)
     }
 
-    /// Charges an amount that is already used to the current window.
+    /// Charges the current window for an amount that is already used.
     pub(super) fn charge(&self, state: State, now: Timestamp, amount: u64) -> State {
         let mut counts = self.counts(state, now.as_micros());
         counts.this = add_capped(counts.this, amount, self.limit);

@@ -31,7 +31,7 @@ pub(crate) enum Endpoint {
 }
 
 impl Endpoint {
-    /// Returns the address of a node of a Cluster.
+    /// Returns the address of a Cluster node.
     pub(crate) fn address(&self) -> Option<&Address> {
         match self {
             Self::Member(address) => Some(address),
