@@ -59,7 +59,7 @@ async fn run() -> Result<(), Box<dyn Error>> {
         false => CacheLayer::rfc(store).cache_posts(true),
     };
     // A revalidation can send a GET again, which needs an empty body.
-    let mut cache = cache.request_body::<RequestBody>();
+    let mut cache = cache.request_body_type::<RequestBody>();
     for name in options.list_fields {
         cache = cache.list_header(name);
     }

@@ -58,7 +58,7 @@
 //! secret.
 //!
 //! The checksum detects typing errors without a store request. It is public, so attackers can
-//! compute it too. A [`KeyedTag`] replaces it with a tag that only the service can compute.
+//! compute it too. A [`TagSecret`] replaces it with a tag that only the service can compute.
 
 #[cfg(feature = "admin")]
 pub mod admin;
@@ -84,7 +84,7 @@ mod store;
 pub use self::authenticate::extract::KeySource;
 pub use self::authenticate::require_scopes::{RequireScopes, RequireScopesLayer};
 pub use self::authenticate::verifier::{Credential, StaticKeys, Verdict, Verifier};
-pub use self::key::checksum_tag::KeyedTag;
+pub use self::key::checksum_tag::TagSecret;
 pub use self::key::digest::Pepper;
 pub use self::key::format::{KeyId, ParseKeyError, scan};
 pub use self::key::secret::SecretKey;

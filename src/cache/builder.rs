@@ -280,7 +280,7 @@ impl CacheLayerBuilder {
     ///
     /// With an unregistered type, conditional, HEAD and range requests are forwarded unchanged
     /// while no response is stored, and a `304` for another version removes the stored response.
-    pub fn request_body<B: Default + 'static>(mut self) -> Self {
+    pub fn request_body_type<B: Default + 'static>(mut self) -> Self {
         self.empty_bodies.register::<B>();
         self
     }
@@ -312,8 +312,8 @@ impl CacheLayerBuilder {
     ///
     /// The window is in whole seconds, at least 1. The counters are in a table of fixed size, so
     /// some entries share a limit.
-    pub fn max_reloads(mut self, most: u32, per: Duration) -> Self {
-        self.reloads = (most, per);
+    pub fn client_reload_limit(mut self, reloads: u32, window: Duration) -> Self {
+        self.reloads = (reloads, window);
         self
     }
 

@@ -6,6 +6,6 @@ pub use super::{
         charge::{Charge, StateRef, decide_all, decide_all_with_logs},
         decision::{Decision, Decisions, Receipt},
     },
-    policy::{carry::Carry, params::PolicyParams},
+    policy::{carry::CarriedCounts, params::PolicyParams},
     store::Refund,
 };

@@ -179,7 +179,7 @@ impl RateLimitLayerBuilder {
     /// each admitted request. The store must support [`charge`](RateLimitStore::charge); otherwise,
     /// [`build`](Self::build) returns an error. The settlement adds an allocation to each admitted
     /// request.
-    pub fn settle(mut self) -> Self {
+    pub fn settle_after_response(mut self) -> Self {
         self.charging.settles = true;
         self
     }

@@ -30,8 +30,8 @@ use crate::core::{
 /// request.
 ///
 /// A policy can [replace](Policy::replacing) another one. A store that does not [carry
-/// over](crate::store::backend::Carry) the usage of the replaced policy starts the new policy with
-/// a full quota.
+/// over](crate::store::backend::CarriedCounts) the usage of the replaced policy starts the new
+/// policy with a full quota.
 ///
 /// # Server layout
 ///

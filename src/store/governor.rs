@@ -255,8 +255,8 @@ mod tests {
             (builder().penalty(Penalty::after(3)), "policies", "penalty"),
             (alone.policy(queue.unwrap()), "policies", "queue"),
             (
-                builder().settle(),
-                "settle",
+                builder().settle_after_response(),
+                "settle_after_response",
                 "GovernorStore { partitions: 0, .. }",
             ),
         ] {

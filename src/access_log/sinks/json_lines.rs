@@ -111,7 +111,7 @@ impl JsonLines {
     /// Sets the maximum number of queued bytes. Defaults to 4 MiB. This option has no effect on
     /// [`JsonLines::direct`].
     #[must_use]
-    pub fn max_bytes(self, bytes: usize) -> Self {
+    pub fn max_queued_bytes(self, bytes: usize) -> Self {
         self.lines.set_max_bytes(bytes);
         self
     }

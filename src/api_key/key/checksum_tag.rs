@@ -19,19 +19,19 @@ use crate::core::error::ConfigError;
 /// findings to [`KeyManager::report_leaked`](crate::api_key::KeyManager::report_leaked).
 ///
 /// ```
-/// use portcullis::api_key::KeyedTag;
+/// use portcullis::api_key::TagSecret;
 ///
-/// let tag = KeyedTag::new(b"thirty-two other bytes, from a secret manager")?;
+/// let tag = TagSecret::new(b"thirty-two other bytes, from a secret manager")?;
 /// # let _ = tag;
-/// assert!(KeyedTag::new(b"too short").is_err());
+/// assert!(TagSecret::new(b"too short").is_err());
 /// # Ok::<(), portcullis::ConfigError>(())
 /// ```
 #[derive(Clone)]
-pub struct KeyedTag {
+pub struct TagSecret {
     keyed: Hmac<Sha256>,
 }
 
-impl KeyedTag {
+impl TagSecret {
     /// Creates a keyed tag from a secret, which must differ from the pepper.
     ///
     /// # Errors
@@ -42,7 +42,7 @@ impl KeyedTag {
         let is_weak = secret.len() < 32 || secret.iter().all(|byte| *byte == secret[0]);
         if is_weak {
             return Err(ConfigError::new(
-                "keyed_tag",
+                "tag_secret",
                 format_args!("{} bytes long", secret.len()),
                 "it must have at least 32 bytes that are not all equal, so that it cannot be guessed",
             )
@@ -61,17 +61,17 @@ impl KeyedTag {
     }
 }
 
-impl fmt::Debug for KeyedTag {
+impl fmt::Debug for TagSecret {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("KeyedTag")
+        f.write_str("TagSecret")
     }
 }
 
 /// The tags of a ring: the current one and previous ones.
 #[derive(Clone, Debug)]
 pub(crate) struct KeyTags {
-    pub(crate) current: KeyedTag,
-    pub(crate) previous: Vec<KeyedTag>,
+    pub(crate) current: TagSecret,
+    pub(crate) previous: Vec<TagSecret>,
     /// `true` if keys with a public checksum are accepted too.
     pub(crate) checksums_too: bool,
 }

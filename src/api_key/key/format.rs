@@ -317,8 +317,8 @@ impl fmt::Debug for ParsedKey<'_> {
 /// The expression `[a-z][a-z0-9_]{2,23}_[a-z][a-z0-9]{0,9}_1[0-9A-Za-z]{15}_[0-9A-Za-z]{49}` finds
 /// candidates in text. With the service's prefix and environments, it is exact:
 /// `acme_(live|test)_1..`. [`verify`](scan::verify) checks the form and the checksum of a candidate
-/// without a store request. Keys with a [keyed tag](crate::api_key::KeyedTag) have a `2` instead of
-/// the `1`, and only the service can verify them. A rule for gitleaks:
+/// without a store request. Keys with a [keyed tag](crate::api_key::TagSecret) have a `2` instead
+/// of the `1`, and only the service can verify them. A rule for gitleaks:
 ///
 /// ```toml
 /// [[rules]]
@@ -499,7 +499,7 @@ pub(crate) mod tests {
     fn tagged(current: u8, previous: &[u8], checksums_too: bool) -> KeyFormat {
         let tag = |first: &u8| {
             let secret: Vec<u8> = (*first..*first + 32).collect();
-            crate::api_key::key::checksum_tag::KeyedTag::new(secret).unwrap()
+            crate::api_key::key::checksum_tag::TagSecret::new(secret).unwrap()
         };
         let tags = KeyTags {
             current: tag(&current),

@@ -2,7 +2,7 @@
 //! stored.
 
 use super::{
-    checksum_tag::{KeyTags, KeyedTag},
+    checksum_tag::{KeyTags, TagSecret},
     digest::{Pepper, Peppers},
     format::{Fill, KeyFormat},
 };
@@ -63,7 +63,7 @@ fn key_with_checksum_and_its_stored_digest_are_known() {
 #[test]
 fn key_with_keyed_tag_and_its_stored_digest_are_known() {
     let tags = KeyTags {
-        current: KeyedTag::new((32..64).collect::<Vec<u8>>()).unwrap(),
+        current: TagSecret::new((32..64).collect::<Vec<u8>>()).unwrap(),
         previous: Vec::new(),
         checksums_too: false,
     };

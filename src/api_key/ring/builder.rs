@@ -18,7 +18,7 @@ use crate::{
         },
         import::{hash_pool::Hashing, imported::ImportedKeys},
         key::{
-            checksum_tag::KeyedTag,
+            checksum_tag::TagSecret,
             digest::{Pepper, Peppers},
             format::KeyFormat,
         },
@@ -106,8 +106,8 @@ pub struct KeyRingBuilder {
     pub(super) flush: Option<(Duration, Arc<dyn Runtime>)>,
     pub(super) deadline: Deadline,
     pub(super) patience: Deadline,
-    pub(super) tag: Option<KeyedTag>,
-    pub(super) previous_tags: Vec<KeyedTag>,
+    pub(super) tag: Option<TagSecret>,
+    pub(super) previous_tags: Vec<TagSecret>,
     pub(super) checksums_too: bool,
 }
 
@@ -230,21 +230,22 @@ impl KeyRingBuilder {
     /// that forged keys cause no store requests. Defaults to no tag. The ids of new keys start with
     /// `2`.
     ///
-    /// If keys with a checksum already exist, also call [`accept_untagged`](Self::accept_untagged).
-    pub fn keyed_tag(mut self, tag: KeyedTag) -> Self {
+    /// If keys with a checksum already exist, also call
+    /// [`accept_untagged_keys`](Self::accept_untagged_keys).
+    pub fn tag_secret(mut self, tag: TagSecret) -> Self {
         self.tag = Some(tag);
         self
     }
 
     /// Adds a previous keyed tag, whose keys are still accepted. Defaults to none.
-    pub fn previous_keyed_tag(mut self, tag: KeyedTag) -> Self {
+    pub fn previous_tag_secret(mut self, tag: TagSecret) -> Self {
         self.previous_tags.push(tag);
         self
     }
 
     /// Accepts keys that were created before the ring had a keyed tag. This option is off by
     /// default. While it is set, forged keys without a tag cause store requests.
-    pub fn accept_untagged(mut self) -> Self {
+    pub fn accept_untagged_keys(mut self) -> Self {
         self.checksums_too = true;
         self
     }
@@ -319,7 +320,8 @@ impl KeyRingBuilder {
     /// - [`key_cache_ttl`](Self::key_cache_ttl) exceeds 10 seconds;
     /// - a timeout is zero, or [`flush_every`](Self::flush_every) is less than 1 second;
     /// - records are sealed without a pepper;
-    /// - a previous tag or [`accept_untagged`](Self::accept_untagged) is set without a current tag.
+    /// - a previous tag or [`accept_untagged_keys`](Self::accept_untagged_keys) is set without a
+    ///   current tag.
     ///
     /// # Panics
     ///

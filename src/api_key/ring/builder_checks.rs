@@ -91,11 +91,11 @@ impl KeyRingBuilder {
             })),
             None if self.previous_tags.is_empty() && !self.checksums_too => Ok(None),
             None => Err(ConfigError::new(
-                "keyed_tag",
+                "tag_secret",
                 "not set",
-                "`previous_keyed_tag` and `accept_untagged` require a current tag",
+                "`previous_tag_secret` and `accept_untagged_keys` require a current tag",
             )
-            .fix("call `keyed_tag`, or drop the other calls")),
+            .fix("call `tag_secret`, or drop the other calls")),
         }
     }
 }

@@ -37,9 +37,9 @@ pub enum ChangeNotifications {
 ///
 /// let changes = KeyChangeFeed::new();
 /// assert!(!changes.is_connected());
-/// changes.connected();                         // subscribed
-/// changes.changed("1AAAAAAAAAAAAAAA".parse()?); // received a message
-/// changes.lost();                              // the connection closed
+/// changes.notify_connected();                         // subscribed
+/// changes.notify_changed("1AAAAAAAAAAAAAAA".parse()?); // received a message
+/// changes.notify_lost();                              // the connection closed
 /// # Ok::<(), portcullis::api_key::ParseKeyError>(())
 /// ```
 #[derive(Clone, Default)]
@@ -67,20 +67,20 @@ impl KeyChangeFeed {
 
     /// Reports that the subscription is active and that the store announces every change from now
     /// on.
-    pub fn connected(&self) {
+    pub fn notify_connected(&self) {
         // Invalidate records that were read before the subscription: a change may have been missed.
         self.each(|listener| listener.forget_all());
         self.shared.connected.store(true, Ordering::SeqCst);
     }
 
     /// Reports that a key was created, changed or removed.
-    pub fn changed(&self, id: KeyId) {
+    pub fn notify_changed(&self, id: KeyId) {
         self.each(|listener| listener.forget(id));
     }
 
     /// Reports that the subscription is lost. This invalidates all cached records and disables
     /// caching until [`connected`](Self::connected) is called again.
-    pub fn lost(&self) {
+    pub fn notify_lost(&self) {
         self.shared.connected.store(false, Ordering::SeqCst);
         self.each(|listener| listener.forget_all());
     }

@@ -367,7 +367,7 @@ impl KeyMaker {
 /// Writes a URL into a key, without its scheme.
 #[inline]
 fn write_url(key: &mut LongKeyWriter<'_>, authority: &[u8], path: &str, query: Option<&str>) {
-    key.lower_case_field(authority);
+    key.lowercase_field(authority);
     key.field(path.as_bytes());
     // A missing and an empty query are different targets.
     match query {

@@ -15,8 +15,8 @@ use super::charged::Paid;
 use crate::rate_limit::policy::policy_set::PolicySet;
 
 /// A handle that sets the actual cost of a request. A limiter that
-/// [settles](crate::rate_limit::RateLimitLayerBuilder::settle) inserts one into the extensions of
-/// each request that it admits.
+/// [settles](crate::rate_limit::RateLimitLayerBuilder::settle_after_response) inserts one into the
+/// extensions of each request that it admits.
 ///
 /// A request is charged an estimate before it reaches the inner service. The charge is settled when
 /// the response body ends, the client disconnects, or the handler panics: the difference between

@@ -102,7 +102,11 @@ impl StoreOptions {
             return Ok(());
         }
         let problem = "the store can neither charge nor refund";
-        let error = ConfigError::new("settle", format_args!("{:?}", self.store), problem);
+        let error = ConfigError::new(
+            "settle_after_response",
+            format_args!("{:?}", self.store),
+            problem,
+        );
         Err(error.fix("use a store that can, such as `MemoryStore`"))
     }
 }

@@ -110,9 +110,10 @@ impl Policy {
         std::iter::successors(Some(self), |policy| Some(&policy.previous.as_ref()?.policy))
     }
 
-    /// Returns the [`Carry`] that a store must apply before it decides with this policy, if any.
+    /// Returns the [`CarriedCounts`] that a store must apply before it decides with this policy, if
+    /// any.
     #[inline]
-    pub fn carry(&self, now: Timestamp) -> Option<Carry<'_>> {
+    pub fn carry(&self, now: Timestamp) -> Option<CarriedCounts<'_>> {
         self.previous.as_ref()?.carry(self, now)
     }
 
@@ -146,11 +147,11 @@ impl Previous {
         }))
     }
 
-    fn carry<'a>(&'a self, policy: &'a Policy, now: Timestamp) -> Option<Carry<'a>> {
+    fn carry<'a>(&'a self, policy: &'a Policy, now: Timestamp) -> Option<CarriedCounts<'a>> {
         let changed_at = *self.changed_at.get_or_init(|| now);
         let elapsed = (now - changed_at).as_micros();
         // The overdraft of a bucket is at most its capacity.
-        (elapsed < 2 * u128::from(policy.algorithm.horizon_micros())).then_some(Carry {
+        (elapsed < 2 * u128::from(policy.algorithm.horizon_micros())).then_some(CarriedCounts {
             policy,
             previous: &self.policy,
             changed_at,
@@ -165,13 +166,13 @@ impl Previous {
 /// any. It then replaces the state of the policy with the result of [`state`](Self::state).
 /// Applying a carry-over twice is harmless.
 #[derive(Clone, Copy, Debug)]
-pub struct Carry<'a> {
+pub struct CarriedCounts<'a> {
     policy: &'a Policy,
     previous: &'a Policy,
     changed_at: Timestamp,
 }
 
-impl<'a> Carry<'a> {
+impl<'a> CarriedCounts<'a> {
     /// Returns the replaced policy.
     pub fn previous(&self) -> &'a Policy {
         self.previous

@@ -289,7 +289,7 @@ async fn a_store_that_never_answers_costs_its_batch_and_no_request() {
 
 #[tokio::test]
 async fn a_full_queue_loses_what_went_well_first_and_counts_exactly() {
-    let set = set(|queue| queue.max_records(16));
+    let set = set(|queue| queue.max_queued_records(16));
     set.store.is(Mood::NeverAnswers);
     for number in 0..100 {
         set.ask(&format!("/{number}")).await;
@@ -390,8 +390,14 @@ async fn records_in_a_store_can_be_read_again() {
 fn a_queue_without_room_is_not_built() {
     let builder = || LogQueue::builder(MemoryStore::new(), TokioRuntime);
     let option = |builder: LogQueueBuilder| builder.build().unwrap_err().option();
-    assert_eq!(option(builder().max_records(7)), "max_records");
-    assert_eq!(option(builder().max_bytes(1_000)), "max_bytes");
+    assert_eq!(
+        option(builder().max_queued_records(7)),
+        "max_queued_records"
+    );
+    assert_eq!(
+        option(builder().max_queued_bytes(1_000)),
+        "max_queued_bytes"
+    );
     assert_eq!(option(builder().max_batch(0)), "max_batch");
 }
 
@@ -458,7 +464,7 @@ async fn audit_events_go_to_a_trail_of_their_own_and_denials_are_among_them() {
 
 #[tokio::test]
 async fn a_flood_of_requests_takes_no_room_from_audit_events() {
-    let set = set(|queue| queue.max_records(16));
+    let set = set(|queue| queue.max_queued_records(16));
     for number in 0..100 {
         set.ask(&format!("/fail/{number}")).await;
     }
@@ -536,7 +542,7 @@ async fn audit_store_receives_each_state_change_of_the_log_store_once() {
 #[tokio::test]
 async fn lost_audit_events_are_counted_and_reported_in_the_audit_store() {
     let trail = Moody::default();
-    let set = set(|queue| queue.max_records(16).audit_store(trail.clone()));
+    let set = set(|queue| queue.max_queued_records(16).audit_store(trail.clone()));
     trail.is(Mood::NeverAnswers);
     (0..5).for_each(|_| set.queue.audit(&store_is_up()));
     assert_eq!(set.queue.drop_counts(LogStream::Audit).queue_full, 3);

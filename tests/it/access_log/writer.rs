@@ -89,7 +89,7 @@ fn drop_counts(writer_failed: u64) -> DropCounts {
 #[tokio::test]
 async fn a_writer_that_never_returns_holds_up_no_request_and_what_matters_least_is_lost_first() {
     let (writer, let_through, paper) = gated();
-    let lines = JsonLines::writer(writer).max_bytes(64 << 10);
+    let lines = JsonLines::writer(writer).max_queued_bytes(64 << 10);
     ask(lines.clone(), ["/ok"; 1_000]).await;
     let lost = lines.drop_counts().queue_full;
     assert!((1..1_000).contains(&lost), "{lost}");

@@ -18,8 +18,8 @@ use portcullis::{
         sinks::{JsonLines, Metrics, PrettyLines, TracingSink},
     },
     api_key::{
-        ApiKeyLayer, Credential, KeyManager, KeyQuery, KeyRing, KeySource, KeyUpdate, KeyedTag,
-        NewKey, Pepper, RequireScopesLayer, StaticKeys, Verdict, Verifier,
+        ApiKeyLayer, Credential, KeyManager, KeyQuery, KeyRing, KeySource, KeyUpdate, NewKey,
+        Pepper, RequireScopesLayer, StaticKeys, TagSecret, Verdict, Verifier,
         admin::{self, Administrator},
         import::{ImportedHash, ImportedKey, ImportedKeys},
     },
@@ -147,12 +147,12 @@ fn hex(key: &str) -> String {
 
 fn ring(store: SlowStore, paper: &Paper) -> KeyRing {
     let pepper = Pepper::new(1, PEPPER).unwrap();
-    let tag = KeyedTag::new(TAG).unwrap();
+    let tag = TagSecret::new(TAG).unwrap();
     let foreign = ImportedKeys::by_sha256();
     paper.add((&pepper, &tag, &foreign));
     let builder = KeyRing::builder("acmepay", store)
         .pepper(pepper)
-        .keyed_tag(tag)
+        .tag_secret(tag)
         .imported_keys(foreign)
         .seal_records()
         .count_uses()

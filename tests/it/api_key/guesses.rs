@@ -311,7 +311,7 @@ struct Server {
 impl Server {
     fn new() -> Self {
         let changes = KeyChangeFeed::new();
-        changes.connected();
+        changes.notify_connected();
         Self {
             store: MemoryStore::new(),
             changes,
@@ -403,7 +403,7 @@ async fn a_neighbor_does_not_lock_out_a_key_in_use() {
         keys.clock.advance(Duration::from_secs(1));
     }
     // Nor while changes are not announced, when each request asks the store.
-    store.changes.lost();
+    store.changes.notify_lost();
     for _ in 0..5 {
         ask(&layer, &junk.next()).await;
         let status = ask(&layer, victim.expose_secret()).await.status();
@@ -460,7 +460,7 @@ async fn the_exemption_of_a_good_key_cannot_be_exploited() {
     keys.manager.revoke(victim.id(), "").await.unwrap();
     keys.clock.advance(Duration::from_secs(1));
     keys.manager.purge(Duration::ZERO).await.unwrap();
-    store.changes.changed(victim.id());
+    store.changes.notify_changed(victim.id());
     let before = finds();
     for _ in 0..20 {
         let gone = ask(&layer, victim.expose_secret()).await;

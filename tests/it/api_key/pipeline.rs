@@ -15,7 +15,7 @@ use http_body_util::Full;
 use portcullis::{
     ConfigError, ManualClock, PeerAddr, StoreError, StoreErrorKind, StoreFuture, Timestamp,
     api_key::{
-        ApiKeyLayer, ApiKeyStore, KeyId, KeyManager, KeyQuery, KeyRing, KeyedTag, NewKey,
+        ApiKeyLayer, ApiKeyStore, KeyId, KeyManager, KeyQuery, KeyRing, NewKey, TagSecret,
         record::{KeyPage, StoredKey},
     },
     outcome::AuthDenial,
@@ -55,7 +55,7 @@ impl Remote {
 
     fn announced() -> (Self, KeyChangeFeed) {
         let changes = KeyChangeFeed::new();
-        changes.connected();
+        changes.notify_connected();
         (
             Self::new(ChangeNotifications::Feed(changes.clone())),
             changes,
@@ -235,7 +235,7 @@ async fn remotely_revoked_key_is_rejected_on_notice_or_after_ten_seconds() {
         keys.send(with_key(key.expose_secret())).await;
         elsewhere.revoke(key.id(), "leaked").await.unwrap();
     }
-    changes.changed(heard.id());
+    changes.notify_changed(heard.id());
     let response = keys.send(with_key(heard.expose_secret())).await;
     assert_eq!(response.status(), StatusCode::UNAUTHORIZED);
     let response = keys.send(with_key(missed.expose_secret())).await;
@@ -252,12 +252,12 @@ async fn lost_channel_clears_and_disables_the_key_cache() {
     let keys = Keys::kept_in(store.clone());
     let key = keys.reader().await;
     keys.send(with_key(key.expose_secret())).await;
-    changes.lost();
+    changes.notify_lost();
     for _ in 0..3 {
         keys.send(with_key(key.expose_secret())).await;
     }
     assert_eq!(store.finds(), 4);
-    changes.connected();
+    changes.notify_connected();
     for _ in 0..3 {
         keys.send(with_key(key.expose_secret())).await;
     }
@@ -286,12 +286,12 @@ async fn key_revoked_during_a_lookup_is_rejected_at_the_next_request() {
         match forget {
             "changed" => {
                 revoke_at(&store, &revoked);
-                changes.changed(key.id());
+                changes.notify_changed(key.id());
             }
             "lost and connected" => {
                 revoke_at(&store, &revoked);
-                changes.lost();
-                changes.connected();
+                changes.notify_lost();
+                changes.notify_connected();
             }
             _ => {
                 store.open();
@@ -451,9 +451,9 @@ async fn a_flood_of_keys_with_a_forged_tag_never_reaches_the_store() {
             .pepper(pepper())
             .without_store_timeout()
     };
-    let tag = |first: u8| KeyedTag::new((first..first + 32).collect::<Vec<u8>>()).unwrap();
+    let tag = |first: u8| TagSecret::new((first..first + 32).collect::<Vec<u8>>()).unwrap();
     let before = KeyManager::new(&builder().build().unwrap());
-    let ring = builder().keyed_tag(tag(0)).build().unwrap();
+    let ring = builder().tag_secret(tag(0)).build().unwrap();
     let untagged = before.create(NewKey::new("acme")).await.unwrap();
     let key = KeyManager::new(&ring).create(NewKey::new("acme")).await;
     let key = key.unwrap();
@@ -479,17 +479,17 @@ async fn a_flood_of_keys_with_a_forged_tag_never_reaches_the_store() {
         ask(&ring, untagged.expose_secret()).await,
         StatusCode::UNAUTHORIZED
     );
-    let later = builder().keyed_tag(tag(1)).previous_keyed_tag(tag(0));
-    let later = later.accept_untagged().build().unwrap();
+    let later = builder().tag_secret(tag(1)).previous_tag_secret(tag(0));
+    let later = later.accept_untagged_keys().build().unwrap();
     assert_eq!(ask(&later, untagged.expose_secret()).await, StatusCode::OK);
     assert_eq!(ask(&later, key.expose_secret()).await, StatusCode::OK);
-    let later = builder().keyed_tag(tag(1)).build().unwrap();
+    let later = builder().tag_secret(tag(1)).build().unwrap();
     assert_eq!(
         ask(&later, key.expose_secret()).await,
         StatusCode::UNAUTHORIZED
     );
-    let unnamed = builder().previous_keyed_tag(tag(0)).build().unwrap_err();
-    assert_eq!(unnamed.option(), "keyed_tag");
+    let unnamed = builder().previous_tag_secret(tag(0)).build().unwrap_err();
+    assert_eq!(unnamed.option(), "tag_secret");
 }
 
 /// Threat A5: keys that come at once are counted before the store is asked, not after.

@@ -552,7 +552,7 @@ fn reloading(configure: impl FnOnce(CacheLayerBuilder) -> CacheLayerBuilder) -> 
 
 #[tokio::test]
 async fn max_reloads_limits_forced_revalidations() {
-    let app = reloading(|builder| builder.max_reloads(2, Duration::from_secs(5)));
+    let app = reloading(|builder| builder.client_reload_limit(2, Duration::from_secs(5)));
     for wish in ["no-cache", "min-fresh=60"] {
         app.get(&format!("/{wish}")).await;
         let reload = || app.send(get_with(&format!("/{wish}"), &[("cache-control", wish)]));

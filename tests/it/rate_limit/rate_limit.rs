@@ -872,7 +872,7 @@ fn with_follow_ups() -> [RateLimitLayerBuilder; 4] {
     let queue = Policy::leaky_queue("queue", Quota::per_second(1), Duration::from_secs(9));
     let limiter = || RateLimitLayer::builder(MemoryStore::new(), Partition::identity());
     [
-        limiter().policy(wide.clone()).settle(),
+        limiter().policy(wide.clone()).settle_after_response(),
         limiter().policy(wide.clone()).expose_outcome(),
         limiter()
             .policy(wide)

@@ -64,7 +64,7 @@ impl Rig {
         let layer = RateLimitLayer::builder(store, Partition::identity())
             .policy(policy)
             .cost(|_, _| 10)
-            .settle()
+            .settle_after_response()
             .build();
         Self {
             clock,
@@ -195,7 +195,7 @@ async fn settles_each_policy_and_limiter_separately() {
         let builder = names.into_iter().fold(builder, |builder, name| {
             builder.policy(Policy::aligned_window(name, Quota::per_day(100)).unwrap())
         });
-        builder.settle().build().unwrap()
+        builder.settle_after_response().build().unwrap()
     };
     let (outer, inner) = (
         limiter(["requests", "tokens"]),
@@ -225,7 +225,7 @@ async fn remote_store_is_settled_in_the_background() {
     let policy = Policy::fixed_window("units", quota()).unwrap();
     let layer = RateLimitLayer::builder(store, Partition::identity())
         .policy(policy)
-        .settle()
+        .settle_after_response()
         .build()
         .unwrap();
     for cost in [0, 7] {

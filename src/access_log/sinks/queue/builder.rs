@@ -74,14 +74,14 @@ impl LogQueueBuilder {
 
     /// Sets the maximum number of waiting records. Defaults to 8 192. [`build`](Self::build)
     /// returns an error if it is below 8.
-    pub fn max_records(mut self, records: usize) -> Self {
+    pub fn max_queued_records(mut self, records: usize) -> Self {
         self.bounds.max_entries = records;
         self
     }
 
     /// Sets the maximum size of waiting records, in bytes. Defaults to 8 MiB.
     /// [`build`](Self::build) returns an error if it is below 64 KiB.
-    pub fn max_bytes(mut self, bytes: usize) -> Self {
+    pub fn max_queued_bytes(mut self, bytes: usize) -> Self {
         self.bounds.max_bytes = bytes;
         self
     }
@@ -122,12 +122,13 @@ impl LogQueueBuilder {
     ///
     /// # Errors
     ///
-    /// Returns a [`ConfigError`] if [`max_records`](Self::max_records) is below 8, if
-    /// [`max_bytes`](Self::max_bytes) is below 65 536, or if [`max_batch`](Self::max_batch) is 0.
+    /// Returns a [`ConfigError`] if [`max_queued_records`](Self::max_queued_records) is below 8, if
+    /// [`max_queued_bytes`](Self::max_queued_bytes) is below 65 536, or if
+    /// [`max_batch`](Self::max_batch) is 0.
     pub fn build(self) -> Result<LogQueue, ConfigError> {
         if self.bounds.max_entries < 8 {
             return Err(ConfigError::new(
-                "max_records",
+                "max_queued_records",
                 self.bounds.max_entries,
                 "it must be at least 8",
             )
@@ -135,7 +136,7 @@ impl LogQueueBuilder {
         }
         if self.bounds.max_bytes < 64 << 10 {
             return Err(ConfigError::new(
-                "max_bytes",
+                "max_queued_bytes",
                 self.bounds.max_bytes,
                 "it must be at least 65536",
             )

@@ -207,7 +207,7 @@ mod tests {
             let space = keys().space("s");
             let (mut one, mut two) = (space.long(), space.long());
             one.field(&[b'x'; 100])
-                .lower_case_field("Ab".repeat(len).as_bytes());
+                .lowercase_field("Ab".repeat(len).as_bytes());
             two.field(&[b'x'; 100]).field("ab".repeat(len).as_bytes());
             assert_eq!(one.finish(), two.finish(), "{len}");
         }

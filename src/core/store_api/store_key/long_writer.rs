@@ -38,7 +38,7 @@ impl LongKeyWriter<'_> {
     }
 
     /// Adds a field after converting it to lowercase.
-    pub fn lower_case_field(&mut self, field: &[u8]) -> &mut Self {
+    pub fn lowercase_field(&mut self, field: &[u8]) -> &mut Self {
         if field.len() > LONG_PLAIN_FIELD_MAX {
             return self.field(&field.to_ascii_lowercase());
         }

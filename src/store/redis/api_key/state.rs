@@ -87,12 +87,12 @@ impl ApiKeyNames {
 /// Passes an event to the key rings.
 fn pass_on(changes: &KeyChangeFeed, news: &News) {
     match news {
-        News::Up => changes.connected(),
-        News::Down => changes.lost(),
+        News::Up => changes.notify_connected(),
+        News::Down => changes.notify_lost(),
         News::Message(message) => match id_in(message) {
-            Some(id) => changes.changed(id),
+            Some(id) => changes.notify_changed(id),
             // The message cannot be parsed, so all cached keys are invalidated.
-            None => changes.connected(),
+            None => changes.notify_connected(),
         },
     }
 }

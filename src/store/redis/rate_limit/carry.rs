@@ -16,7 +16,7 @@ use crate::{
     },
     rate_limit::{
         Policy,
-        backend::{Carry, Charge},
+        backend::{CarriedCounts, Charge},
     },
     store::redis::store::RedisStore,
 };
@@ -71,7 +71,7 @@ impl RedisStore {
     fn carry(
         &self,
         partition: &StoreKey,
-        carries: &[(&Policy, Carry<'_>)],
+        carries: &[(&Policy, CarriedCounts<'_>)],
         now: Timestamp,
     ) -> impl Future<Output = Result<(), StoreError>> + Send + use<> {
         let key = self.limits_key(partition);
@@ -95,7 +95,7 @@ impl RedisStore {
 
 /// Appends the carry-over to a policy. The carry-over to its previous policy precedes it.
 fn push_carries<'a>(
-    carries: &mut Vec<(&'a Policy, Carry<'a>)>,
+    carries: &mut Vec<(&'a Policy, CarriedCounts<'a>)>,
     policy: &'a Policy,
     now: Timestamp,
 ) {
@@ -105,7 +105,7 @@ fn push_carries<'a>(
     }
 }
 
-fn pack(packed: &mut BinaryWriter, policy: &Policy, carry: &Carry<'_>, now: Timestamp) {
+fn pack(packed: &mut BinaryWriter, policy: &Policy, carry: &CarriedCounts<'_>, now: Timestamp) {
     let previous = carry.previous();
     let elapsed = (now - carry.changed_at()).as_micros();
     packed.u64(policy.id());
