@@ -29,8 +29,9 @@ pub enum ChangeNotifications {
 ///
 /// A store on a server owns a feed, and returns a clone of it from
 /// [`ApiKeyStore::changes`](crate::api_key::ApiKeyStore::changes). The task that subscribes to the
-/// server calls [`connected`](Self::connected), [`changed`](Self::changed) and
-/// [`lost`](Self::lost). Nothing is cached before the first call to [`connected`](Self::connected).
+/// server calls [`notify_connected`](Self::notify_connected),
+/// [`notify_changed`](Self::notify_changed) and [`notify_lost`](Self::notify_lost). Nothing is
+/// cached before the first call to [`notify_connected`](Self::notify_connected).
 ///
 /// ```
 /// use portcullis::store::backend::KeyChangeFeed;
@@ -79,7 +80,7 @@ impl KeyChangeFeed {
     }
 
     /// Reports that the subscription is lost. This invalidates all cached records and disables
-    /// caching until [`connected`](Self::connected) is called again.
+    /// caching until [`notify_connected`](Self::notify_connected) is called again.
     pub fn notify_lost(&self) {
         self.shared.connected.store(false, Ordering::SeqCst);
         self.each(|listener| listener.forget_all());
