@@ -241,7 +241,8 @@ impl AccessLogLayerBuilder {
     /// `User-Agent`.
     ///
     /// A value that is marked as sensitive is recorded as `REDACTED`. [`build`](Self::build)
-    /// returns an error for a header that contains credentials.
+    /// returns an error for a header that contains credentials, such as `Authorization`, `Cookie`,
+    /// `X-API-Key` and `Sec-WebSocket-Protocol`.
     pub fn request_headers(mut self, names: impl IntoIterator<Item = HeaderName>) -> Self {
         self.config.redaction.request_headers.extend(names);
         self

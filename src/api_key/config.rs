@@ -10,11 +10,13 @@ use http::{
 use super::{
     authenticate::{
         challenges::Challenges,
-        extract::{self, KeySource, Presented},
+        extract::{self, Presented},
         failure_limiter::{FailureCell, Failures},
         guesses::{CredentialCheck, Fingerprint, Good, scoped},
+        key_source::KeySource,
         rejection::{Denied, Named},
         verifier::Verifier,
+        websocket::Handshake,
     },
     key::{format::ParsedKey, verify::verify},
     manage::audit::KeyAudit,
@@ -52,6 +54,8 @@ pub(crate) struct ApiKeyConfig {
     pub(super) verifiers: Vec<Arc<dyn Verifier>>,
     pub(super) audit: KeyAudit,
     pub(super) placement: Placement,
+    /// The subprotocol that the layer selects if the inner service selects none.
+    pub(super) subprotocol: Option<HeaderValue>,
 }
 
 /// An attempt to authenticate with a credential.
@@ -102,6 +106,7 @@ impl From<Identity> for AdmittedCaller {
 pub(super) struct Admission {
     known: bool,
     overlap: Option<Overlap>,
+    handshake: Option<Handshake>,
     outcome: Option<AuthOutcome>,
 }
 
@@ -320,18 +325,29 @@ impl ApiKeyConfig {
         layer_order::identified(request.extensions());
         Admission {
             overlap,
+            handshake: self.handshake(request),
             ..admission
         }
     }
 
     /// Admits a request without a credential.
     pub(super) fn admit_anonymous<B>(&self, request: &Request<B>) -> Admission {
-        Admission::of(request, false, || AuthOutcome::Anonymous)
+        Admission {
+            handshake: self.handshake(request),
+            ..Admission::of(request, false, || AuthOutcome::Anonymous)
+        }
+    }
+
+    fn handshake<B>(&self, request: &Request<B>) -> Option<Handshake> {
+        Handshake::of(request, self.subprotocol.as_ref()?)
     }
 
     /// Marks the response as private, and adds `Vary`, so that neither a cache outside this layer
     /// nor a CDN serves it to another caller.
     pub(super) fn mark<B>(&self, admission: Admission, response: &mut Response<B>) {
+        if let (Some(handshake), Some(subprotocol)) = (admission.handshake, &self.subprotocol) {
+            handshake.select(subprotocol, response);
+        }
         let headers = response.headers_mut();
         if admission.known {
             mark_private(headers);
@@ -391,6 +407,7 @@ impl Admission {
         Self {
             known,
             overlap: None,
+            handshake: None,
             outcome,
         }
     }

@@ -3,7 +3,10 @@
 use http::{HeaderValue, Request, header};
 
 use super::{
-    authenticate::extract::{self, KeySource, Presented},
+    authenticate::{
+        extract::{self, Presented},
+        key_source::KeySource,
+    },
     key::format::{KeyFormat, KeyId, scan},
 };
 
@@ -28,6 +31,9 @@ pub fn credentials(data: &[u8]) {
         KeySource::x_api_key(),
         KeySource::bearer(),
         KeySource::basic(),
+        KeySource::scheme("Token").expect("the scheme is a token"),
+        KeySource::bare_authorization(),
+        KeySource::websocket_protocol("key.").expect("the prefix is a token"),
         KeySource::cookie("key").expect("the name is valid"),
         KeySource::insecure_query_parameter("key").expect("the name is valid"),
     ];
@@ -37,10 +43,11 @@ pub fn credentials(data: &[u8]) {
         let Some((place, value)) = line.split_first() else {
             continue;
         };
-        let name = match place % 4 {
+        let name = match place % 5 {
             0 => header::HeaderName::from_static("x-api-key"),
             1 => header::AUTHORIZATION,
             2 => header::COOKIE,
+            3 => header::SEC_WEBSOCKET_PROTOCOL,
             _ => {
                 let text = std::str::from_utf8(value).unwrap_or_default();
                 if let Ok(uri) = format!("/?{text}").parse() {
@@ -83,7 +90,7 @@ mod tests {
 
         #[test]
         fn no_text_breaks_a_promise(
-            lines in vec("[@ABC]((key|Bearer|Basic|ApiKey|other)[ =]?)?[ -~]{0,20}", 0..5),
+            lines in vec("[A-E]((key|Bearer|Basic|Token|other)[ =.]?)?[ -~]{0,20}", 0..5),
         ) {
             credentials(lines.join("\n").as_bytes());
         }

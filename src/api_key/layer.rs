@@ -6,7 +6,11 @@ use tower_layer::Layer;
 
 use super::{
     authenticate::{
-        challenges::Challenges, extract::KeySource, failure_limiter::Failures, verifier::Verifier,
+        challenges::Challenges,
+        failure_limiter::Failures,
+        key_source::{KeySource, check_sources, schemes},
+        verifier::Verifier,
+        websocket::checked_subprotocol,
     },
     config::{self, ApiKeyConfig},
     manage::audit::KeyAudit,
@@ -79,6 +83,7 @@ impl ApiKeyLayer {
             client_addr: Inherited::default(),
             verifiers: Vec::new(),
             audit: KeyAudit::default(),
+            subprotocol: None,
         }
     }
 }
@@ -117,6 +122,7 @@ pub struct ApiKeyLayerBuilder {
     client_addr: Inherited<ClientAddrResolver>,
     verifiers: Vec<Arc<dyn Verifier>>,
     audit: KeyAudit,
+    subprotocol: Option<String>,
 }
 
 not_built!(ApiKeyLayerBuilder);
@@ -277,15 +283,34 @@ impl ApiKeyLayerBuilder {
         self
     }
 
+    /// Selects this subprotocol when a WebSocket is opened, for an inner service that knows no
+    /// subprotocols. Off by default. Use it with
+    /// [`KeySource::websocket_protocol`](super::KeySource::websocket_protocol).
+    ///
+    /// A response `101` (to an extended CONNECT, `200`) without `Sec-WebSocket-Protocol` receives
+    /// the field with this subprotocol, if the client offered it by exactly this name. A selection
+    /// by the inner service takes precedence.
+    ///
+    /// The service agrees to the subprotocol by this call. Without it, the absence of the field
+    /// means that the service agreed to none (RFC 6455 section 4.2.2), which the layer passes on
+    /// unchanged.
+    ///
+    /// [`build`](Self::build) fails if this is not a token (RFC 9110 section 5.6.2), or if it starts
+    /// with the prefix of a key source: the response would contain a key.
+    pub fn websocket_subprotocol(mut self, name: impl Into<String>) -> Self {
+        self.subprotocol = Some(name.into());
+        self
+    }
+
     /// Builds the layer.
     ///
     /// # Errors
     ///
     /// Returns an error in these cases:
     ///
-    /// - there are no key sources, or two of them are equal;
+    /// - there are no key sources, or two of them would find the same key;
     /// - scopes are required while keys are [`optional`](Self::optional);
-    /// - a scope or the realm is not valid in a header;
+    /// - a scope, the realm or the subprotocol is not valid in a header;
     /// - the failure limit is out of range.
     pub fn build(self) -> Result<ApiKeyLayer, ConfigError> {
         let requirement = self.requirement?;
@@ -301,12 +326,14 @@ impl ApiKeyLayerBuilder {
             .sources
             .unwrap_or_else(|| vec![KeySource::bearer(), KeySource::x_api_key()]);
         check_sources(&sources)?;
-        let schemes = schemes(&sources);
+        let subprotocol = self.subprotocol.as_deref();
+        let subprotocol = subprotocol.map(|name| checked_subprotocol(name, &sources));
         let scopes = requirement.to_challenge();
         let config = ApiKeyConfig {
-            challenges: Challenges::new(&schemes, &self.realm, &scopes)?
+            challenges: Challenges::new(&schemes(&sources), &self.realm, &scopes)?
                 .hiding_forbidden(self.hides_forbidden)
                 .disclosing_state(self.discloses_state),
+            subprotocol: subprotocol.transpose()?,
             allows_preflight: self.allows_preflight,
             vary: config::vary(&sources),
             ring: self.ring,
@@ -338,36 +365,4 @@ impl fmt::Debug for ApiKeyLayerBuilder {
             .field("optional", &self.optional)
             .finish_non_exhaustive()
     }
-}
-
-fn check_sources(sources: &[KeySource]) -> Result<(), ConfigError> {
-    if sources.is_empty() {
-        return Err(
-            ConfigError::new("sources", "empty", "at least one key source is required")
-                .fix("add one, for example `KeySource::bearer()`"),
-        );
-    }
-    for (at, source) in sources.iter().enumerate() {
-        if sources[..at].contains(source) {
-            return Err(ConfigError::new(
-                "sources",
-                format_args!("{source:?}"),
-                "each source must be listed once: a duplicate makes every key ambiguous",
-            )
-            .fix("drop the duplicate"));
-        }
-    }
-    Ok(())
-}
-
-/// Returns the challenge schemes without duplicates. `Bearer` is first: most clients support it.
-fn schemes(sources: &[KeySource]) -> Vec<&'static str> {
-    let mut schemes: Vec<&str> = Vec::new();
-    for scheme in sources.iter().map(KeySource::challenge_scheme) {
-        if !schemes.contains(&scheme) {
-            schemes.push(scheme);
-        }
-    }
-    schemes.sort_by_key(|scheme| *scheme != "Bearer");
-    schemes
 }

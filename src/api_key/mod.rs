@@ -81,7 +81,7 @@ mod service;
 mod stacking;
 mod store;
 
-pub use self::authenticate::extract::KeySource;
+pub use self::authenticate::key_source::KeySource;
 pub use self::authenticate::require_scopes::{RequireScopes, RequireScopesLayer};
 pub use self::authenticate::verifier::{Credential, StaticKeys, Verdict, Verifier};
 pub use self::key::checksum_tag::TagSecret;

@@ -121,8 +121,9 @@ impl CacheLayerBuilder {
 
     /// Adds a request field that carries a credential.
     ///
-    /// `Authorization`, `Cookie`, `Proxy-Authorization` and `X-API-Key` are credentials by default;
-    /// with [`CacheLayer::rfc`](super::CacheLayer::rfc), only `Authorization` is.
+    /// `Authorization`, `Cookie`, `Proxy-Authorization`, `Sec-WebSocket-Protocol` and `X-API-Key`
+    /// are credentials by default; with [`CacheLayer::rfc`](super::CacheLayer::rfc), only
+    /// `Authorization` is.
     /// [`build`](Self::build) rejects an invalid field name.
     pub fn credential_header(mut self, name: impl Into<String>) -> Self {
         self.credential_headers.push(name.into());

@@ -4,7 +4,7 @@ use std::{borrow::Cow, fmt};
 
 use http::{
     HeaderMap, HeaderName, HeaderValue,
-    header::{AUTHORIZATION, COOKIE, PROXY_AUTHORIZATION, SET_COOKIE},
+    header::{AUTHORIZATION, COOKIE, PROXY_AUTHORIZATION, SEC_WEBSOCKET_PROTOCOL, SET_COOKIE},
 };
 
 use hmac::{Hmac, KeyInit, Mac};
@@ -26,11 +26,12 @@ pub(crate) const SHORT_BYTES_MAX: usize = 256;
 const PARAMETER_BYTES_MAX: usize = 64;
 
 /// Headers that carry credentials. They are never recorded, not even if configured.
-const CREDENTIALS: [HeaderName; 9] = [
+const CREDENTIALS: [HeaderName; 10] = [
     AUTHORIZATION,
     PROXY_AUTHORIZATION,
     COOKIE,
     SET_COOKIE,
+    SEC_WEBSOCKET_PROTOCOL,
     HeaderName::from_static("x-api-key"),
     HeaderName::from_static("api-key"),
     HeaderName::from_static("x-auth-token"),
@@ -514,11 +515,13 @@ mod tests {
 
     #[test]
     fn rejects_recording_of_credential_headers() {
-        let redaction = Redaction {
-            request_headers: vec![COOKIE],
-            ..Redaction::default()
-        };
-        assert_eq!(redaction.check().unwrap_err().value(), "cookie");
+        for name in CREDENTIALS {
+            let redaction = Redaction {
+                request_headers: vec![name.clone()],
+                ..Redaction::default()
+            };
+            assert_eq!(redaction.check().unwrap_err().value(), name.as_str());
+        }
         let redaction = Redaction {
             response_headers: vec![HeaderName::from_static("x-session")],
             redact_headers: vec![HeaderName::from_static("x-session")],

@@ -39,6 +39,14 @@ fn sextet(symbol: u8) -> Option<u8> {
     }
 }
 
+/// Returns `true` for a `token68` (RFC 9110 section 11.2).
+pub(crate) fn is_token68(text: &[u8]) -> bool {
+    let padding = text.iter().rev().take_while(|byte| **byte == b'=').count();
+    let plain = |byte: &u8| byte.is_ascii_alphanumeric() || b"-._~+/".contains(byte);
+    let symbols = &text[..text.len() - padding];
+    !symbols.is_empty() && symbols.iter().all(plain)
+}
+
 /// Decodes percent-encoded bytes (RFC 3986 section 2.1). Invalid escapes are unchanged.
 pub(crate) fn decode_percent(encoded: &[u8]) -> Zeroizing<Vec<u8>> {
     let encoded = &encoded[..encoded.len().min(ENCODED_LEN_MAX)];
@@ -88,6 +96,16 @@ mod tests {
             assert_eq!(decoded(wrong), None, "{wrong}");
         }
         assert_eq!(decoded(&"A".repeat(513)), None);
+    }
+
+    #[test]
+    fn token68_is_symbols_followed_by_padding() {
+        for right in ["a", "A1-._~+/", "a=", "a==="] {
+            assert!(is_token68(right.as_bytes()), "{right}");
+        }
+        for wrong in ["", "=", "a=b", "a b", "a,", "a\"", "ä", "a%41", "a\t"] {
+            assert!(!is_token68(wrong.as_bytes()), "{wrong:?}");
+        }
     }
 
     #[test]

@@ -9,166 +9,11 @@ use http::{
 use zeroize::Zeroizing;
 
 use super::{
-    encoding::{decode_base64, decode_percent},
-    rejection::Named,
+    encoding::{decode_base64, decode_percent, is_token68},
+    key_source::{AuthScheme, KeyLocation, KeySource},
+    websocket,
 };
-use crate::core::{error::ConfigError, http::client_uri::ClientUri};
-
-const X_API_KEY: HeaderName = HeaderName::from_static("x-api-key");
-
-/// A location from which the API key of a request is read.
-///
-/// ```
-/// use portcullis::api_key::KeySource;
-///
-/// let sources = [KeySource::bearer(), KeySource::header("x-acme-key")?];
-/// # let _ = sources;
-/// # Ok::<(), portcullis::ConfigError>(())
-/// ```
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct KeySource {
-    place: KeyLocation,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq)]
-enum KeyLocation {
-    /// The whole value of a header.
-    Header(HeaderName),
-    /// The credentials after a scheme in `Authorization`.
-    Scheme(&'static str),
-    /// The password of `Authorization: Basic`, or the user name if the password is empty.
-    Basic,
-    /// The cookie with this name.
-    Cookie(String),
-    /// The query parameter with this name.
-    Query(String),
-}
-
-impl KeySource {
-    /// Reads a header whose whole value is the key.
-    ///
-    /// # Errors
-    ///
-    /// Returns an error if `name` is not a valid header name. It also returns an error for
-    /// `authorization` and `cookie`, because their values contain more than a key.
-    pub fn header(name: &str) -> Result<Self, ConfigError> {
-        let refused = |problem: &str| {
-            ConfigError::new("header", name, problem)
-                .fix("take `x-api-key`, or `KeySource::bearer()` for `Authorization: Bearer`")
-        };
-        match HeaderName::from_bytes(name.as_bytes()) {
-            Ok(AUTHORIZATION | COOKIE) => Err(refused("its value holds more than a key")),
-            Ok(header) => Ok(Self {
-                place: KeyLocation::Header(header),
-            }),
-            Err(_) => Err(refused("this is no name of a header")),
-        }
-    }
-
-    /// Reads `x-api-key`.
-    pub fn x_api_key() -> Self {
-        Self {
-            place: KeyLocation::Header(X_API_KEY),
-        }
-    }
-
-    /// Reads `Authorization: Bearer`.
-    pub fn bearer() -> Self {
-        Self {
-            place: KeyLocation::Scheme("Bearer"),
-        }
-    }
-
-    /// Reads `Authorization: ApiKey`.
-    pub fn api_key_scheme() -> Self {
-        Self {
-            place: KeyLocation::Scheme("ApiKey"),
-        }
-    }
-
-    /// Reads `Authorization: Basic`. The key is the password, or the user name if the password is
-    /// empty, as in `curl -u KEY:`. Browsers that receive the `Basic` challenge prompt the user for
-    /// a password.
-    pub fn basic() -> Self {
-        Self {
-            place: KeyLocation::Basic,
-        }
-    }
-
-    /// Reads a cookie. Browsers also send cookies with requests from other sites, so protect the
-    /// service against cross-site request forgery.
-    ///
-    /// # Errors
-    ///
-    /// Returns an error if the name is empty or contains a character other than a letter, a digit,
-    /// `-`, `_`, `.` or `~`.
-    pub fn cookie(name: &str) -> Result<Self, ConfigError> {
-        let place = KeyLocation::Cookie(token("cookie", name)?);
-        Ok(Self { place })
-    }
-
-    /// Reads a query parameter.
-    ///
-    /// Query strings appear in access logs, browser histories and `Referer` headers, so keys in
-    /// them leak. Use this source only for clients that have no alternative.
-    ///
-    /// # Errors
-    ///
-    /// Returns an error if the name is empty or contains a character other than a letter, a digit,
-    /// `-`, `_`, `.` or `~`.
-    pub fn insecure_query_parameter(name: &str) -> Result<Self, ConfigError> {
-        let place = KeyLocation::Query(token("query parameter", name)?);
-        Ok(Self { place })
-    }
-
-    /// Returns the challenge scheme of this source.
-    pub(crate) fn challenge_scheme(&self) -> &'static str {
-        match &self.place {
-            KeyLocation::Header(_) | KeyLocation::Cookie(_) | KeyLocation::Query(_) => "ApiKey",
-            KeyLocation::Scheme(scheme) => scheme,
-            KeyLocation::Basic => "Basic",
-        }
-    }
-
-    /// Returns the name of a credential from this source, for layers that accept more than API
-    /// keys.
-    pub(crate) fn names_credential(&self) -> Named {
-        match &self.place {
-            KeyLocation::Scheme("Bearer") => Named::BearerToken,
-            KeyLocation::Scheme("ApiKey") => Named::ApiKey,
-            KeyLocation::Header(name) if *name == X_API_KEY => Named::ApiKey,
-            KeyLocation::Header(_)
-            | KeyLocation::Scheme(_)
-            | KeyLocation::Basic
-            | KeyLocation::Cookie(_)
-            | KeyLocation::Query(_) => Named::Credential,
-        }
-    }
-
-    /// Returns the header of this source, if it has one, for `Vary`.
-    pub(crate) fn header_name(&self) -> Option<&HeaderName> {
-        match &self.place {
-            KeyLocation::Header(name) => Some(name),
-            KeyLocation::Scheme(_) | KeyLocation::Basic => Some(&AUTHORIZATION),
-            KeyLocation::Cookie(_) => Some(&COOKIE),
-            KeyLocation::Query(_) => None,
-        }
-    }
-}
-
-/// Returns a name of unreserved characters, which has a single spelling.
-fn token(option: &'static str, name: &str) -> Result<String, ConfigError> {
-    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.~".contains(&byte);
-    if name.is_empty() || !name.bytes().all(plain) {
-        return Err(ConfigError::new(
-            option,
-            name.escape_debug(),
-            "a name is one or more of letters, digits, `-`, `_`, `.` and `~`",
-        )
-        .fix("name it as in `api_key`"));
-    }
-    Ok(name.to_owned())
-}
+use crate::core::http::client_uri::ClientUri;
 
 /// The credential of a request.
 #[derive(Debug, PartialEq, Eq)]
@@ -209,7 +54,7 @@ impl std::fmt::Debug for Material<'_> {
 pub(crate) fn extract<'a, B>(sources: &[KeySource], request: &'a Request<B>) -> Presented<'a> {
     let mut found = Presented::Nothing;
     for source in sources {
-        let here = source.look(request.headers(), request.uri());
+        let here = look(source, sources, request.headers(), request.uri());
         found = match (found, here) {
             (found, Presented::Nothing) => found,
             (Presented::Nothing, here) => here,
@@ -225,7 +70,7 @@ pub(crate) fn source<'a, B>(
     request: &Request<B>,
 ) -> Option<&'a KeySource> {
     sources.iter().find(|source| {
-        let here = source.look(request.headers(), request.uri());
+        let here = look(source, sources, request.headers(), request.uri());
         !matches!(here, Presented::Nothing)
     })
 }
@@ -235,8 +80,21 @@ pub(crate) fn strip<B>(sources: &[KeySource], request: &mut Request<B>) {
     for source in sources {
         match &source.place {
             KeyLocation::Header(name) => drop(request.headers_mut().remove(name)),
-            KeyLocation::Scheme(scheme) => strip_scheme(scheme, request.headers_mut()),
-            KeyLocation::Basic => strip_scheme("Basic", request.headers_mut()),
+            KeyLocation::Scheme(scheme) => {
+                let is_ours = |value: &HeaderValue| credentials(value, &scheme.name).is_some();
+                strip_authorization(request.headers_mut(), is_ours);
+            }
+            KeyLocation::Basic => {
+                let is_ours = |value: &HeaderValue| credentials(value, "Basic").is_some();
+                strip_authorization(request.headers_mut(), is_ours);
+            }
+            KeyLocation::BareAuthorization => {
+                let is_ours = |value: &HeaderValue| bare(value, sources).is_some();
+                strip_authorization(request.headers_mut(), is_ours);
+            }
+            KeyLocation::WebSocketProtocol(prefix) => {
+                websocket::strip(prefix, request.headers_mut());
+            }
             KeyLocation::Cookie(name) => strip_cookie(name, request.headers_mut()),
             KeyLocation::Query(name) => {
                 strip_query(name, request.uri_mut());
@@ -255,32 +113,40 @@ pub(crate) fn mark_sensitive<B>(sources: &[KeySource], request: &mut Request<B>)
     }
 }
 
-impl KeySource {
-    fn look<'a>(&self, headers: &'a HeaderMap, uri: &'a Uri) -> Presented<'a> {
-        match &self.place {
-            KeyLocation::Header(name) => alone(headers, name, |line| {
-                Some(Material::Borrowed(line.as_bytes().trim_ascii()))
-            }),
-            KeyLocation::Scheme(scheme) => alone(headers, &AUTHORIZATION, |line| {
-                credentials(line, scheme).map(Material::Borrowed)
-            }),
-            KeyLocation::Basic => alone(headers, &AUTHORIZATION, |line| {
-                credentials(line, "Basic").map(|encoded| Material::Decoded(basic_key(encoded)))
-            }),
-            KeyLocation::Cookie(name) => {
-                let lines = headers.get_all(COOKIE).iter();
-                let pairs = lines.flat_map(|line| cookies(line.as_bytes()));
-                only(pairs.filter_map(|pair| value_of(name, pair.trim_ascii())))
-            }
-            KeyLocation::Query(name) => {
-                let pairs = uri.query().unwrap_or_default().split('&');
-                let values = pairs.filter_map(|pair| value_of(name, pair.as_bytes()));
-                match only(values) {
-                    Presented::Key(Material::Borrowed(value)) if value.contains(&b'%') => {
-                        Presented::Key(Material::Decoded(decode_percent(value)))
-                    }
-                    other => other,
+/// Looks for the key of a source. `sources` are all of the layer's.
+fn look<'a>(
+    source: &KeySource,
+    sources: &[KeySource],
+    headers: &'a HeaderMap,
+    uri: &'a Uri,
+) -> Presented<'a> {
+    match &source.place {
+        KeyLocation::Header(name) => alone(headers, name, |line| {
+            Some(Material::Borrowed(line.as_bytes().trim_ascii()))
+        }),
+        KeyLocation::Scheme(scheme) => alone(headers, &AUTHORIZATION, |line| {
+            scheme_key(line, scheme).map(Material::Borrowed)
+        }),
+        KeyLocation::Basic => alone(headers, &AUTHORIZATION, |line| {
+            credentials(line, "Basic").map(|encoded| Material::Decoded(basic_key(encoded)))
+        }),
+        KeyLocation::BareAuthorization => alone(headers, &AUTHORIZATION, |line| {
+            bare(line, sources).map(Material::Borrowed)
+        }),
+        KeyLocation::WebSocketProtocol(prefix) => only(websocket::keys(headers, prefix)),
+        KeyLocation::Cookie(name) => {
+            let lines = headers.get_all(COOKIE).iter();
+            let pairs = lines.flat_map(|line| cookies(line.as_bytes()));
+            only(pairs.filter_map(|pair| value_of(name, pair.trim_ascii())))
+        }
+        KeyLocation::Query(name) => {
+            let pairs = uri.query().unwrap_or_default().split('&');
+            let values = pairs.filter_map(|pair| value_of(name, pair.as_bytes()));
+            match only(values) {
+                Presented::Key(Material::Borrowed(value)) if value.contains(&b'%') => {
+                    Presented::Key(Material::Decoded(decode_percent(value)))
                 }
+                other => other,
             }
         }
     }
@@ -319,6 +185,25 @@ fn credentials<'a>(value: &'a HeaderValue, scheme: &str) -> Option<&'a [u8]> {
     (ends && found.eq_ignore_ascii_case(scheme.as_bytes())).then(|| rest.trim_ascii())
 }
 
+/// Returns the credentials after a scheme as a source reads them. Those of a custom scheme that are
+/// not a `token68` are read as an empty key.
+fn scheme_key<'a>(value: &'a HeaderValue, scheme: &AuthScheme) -> Option<&'a [u8]> {
+    let found = credentials(value, &scheme.name)?;
+    let is_separated = || value.as_bytes().trim_ascii()[scheme.name.len()..].starts_with(b" ");
+    let is_valid = !scheme.is_token68 || is_token68(found) && is_separated();
+    Some(if is_valid { found } else { &[] })
+}
+
+/// Returns a key without a scheme. A value that another source reads as a scheme is not one, so
+/// that no credential is found twice.
+fn bare<'a>(value: &'a HeaderValue, sources: &[KeySource]) -> Option<&'a [u8]> {
+    let whole = value.as_bytes().trim_ascii();
+    let mut schemes = sources.iter().filter_map(KeySource::authorization_scheme);
+    let has_scheme = whole.iter().any(u8::is_ascii_whitespace)
+        || schemes.any(|scheme| credentials(value, scheme).is_some());
+    (!has_scheme).then_some(whole)
+}
+
 /// Returns the password of Basic credentials, or the name if the password is empty (RFC 7617).
 fn basic_key(encoded: &[u8]) -> Zeroizing<Vec<u8>> {
     let decoded = decode_base64(encoded).unwrap_or_default();
@@ -343,8 +228,7 @@ fn value_of<'a>(name: &str, pair: &'a [u8]) -> Option<&'a [u8]> {
     }
 }
 
-fn strip_scheme(scheme: &str, headers: &mut HeaderMap) {
-    let is_ours = |value: &HeaderValue| credentials(value, scheme).is_some();
+fn strip_authorization(headers: &mut HeaderMap, is_ours: impl FnOnce(&HeaderValue) -> bool) {
     if headers.get(AUTHORIZATION).is_some_and(is_ours) {
         headers.remove(AUTHORIZATION);
     }
@@ -596,12 +480,5 @@ mod tests {
             }
             prop_assert_eq!(extract(&everywhere(), &request), Presented::Nothing);
         }
-    }
-
-    #[test]
-    fn authorization_is_not_a_plain_header() {
-        assert!(KeySource::header("Authorization").is_err());
-        assert!(KeySource::header("cookie").is_err());
-        assert!(KeySource::header("x key").is_err());
     }
 }

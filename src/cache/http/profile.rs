@@ -78,6 +78,7 @@ impl Rules {
                 header::AUTHORIZATION,
                 header::COOKIE,
                 header::PROXY_AUTHORIZATION,
+                header::SEC_WEBSOCKET_PROTOCOL,
                 HeaderName::from_static("x-api-key"),
             ]),
             credential_params: Vec::new(),

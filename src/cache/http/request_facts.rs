@@ -280,6 +280,7 @@ mod tests {
             "authorization",
             "cookie",
             "proxy-authorization",
+            "sec-websocket-protocol",
             "x-api-key",
         ] {
             assert!(facts(&[(name, "")]).credential, "{name}");

@@ -210,6 +210,9 @@ async fn all_that_happens(paper: &Paper) -> Vec<String> {
         KeySource::x_api_key(),
         KeySource::bearer(),
         KeySource::basic(),
+        KeySource::scheme("Token").unwrap(),
+        KeySource::bare_authorization(),
+        KeySource::websocket_protocol("acme.key.").unwrap(),
         KeySource::cookie("key").unwrap(),
         KeySource::insecure_query_parameter("key").unwrap(),
     ];
@@ -291,6 +294,14 @@ fn everywhere(key: &str) -> Vec<Request<Full<Bytes>>> {
     vec![
         with_key(key),
         in_header("authorization", format!("Bearer {key}")),
+        in_header("authorization", format!("Token {key}")),
+        in_header("authorization", format!("Token key=\"{key}\"")),
+        in_header("authorization", key.to_owned()),
+        in_header(
+            "sec-websocket-protocol",
+            format!("acme.v1, acme.key.{key}, acme.v2"),
+        ),
+        in_header("sec-websocket-protocol", format!("acme.key.{key}")),
         in_header("cookie", format!("a=b; key={key}; c=d")),
         get(&format!("/?a=b&key={key}&c=d")),
         both,
