@@ -295,8 +295,8 @@ impl ApiKeyLayerBuilder {
     /// means that the service agreed to none (RFC 6455 section 4.2.2), which the layer passes on
     /// unchanged.
     ///
-    /// [`build`](Self::build) fails if this is not a token (RFC 9110 section 5.6.2), or if it starts
-    /// with the prefix of a key source: the response would contain a key.
+    /// [`build`](Self::build) fails if this is not a token (RFC 9110 section 5.6.2), or if it
+    /// starts with the prefix of a key source: the response would contain a key.
     pub fn websocket_subprotocol(mut self, name: impl Into<String>) -> Self {
         self.subprotocol = Some(name.into());
         self

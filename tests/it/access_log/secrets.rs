@@ -38,11 +38,12 @@ fn assert_no_canary(log: &str) {
 }
 
 /// Header names that carry secrets in some systems, and some that never should.
-const HEADERS: [HeaderName; 20] = [
+const HEADERS: [HeaderName; 21] = [
     header::AUTHORIZATION,
     header::PROXY_AUTHORIZATION,
     header::COOKIE,
     header::SET_COOKIE,
+    header::SEC_WEBSOCKET_PROTOCOL,
     header::REFERER,
     header::ORIGIN,
     header::HOST,

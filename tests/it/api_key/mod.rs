@@ -18,4 +18,5 @@ pub(super) mod guesses;
 pub(super) mod manager;
 pub(super) mod pipeline;
 pub(super) mod responses;
+pub(super) mod sources;
 pub(super) mod threats;

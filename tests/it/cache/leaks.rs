@@ -188,6 +188,14 @@ async fn response_to_an_api_key_is_not_served_to_anonymous_clients() {
 }
 
 #[tokio::test]
+async fn response_to_a_websocket_credential_is_not_served_to_anonymous_clients() {
+    for fields in [&[][..], FRESH] {
+        let secret = &[("sec-websocket-protocol", "acme.v1, acme.key.secret")];
+        holds(|cached| kept_apart(cached(handler(fields)), secret, &[])).await;
+    }
+}
+
+#[tokio::test]
 async fn response_to_one_session_is_not_served_to_another() {
     for fields in [&[][..], FRESH] {
         let (one, two) = (&[("cookie", "s=1")], &[("cookie", "s=2")]);
