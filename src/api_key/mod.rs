@@ -2,7 +2,9 @@
 //!
 //! A client sends its key in `Authorization: Bearer` or `x-api-key`. A request with an accepted key
 //! reaches the inner service with an [`Identity`](crate::Identity) in its extensions and without
-//! the key. Every other request is rejected. A `401` response does not disclose the reason:
+//! the key. [`KeySource`] lists the other locations for keys, such as custom schemes, cookies and
+//! WebSocket handshakes. Every other request is rejected. A `401` response does not disclose the
+//! reason:
 //!
 //! | Request | Response |
 //! |---|---|

@@ -207,7 +207,7 @@ impl KeySource {
     /// A browser closes the connection if the server selects none of the offered subprotocols, so a
     /// client must not offer the key alone. The inner service selects one of the others. The layer
     /// never selects the first of them by itself: a server must send no subprotocol to which it
-    /// does not agree (RFC 6455 section 4.2.2). For an inner service that knows no subprotocols, set
+    /// does not agree (RFC 6455 section 4.2.2). For an inner service without subprotocols, set
     /// [`websocket_subprotocol`](super::super::ApiKeyLayerBuilder::websocket_subprotocol).
     ///
     /// An item is a token (RFC 9110 section 5.6.2), and browsers offer nothing else. Keys of a ring
