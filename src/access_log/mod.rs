@@ -57,7 +57,7 @@
 //!   [`response_headers`](AccessLogLayerBuilder::response_headers) includes it; credential headers
 //!   are never recorded;
 //! - no query value, unless [`query_values`](AccessLogLayerBuilder::query_values) includes its
-//!   parameter;
+//!   parameter, also in a recorded `Referer`, `Location` or `Content-Location`;
 //! - no API key except its public id;
 //! - no owner unless [`include_user_id`](AccessLogLayerBuilder::include_user_id) is called;
 //! - only the name and port of `Host`, if they are well formed.

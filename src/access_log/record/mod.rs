@@ -10,6 +10,7 @@ pub(super) mod request_log;
 pub(super) mod schema;
 pub(super) mod trace_context;
 pub(super) mod trust;
+mod url_header;
 
 pub use self::record::{RequestOutcome, User};
 pub use self::trace_context::TraceContext;

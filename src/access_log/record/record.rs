@@ -273,12 +273,21 @@ impl Record<'_> {
 
     /// Returns the recorded request headers with their redacted values.
     pub fn request_headers(&self) -> impl Iterator<Item = (&HeaderName, Cow<'_, str>)> {
-        texts(&self.arrival.headers)
+        self.texts(&self.arrival.headers)
     }
 
     /// Returns the recorded response headers with their redacted values.
     pub fn response_headers(&self) -> impl Iterator<Item = (&HeaderName, Cow<'_, str>)> {
-        texts(self.head().map_or(&[], |head| &head.headers))
+        self.texts(self.head().map_or(&[], |head| &head.headers))
+    }
+
+    fn texts<'r>(
+        &'r self,
+        headers: &'r [(HeaderName, HeaderValue)],
+    ) -> impl Iterator<Item = (&'r HeaderName, Cow<'r, str>)> {
+        headers
+            .iter()
+            .map(|(name, value)| (name, self.redaction.header_text(name, value)))
     }
 
     /// Returns the response status, if the response head was ready.
@@ -620,14 +629,6 @@ impl Client {
             IpAddr::V6(_) => IpNetwork::around(addr, 48).address(),
         }
     }
-}
-
-fn texts(
-    headers: &[(HeaderName, HeaderValue)],
-) -> impl Iterator<Item = (&HeaderName, Cow<'_, str>)> {
-    headers
-        .iter()
-        .map(|(name, value)| (name, redact::header_text(value)))
 }
 
 /// The minimum weight of a decision that rejects the request.
