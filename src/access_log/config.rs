@@ -11,7 +11,11 @@ use http::{Request, request::Parts};
 
 use super::{
     emit::{level::LogLevel, observer::Observer, stats::LogStats},
-    record::{record::Record, redact::Redaction, trust::Trust},
+    record::{
+        record::{Arrival, Record},
+        redact::Redaction,
+        trust::Trust,
+    },
     sinks::{scope::Scopes, sink::Sink, span_source::SpanSource},
 };
 use crate::core::{
@@ -19,7 +23,7 @@ use crate::core::{
     error::ConfigError,
     inherited::Inherited,
     inherited_clock::InheritedClock,
-    net::client_addr::ClientAddrResolver,
+    net::client_addr::{self, ClientAddrResolver},
     runtime::{self, Runtime, Task},
 };
 
@@ -61,6 +65,8 @@ pub(crate) struct AccessLogConfig {
     pub(super) redaction: Redaction,
     pub(super) client_addr: Inherited<ClientAddrResolver>,
     pub(super) mask_client_addr: bool,
+    /// `true` if a record without a peer address is reported.
+    pub(super) report_missing_addr: bool,
     pub(super) trust_request_id: Trust,
     pub(super) trust_traceparent: Trust,
     pub(super) spans: SpanSource,
@@ -104,6 +110,13 @@ impl AccessLogConfig {
         self.runtime.as_ref()?.try_sleep(self.start_after?)
     }
 
+    /// Reports a record without a peer address, unless addresses are optional.
+    pub(super) fn check_addr(&self, arrival: &Arrival) {
+        if self.report_missing_addr && arrival.client.is_none() {
+            client_addr::report_unrecorded();
+        }
+    }
+
     /// Returns `true` if any predicate matches. If one panics, none match.
     fn any(&self, predicates: &[Arc<HeadFn>], head: &Parts) -> bool {
         let any = || predicates.iter().any(|holds| holds(head));
@@ -133,6 +146,7 @@ impl Default for AccessLogConfig {
             redaction: Redaction::default(),
             client_addr: Inherited::default(),
             mask_client_addr: false,
+            report_missing_addr: true,
             trust_request_id: Trust::Nobody,
             trust_traceparent: Trust::Everybody,
             spans: SpanSource::default(),

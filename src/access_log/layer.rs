@@ -21,7 +21,6 @@ use crate::core::{
     error::ConfigError,
     inherited::Inherited,
     inherited_clock::LayerClock,
-    net::client_addr::ClientAddrResolver,
     not_built::not_built,
     time::Clock,
 };
@@ -84,7 +83,12 @@ impl AccessLogLayer {
     /// ```
     pub fn test() -> (Self, RecentRecords) {
         let recent = RecentRecords::default();
-        (Self::new(recent.clone()), recent)
+        let layer = Self::assemble(AccessLogConfig {
+            sinks: vec![Arc::new(recent.clone())],
+            report_missing_addr: false,
+            ..AccessLogConfig::default()
+        });
+        (layer, recent)
     }
 
     /// Creates a builder with default options.
@@ -306,19 +310,6 @@ impl AccessLogLayerBuilder {
     /// cached response have the same value. This option is off by default.
     pub fn include_cache_key_hash(mut self) -> Self {
         self.config.redaction.cache_key = true;
-        self
-    }
-
-    /// Sets the resolver that determines the client's address. Defaults to the peer address.
-    pub fn client_addr(mut self, resolver: impl Into<ClientAddrResolver>) -> Self {
-        self.config.client_addr = Inherited::set(resolver.into());
-        self
-    }
-
-    /// Records only the network of the client and peer addresses: /24 for IPv4, /48 for IPv6. This
-    /// option is off by default.
-    pub fn mask_client_addr(mut self) -> Self {
-        self.config.mask_client_addr = true;
         self
     }
 

@@ -97,6 +97,7 @@
 //! reads the route itself (feature `axum`). If the access log is outside of the router, add an
 //! inner [`RecordRouteLayer`] or extract [`RequestLog`] in the handler.
 
+mod addr_options;
 #[cfg(feature = "axum")]
 mod axum;
 pub mod body;

@@ -151,6 +151,7 @@ impl Emitter {
     /// unwinding, a second panic would abort the process.
     pub(crate) fn emit(&self, mut ended: Ended, now: Timestamp) {
         ended.level = self.level(&ended);
+        self.config.check_addr(ended.arrival());
         self.config.audit.emit_if(|| self.denied(&ended));
         for observer in &self.config.observers {
             self.guarded(|| observer.on_record(&self.leveled(&ended, 1)));

@@ -43,7 +43,9 @@ fn emit_notice() {
 
 /// Sends requests through a log with this sink.
 fn send(sink: impl Sink, count: usize) {
-    let app = AccessLogLayer::new(sink).layer(service_fn(async |_: Request<Full<Bytes>>| {
+    let log = AccessLogLayer::builder().sink(sink).optional_client_addr();
+    let log = log.build().unwrap();
+    let app = log.layer(service_fn(async |_: Request<Full<Bytes>>| {
         Ok::<_, Infallible>(Response::new(Full::<Bytes>::default()))
     }));
     let runtime = tokio::runtime::Builder::new_current_thread()

@@ -637,6 +637,58 @@ fn tracing_sink_without_a_subscriber_is_reported_once() {
 }
 
 #[test]
+fn records_without_client_address_are_reported_once() {
+    let name = "stack::config_checks::records_without_client_address_are_reported_once";
+    let axum = match cfg!(feature = "axum") {
+        true => "for axum, serve with `into_make_service_with_connect_info",
+        false => r#"for axum, enable `features = ["axum"]`"#,
+    };
+    let expected: [&[&str]; 1] = [&[
+        "the client's address is not known",
+        axum,
+        "records have no `client.address`",
+        "`AccessLogLayerBuilder::optional_client_addr`",
+    ]];
+    reports(name, &expected, async {
+        let log = || AccessLogLayer::json_lines(std::io::sink());
+        send(log(), anonymous).await;
+        send(log(), || get("http://acme.test/data")).await;
+        send(log(), || get("http://acme.test/data")).await;
+    });
+}
+
+#[test]
+fn missing_client_address_is_reported_once_by_the_limiter_and_the_access_log() {
+    let name = "stack::config_checks::\
+                missing_client_address_is_reported_once_by_the_limiter_and_the_access_log";
+    let expected: [&[&str]; 1] = [&["the client's address is not known"]];
+    reports(name, &expected, async {
+        let layers = ServiceBuilder::new()
+            .layer(AccessLogLayer::json_lines(std::io::sink()))
+            .layer(limiter(address()));
+        send(layers.into_inner(), || get("http://acme.test/data")).await;
+    });
+}
+
+#[test]
+fn optional_client_address_emits_no_notice() {
+    let name = "stack::config_checks::optional_client_address_emits_no_notice";
+    is_silent(name, async {
+        let log = AccessLogLayer::builder()
+            .sink(portcullis::access_log::sinks::JsonLines::writer(
+                std::io::sink(),
+            ))
+            .optional_client_addr()
+            .build()
+            .unwrap();
+        send(log, || get("http://acme.test/data")).await;
+        let (log, recent) = AccessLogLayer::test();
+        send(log, || get("http://acme.test/data")).await;
+        assert!(recent.last().is_some());
+    });
+}
+
+#[test]
 fn empty_key_id_is_reported_once() {
     let name = "stack::config_checks::empty_key_id_is_reported_once";
     let expected: [&[&str]; 1] = [&[

@@ -6,9 +6,13 @@ mod client_addr;
 mod request_key;
 mod resolver;
 mod trusted_proxies;
+#[cfg(feature = "access-log")]
+mod unrecorded;
 
 pub use self::client_addr::ClientAddr;
 #[cfg(feature = "access-log")]
 pub(crate) use self::resolver::peer_addr;
 pub use self::resolver::{ClientAddrResolver, MissingClientAddrError, PeerAddr};
 pub use self::trusted_proxies::{ForwardedHeader, TrustedProxies};
+#[cfg(feature = "access-log")]
+pub(crate) use self::unrecorded::report_unrecorded;

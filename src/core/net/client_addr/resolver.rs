@@ -302,16 +302,17 @@ pub(crate) fn peer_addr(extensions: &Extensions) -> Option<&SocketAddr> {
 }
 
 fn peer_ip(extensions: &Extensions) -> Result<IpAddr, MissingClientAddrError> {
-    static SAID: AtomicBool = AtomicBool::new(false);
-
     match peer_addr(extensions) {
         Some(addr) => Ok(addr.ip().to_canonical()),
         None => {
-            notice::once(&SAID, || MissingClientAddrError.to_string());
+            notice::once(&MISSING_REPORTED, || MissingClientAddrError.to_string());
             Err(MissingClientAddrError)
         }
     }
 }
+
+/// `true` once this process has reported a missing peer address.
+pub(super) static MISSING_REPORTED: AtomicBool = AtomicBool::new(false);
 
 fn is_neighbor(ip: IpAddr) -> bool {
     match ip {

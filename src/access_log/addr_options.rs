@@ -1,0 +1,27 @@
+//! Builder options for client addresses.
+
+use super::layer::AccessLogLayerBuilder;
+use crate::core::{inherited::Inherited, net::client_addr::ClientAddrResolver};
+
+impl AccessLogLayerBuilder {
+    /// Sets the resolver of the client address. Defaults to the peer address.
+    pub fn client_addr(mut self, resolver: impl Into<ClientAddrResolver>) -> Self {
+        self.config.client_addr = Inherited::set(resolver.into());
+        self
+    }
+
+    /// Records only the network of the client and peer addresses: /24 for IPv4, /48 for IPv6.
+    /// Defaults to off.
+    pub fn mask_client_addr(mut self) -> Self {
+        self.config.mask_client_addr = true;
+        self
+    }
+
+    /// Accepts requests without a peer address, as on a Unix socket or in tests. By default, the
+    /// first record without one emits a notice, once per process, because a server that does not
+    /// pass the address on is usually misconfigured. The fields of the record do not change.
+    pub fn optional_client_addr(mut self) -> Self {
+        self.config.report_missing_addr = false;
+        self
+    }
+}
