@@ -6,7 +6,10 @@ use super::{json::words, sink::Sink};
 use crate::{
     access_log::{
         emit::level::LogLevel,
-        record::record::{Record, User},
+        record::{
+            record::{Record, User},
+            schema::{EVENT_NAME, START_EVENT_NAME},
+        },
     },
     core::{error::ConfigError, notice},
 };
@@ -15,6 +18,10 @@ use crate::{
 const TARGET: &str = "portcullis::access";
 
 /// Emits each record as one `tracing` event with target `portcullis::access`, without a span.
+///
+/// The name of the event's metadata equals `event.name`: `http.server.request`, or
+/// `http.server.request.start` for a start record. OpenTelemetry bridges export it as the event
+/// name.
 ///
 /// Fields have OpenTelemetry names and native types. Absent fields are omitted. The subscriber is
 /// responsible for escaping. The JSON format of tracing-subscriber escapes values, but its text
@@ -32,18 +39,19 @@ const TARGET: &str = "portcullis::access";
 #[derive(Clone, Copy, Debug, Default)]
 pub struct TracingSink;
 
-/// Emits an event with a constant level, as `tracing` requires.
+/// Emits an event with a constant name and level, as `tracing` requires.
 macro_rules! emit {
-    ($level:expr, $record:expr, $query:expr, $own:expr) => {{
+    ($name:expr, $level:expr, $record:expr, $query:expr, $own:expr) => {{
         let record = $record;
         let rate_limit = record.rate_limit();
         let policy = rate_limit.and_then(|(_, policy)| policy);
         let auth = record.data().auth();
         let user = record.user();
         ::tracing::event!(
+            name: $name,
             target: TARGET,
             $level,
-            "event.name" = words::event_name(record),
+            "event.name" = $name,
             "portcullis.request.id" = record.request_id().as_str(),
             "trace_id" = record.trace_id(),
             "span_id" = record.span_id(),
@@ -80,6 +88,18 @@ macro_rules! emit {
     }};
 }
 
+/// Emits an event at the level of the record.
+macro_rules! emit_at_level {
+    ($name:expr, $record:expr, $query:expr, $own:expr) => {
+        match $record.level() {
+            LogLevel::Debug => emit!($name, ::tracing::Level::DEBUG, $record, $query, $own),
+            LogLevel::Info => emit!($name, ::tracing::Level::INFO, $record, $query, $own),
+            LogLevel::Warn => emit!($name, ::tracing::Level::WARN, $record, $query, $own),
+            LogLevel::Error => emit!($name, ::tracing::Level::ERROR, $record, $query, $own),
+        }
+    };
+}
+
 /// Returns a value that is known once the request has ended.
 fn at_end<T>(record: &Record<'_>, value: impl FnOnce() -> T) -> Option<T> {
     (!record.is_start()).then(value)
@@ -97,11 +117,9 @@ impl Sink for TracingSink {
         let query = query.as_deref();
         let own = record.fields_json();
         let own = own.as_deref();
-        match record.level() {
-            LogLevel::Debug => emit!(::tracing::Level::DEBUG, record, query, own),
-            LogLevel::Info => emit!(::tracing::Level::INFO, record, query, own),
-            LogLevel::Warn => emit!(::tracing::Level::WARN, record, query, own),
-            LogLevel::Error => emit!(::tracing::Level::ERROR, record, query, own),
+        match record.is_start() {
+            true => emit_at_level!(START_EVENT_NAME, record, query, own),
+            false => emit_at_level!(EVENT_NAME, record, query, own),
         }
     }
 
@@ -161,6 +179,9 @@ mod tests {
         core::{http::body::ResponseBody, record::RecordHandle},
     };
 
+    /// The key of the name of an event's metadata among its fields.
+    const METADATA_NAME: &str = "metadata.name";
+
     /// Collects the fields of all events at or above a level.
     #[derive(Clone)]
     struct Collector {
@@ -184,6 +205,8 @@ mod tests {
 
         fn event(&self, event: &Event<'_>) {
             let mut fields = Fields::default();
+            let name = event.metadata().name().to_owned();
+            fields.0.insert(METADATA_NAME.to_owned(), name);
             event.record(&mut fields);
             self.events.lock().unwrap().push(fields.0);
         }
@@ -281,6 +304,8 @@ mod tests {
             names,
             ["\"http.server.request.start\"", "\"http.server.request\""]
         );
+        let names: Vec<_> = events.iter().map(|event| &*event[METADATA_NAME]).collect();
+        assert_eq!(names, ["http.server.request.start", "http.server.request"]);
         assert!(!events[0].contains_key("http.server.request.duration"));
         for event in events {
             assert_eq!(event["span_id"], "\"bbbbbbbbbbbbbbbb\"");
