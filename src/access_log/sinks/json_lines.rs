@@ -76,7 +76,7 @@ impl JsonLines {
         Self::writer(io::stdout())
     }
 
-    /// Writes to this writer, such as a file, on a dedicated thread.
+    /// Writes to this writer, such as a [`LogFile`](super::LogFile), on a dedicated thread.
     ///
     /// The writer receives whole lines, several per call under load, and is flushed when the queue
     /// is empty.

@@ -1,9 +1,11 @@
 //! Sinks: the destinations of records.
 
 pub(super) mod backlog;
+mod io_fix;
 mod json;
 pub(super) mod json_lines;
 pub(super) mod lines;
+mod log_file;
 #[cfg(feature = "metrics")]
 pub(super) mod metrics;
 pub(super) mod pretty;
@@ -20,6 +22,7 @@ pub(super) mod target;
 pub(super) mod tracing;
 
 pub use self::json_lines::JsonLines;
+pub use self::log_file::LogFile;
 #[cfg(feature = "metrics")]
 pub use self::metrics::Metrics;
 pub use self::pretty::PrettyLines;

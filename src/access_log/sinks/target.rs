@@ -3,11 +3,12 @@
 use std::{
     any::{Any, type_name},
     fs::File,
-    io::{self, BufWriter, ErrorKind, LineWriter},
+    io::{self, BufWriter, LineWriter},
     path::PathBuf,
     sync::atomic::{AtomicBool, Ordering},
 };
 
+use super::{io_fix::fix, log_file::LogFile};
 use crate::core::notice::{self, Stream};
 
 /// The stream or file behind a writer. The first failure after a success emits one notice.
@@ -23,7 +24,7 @@ impl LogTarget {
         let name = match stream {
             Some(Stream::Stderr) => "stderr".to_owned(),
             Some(Stream::Stdout) => "stdout".to_owned(),
-            None => match file(writer).and_then(path) {
+            None => match log_path(writer).or_else(|| file(writer).and_then(path)) {
                 Some(path) => format!("`{}`", path.display()),
                 None => format!("its writer (`{}`)", type_name::<W>()),
             },
@@ -61,20 +62,6 @@ impl LogTarget {
     }
 }
 
-fn fix(kind: ErrorKind) -> &'static str {
-    match kind {
-        ErrorKind::StorageFull | ErrorKind::QuotaExceeded | ErrorKind::FileTooLarge => {
-            "free space on its device"
-        }
-        ErrorKind::BrokenPipe => "restart the reader of the pipe and this process",
-        ErrorKind::NotFound => "create the directory of the file again",
-        ErrorKind::PermissionDenied | ErrorKind::ReadOnlyFilesystem => {
-            "allow this process to write the file"
-        }
-        _ => "check that it is open for writing",
-    }
-}
-
 fn stream(writer: &dyn Any) -> Option<Stream> {
     if writer.is::<io::Stderr>() {
         Some(Stream::Stderr)
@@ -90,6 +77,12 @@ fn file(writer: &dyn Any) -> Option<&File> {
     let buffered = || writer.downcast_ref().map(BufWriter::get_ref);
     let by_lines = || writer.downcast_ref().map(LineWriter::get_ref);
     plain.or_else(buffered).or_else(by_lines)
+}
+
+/// Returns the path of a [`LogFile`].
+fn log_path(writer: &dyn Any) -> Option<PathBuf> {
+    let file: Option<&LogFile> = writer.downcast_ref();
+    file.map(|file| file.path().to_owned())
 }
 
 /// Returns the path of an open file if the operating system reports it.

@@ -5,6 +5,7 @@ pub(super) mod access_log;
 pub(super) mod axum;
 pub(super) mod fields;
 pub(super) mod layers;
+pub(super) mod log_file;
 #[cfg(feature = "metrics")]
 pub(super) mod metrics;
 pub(super) mod queue;
