@@ -18,6 +18,7 @@ pub(super) mod sink;
 pub(super) mod span;
 pub(super) mod span_source;
 pub(super) mod target;
+mod text;
 #[cfg(feature = "tracing")]
 pub(super) mod tracing;
 
@@ -28,6 +29,7 @@ pub use self::metrics::Metrics;
 pub use self::pretty::PrettyLines;
 pub use self::queue::{LogQueue, LogQueueBuilder};
 pub use self::recent::RecentRecords;
+pub use self::text::{TextFormat, TextLines};
 #[cfg(feature = "tracing")]
 pub use self::tracing::TracingSink;
 pub use super::emit::drop_counts::DropCounts;

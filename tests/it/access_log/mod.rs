@@ -15,5 +15,6 @@ pub(super) mod server;
 pub(super) mod starts;
 #[cfg(feature = "test-util")]
 pub(super) mod store;
+pub(super) mod text;
 pub(super) mod traces;
 pub(super) mod writer;

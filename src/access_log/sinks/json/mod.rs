@@ -3,6 +3,6 @@
 mod encode;
 pub(super) mod event;
 mod object;
-mod time;
-mod value;
+pub(super) mod time;
+pub(super) mod value;
 pub(super) mod words;

@@ -52,7 +52,7 @@ fn second(secs: u64) -> Second {
 ///
 /// Years start on March 1, so that a leap day is the last day of a year and the months before it
 /// have the same length in every year.
-fn civil(days: u64) -> (u64, u64, u64) {
+pub(in crate::access_log::sinks) fn civil(days: u64) -> (u64, u64, u64) {
     const DAYS_OF_400_YEARS: u64 = 146_097;
     const DAYS_FROM_0000_03_01: u64 = 719_468;
 
@@ -72,7 +72,10 @@ fn civil(days: u64) -> (u64, u64, u64) {
 }
 
 /// Appends the last `N` digits of a number, padded with zeros.
-pub(super) fn push_digits<const N: usize>(out: &mut Vec<u8>, mut number: u64) {
+pub(in crate::access_log::sinks) fn push_digits<const N: usize>(
+    out: &mut Vec<u8>,
+    mut number: u64,
+) {
     let mut digits = [b'0'; N];
     for digit in digits.iter_mut().rev() {
         *digit += (number % 10) as u8;

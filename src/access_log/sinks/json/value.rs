@@ -5,7 +5,7 @@ use std::{io::Write, net::IpAddr, time::Duration};
 use super::time::push_digits;
 
 /// Appends an address, without the formatting machinery for IPv4.
-pub(super) fn push_addr(out: &mut Vec<u8>, addr: IpAddr) {
+pub(in crate::access_log::sinks) fn push_addr(out: &mut Vec<u8>, addr: IpAddr) {
     match addr {
         IpAddr::V4(addr) => {
             let mut text = [0; 16];
@@ -24,7 +24,7 @@ pub(super) fn push_addr(out: &mut Vec<u8>, addr: IpAddr) {
     }
 }
 
-pub(super) fn push_int(out: &mut Vec<u8>, int: impl itoa::Integer) {
+pub(in crate::access_log::sinks) fn push_int(out: &mut Vec<u8>, int: impl itoa::Integer) {
     out.extend_from_slice(itoa::Buffer::new().format(int).as_bytes());
 }
 

@@ -1,0 +1,12 @@
+//! The text formats of web servers.
+
+/// A text format of web servers.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum TextFormat {
+    /// The Common Log Format: `%h %l %u %t "%r" %>s %b`.
+    Common,
+    /// The Combined Log Format: the Common Log Format and `"%{Referer}i" "%{User-Agent}i"`.
+    #[default]
+    Combined,
+}
