@@ -15,7 +15,9 @@ pub(super) enum AddressSource {
 
 /// An application function that returns the client's address.
 #[derive(Clone)]
-pub(super) struct AddressFn(Arc<dyn Fn(IpAddr, &HeaderMap) -> Option<IpAddr> + Send + Sync>);
+pub(super) struct AddressFn(Arc<AddressFunction>);
+
+type AddressFunction = dyn Fn(IpAddr, &HeaderMap) -> Option<IpAddr> + Send + Sync;
 
 impl AddressFn {
     pub(super) fn new<F>(function: F) -> Self
