@@ -8,7 +8,7 @@
 //! `keys.manage` and prints it with a `curl` command. Records and audit events go to stderr. On
 //! SIGINT (Ctrl-C) and SIGTERM it finishes running requests, within 10 s.
 
-use std::{env, error::Error};
+use std::{env, error::Error, net::SocketAddr};
 
 use axum::{Router, routing::get};
 use http::request::Parts;
@@ -71,6 +71,8 @@ async fn main() -> Result<(), Box<dyn Error>> {
         root.expose_secret()
     );
     println!("  -d '{{\"owner\":\"freya\",\"credits\":\"3/minute\"}}' http://{addr}/admin/keys");
+    // The access log records the address of the client.
+    let app = app.into_make_service_with_connect_info::<SocketAddr>();
     let server = axum::serve(listener, app).with_graceful_shutdown(shutdown.requested());
     shutdown.drain(server).await.transpose()?;
     ring.flush().await?;
