@@ -13,7 +13,7 @@ use portcullis::{
     BoxError, TokioRuntime,
     access_log::{
         AccessLogLayer, FieldNaming, LogLevel, LogQuery, LogStore, LogStream, Trust,
-        sinks::{JsonLines, LogQueue, PrettyLines, RecentRecords},
+        sinks::{JsonLines, LogQueue, PrettyLines, RecentRecords, TextLines},
     },
     outcome::{AuthDenial, AuthOutcome, RecordHandle},
     store::MemoryStore,
@@ -115,6 +115,7 @@ fn infested_layer() -> (AccessLogLayer, Vec<RecentRecords>, Paper, Kept) {
     let layer = builder
         .sink(PrettyLines::direct(paper.clone()))
         .sink(JsonLines::direct(paper.clone()))
+        .sink(TextLines::direct(paper.clone()))
         .sink(queue.clone())
         .auditor(queue.clone())
         .min_level(LogLevel::Debug)
