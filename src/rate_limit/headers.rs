@@ -53,7 +53,7 @@ pub(crate) struct Texts {
     /// `"burst";q=20;w=2, "daily";q=1000;w=86400`
     policy: HeaderValue,
     /// The text before each remaining amount: `"burst";r=` and `, "daily";r=`. Empty for a policy
-    /// in shadow mode.
+    /// that is hidden or in shadow mode.
     openings: Box<[Box<[u8]>]>,
     is_silent: bool,
 }
@@ -64,7 +64,7 @@ impl Texts {
         let mut openings = Vec::with_capacity(policies.len());
         for policy in policies {
             let mut opening = Text::new();
-            if !policy.is_shadow() {
+            if policy.is_reported() {
                 if !policy_field.is_empty() {
                     opening.extend_from_slice(b", ");
                 }
@@ -77,7 +77,7 @@ impl Texts {
             openings.push(opening.to_vec().into());
         }
         Self {
-            is_silent: policies.iter().all(Policy::is_shadow),
+            is_silent: !policies.iter().any(Policy::is_reported),
             policy: value(&policy_field),
             openings: openings.into(),
         }
@@ -220,12 +220,12 @@ fn push_said(text: &mut Text, decision: &Decision) {
     text.extend_from_slice(&bytes[from..]);
 }
 
-fn enforced<'a>(
+fn reported<'a>(
     policies: &'a [Policy],
     decided: &'a [Decision],
 ) -> impl Iterator<Item = (&'a Policy, &'a Decision)> {
     let said = policies.iter().zip(decided);
-    said.filter(|(policy, _)| !policy.is_shadow())
+    said.filter(|(policy, _)| policy.is_reported())
 }
 
 fn x_ratelimit(
@@ -234,10 +234,10 @@ fn x_ratelimit(
     at: Timestamp,
     decided: &[Decision],
 ) -> Legacy {
-    let nearest = enforced(policies, decided)
+    let nearest = reported(policies, decided)
         .map(|(policy, decision)| (Nearness::of(policy, decision), decision))
         .min_by(|(one, _), (other, _)| one.order(other));
-    let (nearness, decision) = nearest.expect("at least one policy is enforced");
+    let (nearness, decision) = nearest.expect("at least one policy is reported");
     let reset = match form {
         ResetFormat::Delta => decision.effective_secs(),
         ResetFormat::Epoch => {

@@ -47,6 +47,7 @@ pub struct Penalty {
     ban_for: Duration,
     failed_auth: bool,
     forbids: bool,
+    hidden: bool,
 }
 
 impl Penalty {
@@ -62,6 +63,7 @@ impl Penalty {
             ban_for: Duration::from_secs(10 * 60),
             failed_auth: false,
             forbids: false,
+            hidden: false,
         }
     }
 
@@ -105,6 +107,15 @@ impl Penalty {
         self
     }
 
+    /// Omits the name of the ban from responses, as [`Policy::hidden`] does. Off by default.
+    ///
+    /// Banned requests still receive `Retry-After`, and a problem type that states that the request
+    /// pattern is abnormal.
+    pub fn hidden(mut self) -> Self {
+        self.hidden = true;
+        self
+    }
+
     pub(crate) fn build(self) -> Result<Bans, ConfigError> {
         if self.name.len() > 48 {
             return Err(ConfigError::new(
@@ -115,12 +126,15 @@ impl Penalty {
             .fix("use a shorter name"));
         }
         let denials = Quota::new(self.denials, self.within);
-        let ban = Quota::new(1, self.ban_for);
+        let ban = Policy::fixed_window(&self.name, Quota::new(1, self.ban_for))?.scope("ban");
         let denials = Policy::fixed_window(&format!("{} denials", self.name), denials)?;
         Ok(Bans {
             // A ban resets the denials, so the scope contains the ban's duration.
             denials: denials.scope(&format!("ban of {:?}", self.ban_for)),
-            ban: Policy::fixed_window(&self.name, ban)?.scope("ban"),
+            ban: match self.hidden {
+                true => ban.hidden(),
+                false => ban,
+            },
             failed_auth: self.failed_auth,
             forbids: self.forbids,
         })
@@ -175,8 +189,11 @@ impl Bans {
             "Request not satisfied due to detection of abnormal request pattern",
         )
         .with_kind(RejectionKind::Banned)
-        .retry_after(ban.reset_after())
-        .extension_member("violated-policies", [self.ban.name()]);
+        .retry_after(ban.reset_after());
+        let rejection = match self.ban.is_reported() {
+            true => rejection.extension_member("violated-policies", [self.ban.name()]),
+            false => rejection,
+        };
         let wait = ban.reset_after();
         let name = Arc::clone(self.ban.shared_name());
         let outcome = PolicyOutcome::denied(name, 1, 0, Some(wait), wait);

@@ -49,16 +49,18 @@ pub(super) fn local_quota_exceeded(
 }
 
 fn exceeded(set: &PolicySet, decisions: &Decisions) -> Rejection {
-    Rejection::new(
+    let reported = denying(set, decisions).filter(|(policy, _)| policy.is_reported());
+    let mut names = reported.map(|(policy, _)| policy.name()).peekable();
+    let rejection = Rejection::new(
         StatusCode::TOO_MANY_REQUESTS,
         Cow::Borrowed("https://iana.org/assignments/http-problem-types#quota-exceeded"),
         "Request cannot be satisfied as assigned quota has been exceeded",
     )
-    .with_kind(RejectionKind::QuotaExceeded)
-    .extension_member(
-        "violated-policies",
-        denying(set, decisions).map(|(policy, _)| policy.name()),
-    )
+    .with_kind(RejectionKind::QuotaExceeded);
+    match names.peek() {
+        Some(_) => rejection.extension_member("violated-policies", names),
+        None => rejection,
+    }
 }
 
 fn longest_wait(set: &PolicySet, decisions: &Decisions) -> Duration {

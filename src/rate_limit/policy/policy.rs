@@ -22,7 +22,8 @@ use crate::{
 
 /// A named quota and its algorithm.
 ///
-/// Callers see the name in the `RateLimit` fields and in the body of a `429` response.
+/// Callers see the name in the `RateLimit` fields and in the body of a `429` response, unless the
+/// policy is [hidden](Self::hidden).
 ///
 /// # Sharing a count
 ///
@@ -82,6 +83,7 @@ pub struct Policy {
     pub(super) id: u64,
     pub(super) scope: u64,
     pub(super) shadow: bool,
+    pub(super) hidden: bool,
     pub(super) mode: SyncMode,
     pub(super) on_store_error: Option<FailureOverride>,
     pub(super) tolerates_coarse_clock: bool,
@@ -201,6 +203,7 @@ impl Policy {
             algorithm,
             scope: 0,
             shadow: false,
+            hidden: false,
             mode: SyncMode::Exact,
             on_store_error: None,
             tolerates_coarse_clock: algorithm.horizon_micros() >= 100_000
@@ -235,6 +238,29 @@ impl Policy {
     #[must_use]
     pub fn shadow(mut self) -> Self {
         self.shadow = true;
+        self
+    }
+
+    /// Hides the policy from callers: it is enforced, but no header field and no response body
+    /// contains its name, limit, window or remaining quota. Off by default.
+    ///
+    /// A request that it denies receives `429` and `Retry-After`. The other policies of the request
+    /// are reported as usual, and a response has no `RateLimit` or `X-RateLimit` field if all of
+    /// them are hidden. The access-log record, metrics, audit events and the
+    /// [`RateLimitOutcome`](crate::outcome::RateLimitOutcome) contain the policy, so a handler or a
+    /// custom [`Responder`](crate::Responder) that renders the outcome can disclose it.
+    ///
+    /// ```
+    /// use portcullis::rate_limit::{Policy, Quota};
+    ///
+    /// let published = Policy::token_bucket("burst", Quota::per_second(10))?;
+    /// let scraping = Policy::aligned_window("scraping", Quota::per_day(50_000))?.hidden();
+    /// # let _ = (published, scraping);
+    /// # Ok::<(), portcullis::ConfigError>(())
+    /// ```
+    #[must_use]
+    pub fn hidden(mut self) -> Self {
+        self.hidden = true;
         self
     }
 
@@ -282,6 +308,7 @@ impl Policy {
             id: self.id,
             scope: self.scope,
             shadow: self.shadow,
+            hidden: self.hidden,
             previous: self.previous.as_ref().and_then(|it| it.divided(share)),
             ..part
         })
@@ -291,6 +318,17 @@ impl Policy {
     #[inline]
     pub fn is_shadow(&self) -> bool {
         self.shadow
+    }
+
+    /// Returns `true` if the policy is hidden from callers.
+    #[inline]
+    pub fn is_hidden(&self) -> bool {
+        self.hidden
+    }
+
+    /// Returns `true` if header fields report the policy to callers.
+    pub(crate) fn is_reported(&self) -> bool {
+        !self.shadow && !self.hidden
     }
 
     /// Returns the name.
@@ -366,11 +404,13 @@ mod tests {
             Policy::sliding_log("p", quota).unwrap(),
             Policy::leaky_bucket("p", quota).unwrap(),
             Policy::token_bucket("p", quota).unwrap().shadow(),
+            Policy::token_bucket("p", quota).unwrap().hidden(),
             Policy::leaky_queue("p", quota.burst(10), Duration::from_micros(1)).unwrap(),
         ] {
             let part = policy.divided(share).unwrap();
             assert_eq!((part.id(), part.name()), (policy.id(), "p"));
             assert_eq!(part.is_shadow(), policy.is_shadow());
+            assert_eq!(part.is_hidden(), policy.is_hidden());
             assert_eq!(part.capacity(), 4, "{policy:?}");
             let alone = policy.divided(NonZeroU32::MIN).unwrap();
             assert_eq!(alone.algorithm(), policy.algorithm());

@@ -10,6 +10,7 @@ pub(super) mod conformance;
 pub(super) mod extremes;
 pub(super) mod failure;
 pub(super) mod fields;
+pub(super) mod hidden;
 pub(super) mod penalty;
 pub(super) mod queue;
 pub(super) mod rate_limit;
