@@ -58,6 +58,32 @@ use crate::{
 /// # }
 /// ```
 ///
+/// # Cross-origin requests
+///
+/// Apply tower-http's `CorsLayer` outside of the gate. It answers preflight requests itself, which
+/// have no key and are not charged, and adds its fields to rejections, so that a script in a
+/// browser can read a `401` or a `429`. List the fields that the script reads, such as
+/// `Retry-After`, in `CorsLayer::expose_headers`.
+///
+/// ```
+/// use portcullis::{Gate, rate_limit::RateLimitLayer, store::MemoryStore};
+/// use tower::ServiceBuilder;
+/// use tower_http::cors::CorsLayer;
+///
+/// # fn main() -> Result<(), portcullis::ConfigError> {
+/// let limits = RateLimitLayer::per_client(MemoryStore::new(), "30/s burst 60")?;
+/// let gate = Gate::new().rate_limit_by_address(limits).build()?;
+/// let layers = ServiceBuilder::new().layer(CorsLayer::permissive()).layer(gate);
+/// # let _ = layers;
+/// # Ok(())
+/// # }
+/// ```
+///
+/// If the service inside of the gate answers preflight requests, call
+/// [`exempt_preflight`](crate::rate_limit::RateLimitLayerBuilder::exempt_preflight) on the limits
+/// by address and [`allow_preflight`](crate::api_key::ApiKeyLayerBuilder::allow_preflight) on the
+/// API keys. Browsers then cannot read rejections by the gate.
+///
 /// # Layers from a configuration file
 ///
 /// Each of these methods takes a layer or an `Option` of a layer. No type depends on which layers

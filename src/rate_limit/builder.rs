@@ -230,6 +230,18 @@ impl RateLimitLayerBuilder {
         self
     }
 
+    /// Exempts CORS preflight requests: `OPTIONS` requests with `Origin` and
+    /// `Access-Control-Request-Method`. Off by default.
+    ///
+    /// They reach the inner service unmetered, so it must answer them cheaply. Callers on the
+    /// [`deny`](Self::deny) list are still rejected. The option is unnecessary with a CORS layer
+    /// outside this one, which answers preflight requests itself. API keys have the option
+    /// `ApiKeyLayerBuilder::allow_preflight`.
+    pub fn exempt_preflight(mut self) -> Self {
+        self.callers.exempts_preflight = true;
+        self
+    }
+
     /// Exempts requests from these callers. None by default.
     pub fn allow(mut self, callers: CallerList) -> Self {
         self.callers.allow = callers;

@@ -7,10 +7,7 @@ use std::{
     task::{Context, Poll, ready},
 };
 
-use http::{
-    Method, Request,
-    header::{ACCESS_CONTROL_REQUEST_METHOD, ORIGIN},
-};
+use http::Request;
 
 use super::{
     extract::{self, Presented},
@@ -26,6 +23,7 @@ use crate::{
     },
     core::{
         error::StoreError,
+        http::preflight::is_preflight,
         record::{AuthDenial, RecordHandle},
         store_api::store_future::{Pending, ReadyOrPending},
     },
@@ -124,7 +122,9 @@ fn anonymous() -> AuthStep {
 pub(crate) fn begin<B>(config: &ApiKeyConfig, request: &Request<B>) -> AuthStep {
     let presented = match extract::extract(&config.sources, request) {
         Presented::Nothing if config.optional => return anonymous(),
-        Presented::Nothing if config.allows_preflight && is_preflight(request) => {
+        Presented::Nothing
+            if config.allows_preflight && is_preflight(request.method(), request.headers()) =>
+        {
             return anonymous();
         }
         Presented::Nothing => return refuse(Denied::new(AuthDenial::Missing, None)),
@@ -349,10 +349,4 @@ fn verified<B>(
 fn panicked(config: &ApiKeyConfig, attempt: &Attempt) -> AuthStep {
     config.release(attempt);
     refuse(Denied::internal())
-}
-
-/// Returns `true` for a CORS preflight request (the CORS protocol of the Fetch standard).
-fn is_preflight<B>(request: &Request<B>) -> bool {
-    let has = |name| request.headers().contains_key(name);
-    request.method() == Method::OPTIONS && has(ORIGIN) && has(ACCESS_CONTROL_REQUEST_METHOD)
 }

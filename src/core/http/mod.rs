@@ -6,6 +6,8 @@ pub(crate) mod client_uri;
 mod guarded;
 #[cfg(feature = "rate-limit")]
 pub(crate) mod meant_status;
+#[cfg(any(feature = "api-key", feature = "rate-limit"))]
+pub(crate) mod preflight;
 pub(crate) mod rejection;
 #[cfg(any(feature = "api-key", feature = "rate-limit"))]
 pub(crate) mod rejection_target;

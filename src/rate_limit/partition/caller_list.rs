@@ -4,6 +4,7 @@ use std::{fmt, sync::Arc};
 
 use crate::{
     core::{
+        http::preflight::is_preflight,
         identity::Identity,
         net::{
             client_addr::{ClientAddrResolver, MissingClientAddrError},
@@ -114,6 +115,7 @@ pub(crate) struct CallerRules {
     pub(crate) deny: CallerList,
     pub(crate) allow: CallerList,
     pub(crate) skip: Option<Arc<SkipFn>>,
+    pub(crate) exempts_preflight: bool,
 }
 
 /// The access of a request under the [`CallerRules`].
@@ -131,7 +133,8 @@ impl CallerRules {
         if self.deny.include(head)? {
             return Ok(Access::Denied);
         }
-        let is_skipped = self.skip.as_ref().is_some_and(|skip| skip(head));
+        let is_skipped = self.exempts_preflight && is_preflight(head.method, head.headers)
+            || self.skip.as_ref().is_some_and(|skip| skip(head));
         Ok(match is_skipped || self.allow.include(head)? {
             true => Access::Exempt,
             false => Access::Limited,
@@ -140,10 +143,10 @@ impl CallerRules {
 
     /// Returns `true` if every request is limited.
     pub(crate) fn is_empty(&self) -> bool {
-        self.deny.is_empty() && !self.exempts()
+        self.deny.is_empty() && !self.exempts() && !self.exempts_preflight
     }
 
-    /// Returns `true` if requests can be exempt.
+    /// Returns `true` if requests other than preflight requests can be exempt.
     pub(crate) fn exempts(&self) -> bool {
         !self.allow.is_empty() || self.skip.is_some()
     }

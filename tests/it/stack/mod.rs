@@ -4,6 +4,7 @@ pub(super) mod config_checks;
 #[cfg(all(feature = "redis", feature = "test-util"))]
 pub(super) mod config_checks_redis;
 pub(super) mod contract;
+pub(super) mod cors;
 pub(super) mod credits;
 pub(super) mod front_door;
 pub(super) mod gate;
