@@ -36,8 +36,8 @@ impl RateLimitLayerBuilder {
     ///   policy refers to another local store,
     /// - a policy is a queue, and there is no runtime or the maximum number of waiters is zero,
     /// - the store [cannot decide](crate::rate_limit::RateLimitStore::check) requests with the
-    ///   policies, the store cannot settle charges that the limiter settles, or the store timeout
-    ///   is zero,
+    ///   policies, the store cannot settle or refund charges although the limiter does, or the
+    ///   store timeout is zero,
     /// - credits or per-key limits are enabled, and the partition does not start with
     ///   [`Partition::identity`](crate::rate_limit::Partition::identity).
     pub fn build(mut self) -> Result<RateLimitLayer, ConfigError> {
@@ -84,7 +84,10 @@ impl RateLimitLayerBuilder {
 
     fn check(&self, sets: &PolicySets, partition: &StoredPartition) -> Result<(), ConfigError> {
         if self.charging.settles {
-            self.stores.check_settlement()?;
+            self.stores.check_settlement("settle_after_response")?;
+        }
+        if self.charging.charge_if.is_some() {
+            self.stores.check_settlement("charge_if")?;
         }
         self.stores.check_timeout()?;
         self.check_waiters(sets)?;
@@ -112,6 +115,7 @@ impl RateLimitLayerBuilder {
 
     fn checks(&self, partition: &StoredPartition, sets: &PolicySets) -> Checks {
         let is_conditional = self.charging.cost.is_some()
+            || self.charging.charge_if.is_some()
             || self.charging.policies_with.is_some()
             || self.callers.exempts();
         let counted = LimiterCounts::new(partition, sets).conditional(is_conditional);

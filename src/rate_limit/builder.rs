@@ -3,7 +3,7 @@
 use std::{borrow::Cow, fmt, future::Future, sync::Arc, time::Duration};
 
 use super::{
-    admission::{charging::ChargingOptions, penalty::Penalty},
+    admission::{charging::ChargingOptions, penalty::Penalty, response_head::ResponseHead},
     config::ResponseOptions,
     failover::{on_store_error::OnStoreError, stores::StoreOptions},
     headers::RateLimitFields,
@@ -181,6 +181,63 @@ impl RateLimitLayerBuilder {
     /// request.
     pub fn settle_after_response(mut self) -> Self {
         self.charging.settles = true;
+        self
+    }
+
+    /// Charges only the responses for which the predicate returns `true`, separately for each
+    /// policy. By default, every admitted request is charged.
+    ///
+    /// Each request still reserves its [cost](Self::cost), and is rejected if too little quota is
+    /// left. When the head of the response is known, policies for which the predicate returns
+    /// `false` are refunded. Concurrent requests therefore never exceed the limit in charged
+    /// responses. While they are in flight, they can reject a request that would not be charged,
+    /// so choose a limit above the concurrency of one client. The `RateLimit` fields and the
+    /// outcome show the quota before the refund.
+    ///
+    /// The body is irrelevant. A request without a response remains charged: if the client
+    /// disconnects before the head, the handler panics, or the inner service returns an error.
+    /// Cached responses and rejections by inner layers count like other responses. Requests that
+    /// this limiter rejects are never charged. The refund applies to the window of the charge, and
+    /// to no later one. The store must support [refunds](RateLimitStore::can_settle), or
+    /// [`build`](Self::build) returns an error. With [`settle`](Self::settle), only policies that
+    /// the response is charged to are settled.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    ///
+    /// use http::StatusCode;
+    /// use portcullis::{
+    ///     ClientAddrResolver,
+    ///     rate_limit::{Partition, Policy, Quota, RateLimitLayer},
+    ///     store::MemoryStore,
+    /// };
+    ///
+    /// // At most 10 failed logins in 15 minutes from each client, and 1000 requests per hour of
+    /// // which server errors are not charged.
+    /// let by_client = Partition::client_addr(ClientAddrResolver::default());
+    /// let layer = RateLimitLayer::builder(MemoryStore::new(), by_client)
+    ///     .policy(Policy::fixed_window("logins", Quota::new(10, Duration::from_secs(15 * 60)))?)
+    ///     .policy(Policy::token_bucket("requests", Quota::per_hour(1_000))?)
+    ///     .charge_if(|response, policy| match policy.name() {
+    ///         "logins" => matches!(
+    ///             response.status,
+    ///             StatusCode::UNAUTHORIZED
+    ///                 | StatusCode::FORBIDDEN
+    ///                 | StatusCode::UNPROCESSABLE_ENTITY
+    ///         ),
+    ///         _ => !response.status.is_server_error(),
+    ///     })
+    ///     .build()?;
+    /// # let _ = layer;
+    /// # Ok::<(), portcullis::ConfigError>(())
+    /// ```
+    ///
+    /// To count scans for missing pages, charge `StatusCode::NOT_FOUND` alone.
+    pub fn charge_if<F>(mut self, is_charged: F) -> Self
+    where
+        F: Fn(&ResponseHead<'_>, &Policy) -> bool + Send + Sync + 'static,
+    {
+        self.charging.charge_if = Some(Arc::new(is_charged));
         self
     }
 

@@ -82,6 +82,12 @@
 //! and then charges or refunds the difference when the response body ends or the client
 //! disconnects. See [`Settlement`].
 //!
+//! # Charging only some responses
+//!
+//! To count failed logins or `404` responses only, or not to count `5xx` responses, use
+//! [`charge_if`](RateLimitLayerBuilder::charge_if): the limiter reserves the cost of each request,
+//! and refunds it when the response is not to be charged.
+//!
 //! # When the store is unavailable
 //!
 //! [`OnStoreError`] defines how requests are handled while the store is unavailable. They are
@@ -115,6 +121,7 @@ mod store;
 
 pub use self::admission::handle::{RateLimitHandle, Reservation};
 pub use self::admission::penalty::Penalty;
+pub use self::admission::response_head::ResponseHead;
 pub use self::admission::settlement::Settlement;
 pub use self::builder::RateLimitLayerBuilder;
 pub use self::failover::on_store_error::OnStoreError;

@@ -109,7 +109,8 @@ pub trait RateLimitStore: fmt::Debug + Send + Sync + 'static {
     }
 
     /// Returns `true` if the store can [charge](Self::charge) and [refund](Self::refund). A limiter
-    /// that settles requires both. The default implementation returns `true`.
+    /// that settles, or that charges only some responses, requires both. The default implementation
+    /// returns `true`.
     fn can_settle(&self) -> bool {
         true
     }

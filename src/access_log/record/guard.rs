@@ -12,7 +12,7 @@ use http_body::Body;
 
 use super::{
     arrival::{Call, X_REQUEST_ID, arrival, content_length},
-    record::{Arrival, Departure, GrpcStatus, RequestOutcome, ResponseHead},
+    record::{Arrival, Departure, GrpcStatus, RecordedHead, RequestOutcome},
     trace_context::TraceContext,
 };
 use crate::{
@@ -134,7 +134,7 @@ impl Guard {
         self.options.get_or_insert_default()
     }
 
-    fn head(&self) -> Option<&ResponseHead> {
+    fn head(&self) -> Option<&RecordedHead> {
         self.record.as_ref()?.beside().head.get()
     }
 
@@ -239,7 +239,7 @@ impl Guard {
             self.grpc_status = GrpcStatus::of(headers);
         }
         let is_stream = is_stream(&arrival.method, response);
-        arrival.head.get_or_init(|| ResponseHead {
+        arrival.head.get_or_init(|| RecordedHead {
             status: response.status(),
             headers: config.redaction.response_headers(headers),
             at,

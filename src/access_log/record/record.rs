@@ -69,11 +69,11 @@ pub(crate) struct Arrival {
     pub(super) bytes_declared: Option<u64>,
     pub(crate) route: Option<String>,
     /// The response head, once it is ready.
-    pub(super) head: OnceLock<ResponseHead>,
+    pub(super) head: OnceLock<RecordedHead>,
 }
 
 /// A response head.
-pub(super) struct ResponseHead {
+pub(super) struct RecordedHead {
     pub(super) status: StatusCode,
     pub(super) headers: Headers,
     pub(super) at: Timestamp,
@@ -295,7 +295,7 @@ impl Record<'_> {
         self.head().map(|head| head.status)
     }
 
-    fn head(&self) -> Option<&ResponseHead> {
+    fn head(&self) -> Option<&RecordedHead> {
         self.arrival.head.get()
     }
 

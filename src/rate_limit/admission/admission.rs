@@ -70,8 +70,9 @@ impl PendingAdmission {
             Self::Called(deposit, note) => {
                 ready!(service.poll_ready(cx))?;
                 let mut note = mem::take(note);
-                if let (Some(paid), true) = (deposit.keep(), config.charging.options.settles) {
-                    note.settle(paid, request.extensions_mut());
+                let options = &config.charging.options;
+                if let (Some(paid), true) = (deposit.keep(), options.is_provisional()) {
+                    note.hold(paid, options, request);
                 }
                 Progress::admit(note)
             }

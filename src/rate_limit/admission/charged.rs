@@ -17,7 +17,7 @@ use crate::{
             charge::Charge,
             decision::{Decisions, Receipt},
         },
-        policy::policy_set::PolicySet,
+        policy::{policy::Policy, policy_set::PolicySet},
         store::{RateLimitStore, Refund},
     },
 };
@@ -31,7 +31,17 @@ pub(crate) struct Paid {
     runtime: Option<Arc<dyn Runtime>>,
     partition: StoreKey,
     set: Arc<PolicySet>,
-    each: SmallVec<[(u64, Receipt); 2]>,
+    each: SmallVec<[PaidCharge; 2]>,
+}
+
+/// The charge of one policy.
+#[derive(Clone, Copy, Debug)]
+struct PaidCharge {
+    cost: u64,
+    receipt: Receipt,
+    /// `true` if the charge is not settled: it was refunded, or never made because a policy in
+    /// shadow mode denied.
+    is_final: bool,
 }
 
 impl Paid {
@@ -56,7 +66,15 @@ impl Paid {
             runtime: runtime.cloned(),
             partition,
             set: Arc::clone(set),
-            each: costs.iter().copied().zip(receipts).collect(),
+            each: costs
+                .iter()
+                .zip(receipts)
+                .map(|(cost, receipt)| PaidCharge {
+                    cost: *cost,
+                    receipt,
+                    is_final: *cost > 0 && receipt == Receipt::default(),
+                })
+                .collect(),
         }
     }
 
@@ -71,8 +89,8 @@ impl Paid {
     /// Returns `true` if `other` charges the same costs to the same policies and has a turn that is
     /// not earlier than this one.
     pub(super) fn is_before(&self, other: &Self) -> bool {
-        let same_or_later = |((cost, paid), (other_cost, later)): (&(u64, _), &(u64, _))| {
-            cost == other_cost && paid <= later
+        let same_or_later = |(paid, later): (&PaidCharge, &PaidCharge)| {
+            paid.cost == later.cost && paid.receipt <= later.receipt
         };
         Arc::ptr_eq(&self.set, &other.set)
             && Arc::ptr_eq(&self.store, &other.store)
@@ -89,7 +107,7 @@ impl Paid {
         let policies = self.set.policies().iter();
         let refunds: SmallVec<[Refund<'_>; 4]> = policies
             .zip(&self.each)
-            .map(|(policy, (cost, receipt))| Refund::new(policy, *receipt, amount.min(*cost)))
+            .map(|(policy, paid)| Refund::new(policy, paid.receipt, amount.min(paid.cost)))
             .filter(|refund| refund.amount > 0)
             .collect();
         match refunds.is_empty() {
@@ -102,10 +120,9 @@ impl Paid {
     /// charge unchanged.
     pub(crate) fn settle(&self, used: impl Iterator<Item = Option<u64>>) {
         let each = self.set.policies().iter().zip(&self.each).zip(used);
-        let known = each.filter_map(|((policy, (cost, receipt)), used)| {
-            // A policy in shadow mode that denied was not charged.
-            let charged = *cost == 0 || *receipt != Receipt::default();
-            Some((policy, *cost, *receipt, used.filter(|_| charged)?))
+        let known = each.filter_map(|((policy, paid), used)| {
+            let used = used.filter(|_| !paid.is_final)?;
+            Some((policy, paid.cost, paid.receipt, used))
         });
         let (mut refunds, mut charges) = (SmallVec::<[_; 4]>::new(), SmallVec::<[_; 4]>::new());
         for (policy, cost, receipt, used) in known {
@@ -120,6 +137,17 @@ impl Paid {
         }
         if !charges.is_empty() {
             self.send(self.store.charge(&self.partition, &charges));
+        }
+    }
+
+    /// Refunds the policies for which the function returns `false`. A later settlement does not
+    /// apply to them.
+    pub(super) fn keep_if(&mut self, is_charged: impl Fn(&Policy) -> bool) {
+        let policies = self.set.policies().iter();
+        let waived: SmallVec<[bool; 4]> = policies.map(|policy| !is_charged(policy)).collect();
+        self.settle(waived.iter().map(|is_waived| is_waived.then_some(0)));
+        for (paid, is_waived) in self.each.iter_mut().zip(waived) {
+            paid.is_final |= is_waived;
         }
     }
 

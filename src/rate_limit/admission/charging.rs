@@ -2,7 +2,7 @@
 
 use std::{borrow::Cow, future::Future, pin::Pin, sync::Arc};
 
-use super::charged::Costs;
+use super::{charged::Costs, response_head::ChargeIfFn};
 use crate::{
     core::{identity::Identity, store_api::store_key::StoreKey},
     rate_limit::{
@@ -35,6 +35,7 @@ pub(crate) struct ChargingOptions {
     pub(crate) cost: Option<Arc<CostFn>>,
     /// `true` if the cost is an estimate that is settled later.
     pub(crate) settles: bool,
+    pub(crate) charge_if: Option<Arc<ChargeIfFn>>,
 }
 
 /// The charges of a limiter.
@@ -71,7 +72,15 @@ impl ChargingOptions {
 
     /// Returns `true` if the application provides a tier, policy, or cost function.
     pub(crate) fn has_functions(&self) -> bool {
-        self.tier_with.is_some() || self.policies_with.is_some() || self.cost.is_some()
+        self.tier_with.is_some()
+            || self.policies_with.is_some()
+            || self.cost.is_some()
+            || self.charge_if.is_some()
+    }
+
+    /// Returns `true` if charges can change after the admission.
+    pub(crate) fn is_provisional(&self) -> bool {
+        self.settles || self.charge_if.is_some()
     }
 }
 

@@ -72,13 +72,14 @@ impl<'a> LimitCheck<'a> {
             let stores = &config.stores;
             stores.take(&self.store, &self.partition, charges, extensions)
         };
+        let is_provisional = config.charging.options.is_provisional();
+        let charge =
+            |(policy, cost): (_, &u64)| Charge::new(policy, *cost).provisional(is_provisional);
         match (self.set.policies(), &*self.costs, ban) {
-            ([policy], [cost], None) => take(&[Charge::new(policy, *cost)]),
+            ([policy], [cost], None) => take(&[charge((policy, cost))]),
             (policies, costs, ban) => {
                 let mut charges = SmallVec::<[Charge<'_>; 4]>::new();
-                for (policy, cost) in policies.iter().zip(costs) {
-                    charges.push(Charge::new(policy, *cost));
-                }
+                charges.extend(policies.iter().zip(costs).map(charge));
                 charges.extend(ban.map(|ban| Charge::new(ban, 0)));
                 take(&charges)
             }
@@ -187,10 +188,11 @@ impl<'a> LimitCheck<'a> {
         if let Some(waiter) = waiter {
             return Progress::Wait(PendingAdmission::Queued(waiter, note));
         }
-        if config.charging.options.settles
+        let options = &config.charging.options;
+        if options.is_provisional()
             && let Some(paid) = self.paid(config, ruling)
         {
-            note.settle(paid, request.extensions_mut());
+            note.hold(paid, options, request);
         }
         Progress::admit(note)
     }

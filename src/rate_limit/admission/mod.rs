@@ -10,6 +10,7 @@ pub(super) mod note;
 pub(super) mod penalty;
 pub(super) mod queue;
 pub(super) mod rejections;
+pub(super) mod response_head;
 pub(super) mod ruling;
 pub(super) mod settlement;
 pub(super) mod state;

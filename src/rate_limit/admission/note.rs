@@ -2,9 +2,9 @@
 
 use std::{fmt, mem, sync::Arc};
 
-use http::{Extensions, Response, Version};
+use http::{Extensions, Request, Response, Version};
 
-use super::{charged::Paid, settlement::Bill};
+use super::{charged::Paid, charging::ChargingOptions, settlement::Bill};
 use crate::{
     core::{
         http::{
@@ -32,7 +32,7 @@ pub(in crate::rate_limit) struct Note {
 struct NoteExtra {
     /// The outcome of a request without a record.
     outcome: Option<RateLimitOutcome>,
-    /// Settled when the note is dropped.
+    /// The charges that can change.
     bill: Option<Bill>,
     auth: Option<AuthJudgment>,
 }
@@ -106,9 +106,14 @@ impl Note {
         }
     }
 
-    /// Settles the charges when the response ends.
-    pub(crate) fn settle(&mut self, paid: Paid, extensions: &mut Extensions) {
-        let bill = Bill::open(paid, extensions);
+    /// Holds the charges that the response can change.
+    pub(super) fn hold<B>(
+        &mut self,
+        paid: Paid,
+        options: &ChargingOptions,
+        request: &mut Request<B>,
+    ) {
+        let bill = Bill::open(paid, options, request);
         self.extra.get_or_insert_default().bill = Some(bill);
     }
 
@@ -148,7 +153,7 @@ impl NoteExtra {
         if let Some(auth) = self.auth {
             auth.judge(response);
         }
-        if let Some(bill) = self.bill {
+        if let Some(bill) = self.bill.and_then(|bill| bill.judge(response)) {
             response.body_mut().guard(bill);
         }
     }

@@ -8,10 +8,10 @@ use std::{
     },
 };
 
-use http::Extensions;
+use http::{Extensions, Request, Response};
 use smallvec::SmallVec;
 
-use super::charged::Paid;
+use super::{charged::Paid, charging::ChargingOptions, response_head::ChargeCondition};
 use crate::rate_limit::policy::policy_set::PolicySet;
 
 /// A handle that sets the actual cost of a request. A limiter that
@@ -99,44 +99,81 @@ impl Settlement {
     }
 }
 
-/// A charge that is settled when the bill is dropped.
-#[derive(Debug)]
+/// The charges of an admitted request that can change: by the head of its response, and by its
+/// [`Settlement`] when the bill is dropped.
+///
+/// A request without a response remains charged, because the client could otherwise avoid charges
+/// by disconnecting.
 pub(super) struct Bill {
     paid: Paid,
-    tab: Arc<Tab>,
+    /// Taken when the head of the response is known.
+    condition: Option<ChargeCondition>,
+    /// The actual costs, if the limiter settles.
+    tab: Option<Arc<Tab>>,
 }
 
 impl Bill {
-    /// Creates a bill and inserts its [`Settlement`] into the request's extensions.
-    pub(crate) fn open(paid: Paid, extensions: &mut Extensions) -> Self {
-        let unknown = |_: &_| AtomicU64::new(UNKNOWN);
-        let tab = Arc::new(Tab {
-            costs: paid.set().policies().iter().map(unknown).collect(),
-            set: Arc::clone(paid.set()),
-        });
-        let outer = extensions.remove::<Settlement>();
-        let outer = outer.into_iter().flat_map(|outer| outer.tabs);
-        let tabs = outer.chain([Arc::clone(&tab)]).collect();
-        extensions.insert(Settlement { tabs });
-        Self { paid, tab }
+    /// Creates a bill. If the limiter settles, inserts a [`Settlement`] into the extensions of the
+    /// request.
+    pub(crate) fn open<B>(paid: Paid, options: &ChargingOptions, request: &mut Request<B>) -> Self {
+        let version = request.version();
+        let charge_if = options.charge_if.as_ref();
+        let tab = || Tab::open(paid.set(), request.extensions_mut());
+        Self {
+            condition: charge_if.map(|charge_if| ChargeCondition::new(charge_if, version)),
+            tab: options.settles.then(tab),
+            paid,
+        }
+    }
+
+    /// Refunds the policies that this response is not charged to. Returns the bill if it is to be
+    /// settled at the end of the body.
+    pub(super) fn judge<B>(mut self, response: &Response<B>) -> Option<Self> {
+        if let Some(condition) = self.condition.take() {
+            self.paid.keep_if(condition.on(response));
+        }
+        self.tab.is_some().then_some(self)
     }
 }
 
 impl Drop for Bill {
     fn drop(&mut self) {
-        let costs = self
-            .tab
-            .costs
-            .iter()
-            .map(|cost| cost.load(Ordering::Relaxed));
-        self.paid
-            .settle(costs.map(|cost| (cost != UNKNOWN).then_some(cost)));
+        if let Some(tab) = &self.tab {
+            let costs = tab.costs.iter().map(|cost| cost.load(Ordering::Relaxed));
+            self.paid
+                .settle(costs.map(|cost| (cost != UNKNOWN).then_some(cost)));
+        }
+    }
+}
+
+impl Tab {
+    /// Creates a tab, and inserts its [`Settlement`] into the extensions of the request.
+    fn open(set: &Arc<PolicySet>, extensions: &mut Extensions) -> Arc<Self> {
+        let unknown = |_: &_| AtomicU64::new(UNKNOWN);
+        let tab = Arc::new(Self {
+            costs: set.policies().iter().map(unknown).collect(),
+            set: Arc::clone(set),
+        });
+        let outer = extensions.remove::<Settlement>();
+        let outer = outer.into_iter().flat_map(|outer| outer.tabs);
+        let tabs = outer.chain([Arc::clone(&tab)]).collect();
+        extensions.insert(Settlement { tabs });
+        tab
     }
 }
 
 impl fmt::Debug for Settlement {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_list().entries(&self.tabs).finish()
+    }
+}
+
+impl fmt::Debug for Bill {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Bill")
+            .field("paid", &self.paid)
+            .field("tab", &self.tab)
+            .finish_non_exhaustive()
     }
 }
 

@@ -16,12 +16,31 @@ pub struct Charge<'a> {
     pub policy: &'a Policy,
     /// The cost of the request. A cost of zero charges nothing.
     pub cost: u64,
+    /// `true` if the charge can be refunded when the response is known.
+    #[cfg_attr(
+        not(feature = "redis"),
+        allow(dead_code, reason = "the store on Redis alone reads it")
+    )]
+    pub(crate) is_provisional: bool,
 }
 
 impl<'a> Charge<'a> {
     /// Creates a charge with this cost.
     pub fn new(policy: &'a Policy, cost: u64) -> Self {
-        Self { policy, cost }
+        Self {
+            policy,
+            cost,
+            is_provisional: false,
+        }
+    }
+
+    /// Returns the charge, marked if it can be refunded when the response is known.
+    #[inline]
+    pub(crate) fn provisional(self, is_provisional: bool) -> Self {
+        Self {
+            is_provisional,
+            ..self
+        }
     }
 
     /// Returns `true` if this decision lets the request pass the policy.

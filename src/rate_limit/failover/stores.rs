@@ -97,16 +97,12 @@ impl StoreOptions {
     /// Returns an error if the store cannot adjust its charges after the fact.
     ///
     /// Returns an error if the store cannot change its charges.
-    pub(crate) fn check_settlement(&self) -> Result<(), ConfigError> {
+    pub(crate) fn check_settlement(&self, option: &'static str) -> Result<(), ConfigError> {
         if self.store.can_settle() {
             return Ok(());
         }
         let problem = "the store can neither charge nor refund";
-        let error = ConfigError::new(
-            "settle_after_response",
-            format_args!("{:?}", self.store),
-            problem,
-        );
+        let error = ConfigError::new(option, format_args!("{:?}", self.store), problem);
         Err(error.fix("use a store that can, such as `MemoryStore`"))
     }
 }

@@ -4,6 +4,7 @@
 pub(super) mod axum;
 pub(super) mod brownout;
 pub(super) mod change;
+pub(super) mod charge_if;
 pub(super) mod chosen;
 #[cfg(feature = "test-util")]
 pub(super) mod conformance;

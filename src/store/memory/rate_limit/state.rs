@@ -157,7 +157,7 @@ impl RateLimitTable {
 
     /// Charges one policy. Returns `true` if there was room for its state.
     pub(super) fn charge(&self, partition: &StoreKey, charge: &Charge<'_>) -> bool {
-        let Charge { policy, cost } = *charge;
+        let Charge { policy, cost, .. } = *charge;
         self.carry_all(partition, [policy]);
         let now = self.time_for([policy]);
         if policy.requires_log() {

@@ -213,7 +213,9 @@ impl RedisConfig {
     /// Repeated requests in a rejected partition are rejected locally until the partition's
     /// `retry_after` elapses, by the same algorithm and with the state that the server returned.
     /// These rejections are exact unless another instance refunds or resets the partition. In that
-    /// case, the change takes effect on this instance once that time has elapsed.
+    /// case, the change takes effect on this instance once that time has elapsed. A limiter that
+    /// settles or charges by the response expects refunds, so its rejections are remembered for at
+    /// most half a second.
     pub fn max_cached_denials(mut self, partitions: usize) -> Self {
         self.bounds.max_cached_denials = partitions;
         self

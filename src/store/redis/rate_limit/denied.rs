@@ -45,8 +45,8 @@ struct Known {
 }
 
 /// The maximum time for which a rejection is remembered while other instances can return leased
-/// tokens.
-const LEASED_MAX: Duration = Duration::from_millis(500);
+/// tokens or refund charges.
+const BRIEF_MAX: Duration = Duration::from_millis(500);
 
 impl DenialMemory {
     pub(super) fn new(max: usize) -> Self {
@@ -124,8 +124,8 @@ impl DenialMemory {
         let Some(wait) = waits.max() else {
             return;
         };
-        let wait = if asked.is_leased {
-            wait.min(LEASED_MAX)
+        let wait = if asked.is_brief {
+            wait.min(BRIEF_MAX)
         } else {
             wait
         };
@@ -170,9 +170,9 @@ impl DenialMemory {
 pub(super) struct CallContext {
     pub(super) at: Timestamp,
     pub(super) gifts: u64,
-    /// `true` if other instances can return leased tokens. In that case, a rejection is remembered
-    /// only briefly.
-    pub(super) is_leased: bool,
+    /// `true` if other instances can return leased tokens or refund charges. In that case, a
+    /// rejection is remembered only briefly.
+    pub(super) is_brief: bool,
 }
 
 /// Decides a request with policies that have logs. Only the expiry, the usage and the end of the
@@ -265,7 +265,7 @@ mod tests {
         let asked = CallContext {
             at: at(millis),
             gifts: denied.gifts(),
-            is_leased: false,
+            is_brief: false,
         };
         let known = [(policy.id(), state[0])];
         denied.remember(partition, known, &decisions, asked, at(millis));
@@ -297,7 +297,7 @@ mod tests {
         let before = CallContext {
             at: at(0),
             gifts: 0,
-            is_leased: false,
+            is_brief: false,
         };
         let mut state = [State::NONE];
         decide_all(&charge, &mut state, at(SERVER));

@@ -186,7 +186,7 @@ pub(super) fn log_key(key: &[u8], policy: &Policy) -> Vec<u8> {
 fn pack(charges: &[Charge<'_>], operation: TakeOperation, ahead: u64) -> BinaryWriter {
     let mut packed = BinaryWriter::with_capacity(2 + charges.len() * CHARGE_BYTES);
     packed.raw(&[operation.letter(), 1]);
-    for Charge { policy, cost } in charges {
+    for Charge { policy, cost, .. } in charges {
         push_policy(&mut packed, policy);
         packed.u8(policy.is_shadow().into());
         push_numbers(&mut packed, [(*cost).min(COST_MAX), ahead]);

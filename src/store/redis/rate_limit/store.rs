@@ -212,7 +212,7 @@ impl RedisStore {
         let asked = CallContext {
             at: now,
             gifts: limits.denied.gifts(),
-            is_leased: divisor > 0,
+            is_brief: divisor > 0 || charges.iter().any(|charge| charge.is_provisional),
         };
         if divisor > 0
             && let Some(ahead) = limits.leases.ask(partition, charges, divisor, now)

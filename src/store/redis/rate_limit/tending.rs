@@ -54,7 +54,7 @@ impl RedisInner {
         let asked = CallContext {
             at: now,
             gifts: self.rate_limit.denied.gifts(),
-            is_leased: true,
+            is_brief: true,
         };
         // Before and after, since a rejection that is being received can be older than the return.
         self.rate_limit.denied.forget(&partition);

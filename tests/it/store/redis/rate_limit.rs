@@ -1,22 +1,28 @@
 //! Rate limits on Redis: exact for any number of instances, and no key for ever.
 
 use std::{
+    convert::Infallible,
     num::NonZeroU32,
     sync::Arc,
     time::{Duration, Instant},
 };
 
-use http::{Method, StatusCode};
+use bytes::Bytes;
+use http::{Method, Request, Response, StatusCode};
+use http_body_util::Full;
 use portcullis::{
     StoreErrorKind,
-    rate_limit::{Policy, Quota, RateLimitStore, SyncMode},
+    rate_limit::{Partition, Policy, Quota, RateLimitLayer, RateLimitStore, SyncMode},
     store::{
         RedisConfig, RedisStore,
         backend::{Charge, Refund, StoreKey},
     },
 };
 
+use tower::{Layer, ServiceExt, service_fn};
+
 use crate::support::{
+    get,
     process::{Example, call},
     redis::{Fault, Proxy, Reply, Server, keys, patient},
 };
@@ -308,6 +314,37 @@ async fn repeated_denials_are_answered_locally_until_retry_after() {
             .unwrap()
             .is_admitted()
     );
+}
+
+#[tokio::test]
+async fn rejection_by_one_instance_ends_soon_after_another_one_refunds() {
+    let server = Server::start();
+    let instance = || {
+        RateLimitLayer::builder(store(&server), Partition::method())
+            .policy(Policy::fixed_window("p", Quota::per_hour(1)).unwrap())
+            .charge_if(|response, _| response.status == StatusCode::UNAUTHORIZED)
+            .build()
+            .unwrap()
+    };
+    let (one, two) = (instance(), instance());
+    let inner = service_fn(async |_: Request<Full<Bytes>>| {
+        Ok::<_, Infallible>(Response::new(Full::<Bytes>::default()))
+    });
+    let two = two.layer(inner);
+    // While the one request is in flight, the other instance rejects another one.
+    let concurrent = two.clone();
+    let outer = one.layer(service_fn(move |_: Request<Full<Bytes>>| {
+        concurrent.clone().oneshot(get("/"))
+    }));
+    let rejected = outer.oneshot(get("/")).await.unwrap();
+    assert_eq!(rejected.status(), StatusCode::TOO_MANY_REQUESTS);
+    let wait = rejected.headers()["retry-after"].to_str().unwrap();
+    assert!(wait.parse::<u64>().unwrap() > 60);
+    let begun = Instant::now();
+    while two.clone().oneshot(get("/")).await.unwrap().status() != StatusCode::OK {
+        assert!(begun.elapsed() < Duration::from_secs(30));
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
 }
 
 /// Lets eight tasks of each store take until they are denied, and returns the number admitted.
