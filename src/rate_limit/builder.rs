@@ -199,8 +199,9 @@ impl RateLimitLayerBuilder {
     /// Cached responses and rejections by inner layers count like other responses. Requests that
     /// this limiter rejects are never charged. The refund applies to the window of the charge, and
     /// to no later one. The store must support [refunds](RateLimitStore::can_settle), or
-    /// [`build`](Self::build) returns an error. With [`settle`](Self::settle), only policies that
-    /// the response is charged to are settled.
+    /// [`build`](Self::build) returns an error. With
+    /// [`settle_after_response`](Self::settle_after_response), only policies that the response is
+    /// charged to are settled.
     ///
     /// ```
     /// use std::time::Duration;

@@ -235,7 +235,7 @@ async fn settlement_applies_to_charged_policies_alone() {
             _ => 2,
         })
         .charge_if(|response, policy| policy.name() == "tokens" || response.status == FAILED)
-        .settle()
+        .settle_after_response()
         .build()
         .unwrap();
     for (status, expected) in [(OK, [10, 5, 10]), (FAILED, [5, 0, 5])] {
