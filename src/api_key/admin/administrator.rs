@@ -123,7 +123,7 @@ impl Administrator {
     /// manager.
     ///
     /// Requests to create more keys receive `409` with the problem type `too-many-keys`.
-    pub fn max_keys(mut self, keys: usize) -> Self {
+    pub fn max_keys_per_owner(mut self, keys: usize) -> Self {
         if let Some(bounds) = &mut self.bounds {
             bounds.max_keys = Some(keys);
         }

@@ -40,7 +40,7 @@ type HandlerResult = Result<Response, Problem>;
 ///
 /// Changes are recorded under the administrator's name rather than the manager's actor. An owner
 /// can have at most 100 keys, unless the [manager](KeyManager::max_keys_per_owner) or the
-/// [administrator](super::Administrator::max_keys) sets another maximum.
+/// [administrator](super::Administrator::max_keys_per_owner) sets another maximum.
 pub fn router(manager: KeyManager, authorizer: impl Authorizer) -> Router {
     let max_keys = manager.max_keys.unwrap_or(MAX_KEYS_PER_OWNER);
     let desk = Desk {

@@ -500,7 +500,11 @@ async fn the_maximum_of_keys_is_the_administrators_or_the_managers() {
             .headers
             .get("x-i-am")
             .is_some_and(|name| name == "small");
-        StoreFuture::ready(Some(if is_small { admin.max_keys(1) } else { admin }))
+        StoreFuture::ready(Some(if is_small {
+            admin.max_keys_per_owner(1)
+        } else {
+            admin
+        }))
     });
     let office = Office { keys, router };
     let create = async |who: &str| {
