@@ -203,8 +203,8 @@ impl ApiKeyLayerBuilder {
     /// Discloses in a challenge's `error_description` (RFC 6750) that a key is expired, disabled,
     /// revoked or not yet valid. This option is off by default.
     ///
-    /// Only a request with the whole key, including its secret, receives this description. It
-    /// confirms to anyone who finds an old key that the key was real.
+    /// Only a request with the whole key, including its secret, receives this description. The
+    /// description confirms to anyone who finds an old key that the key was real.
     pub fn disclose_state(mut self) -> Self {
         self.discloses_state = true;
         self
@@ -226,20 +226,21 @@ impl ApiKeyLayerBuilder {
         self
     }
 
-    /// Sets the number of different wrong credentials that one address can present at once, and
-    /// again over the course of each window. Defaults to 60 per minute.
+    /// Sets the limit on wrong credentials per address. Defaults to 60 per minute.
+    ///
+    /// An address can present `failures` different wrong credentials at once. It regains that
+    /// number of attempts gradually over each `window`.
     ///
     /// Requests beyond the limit receive `429` without a store or verifier call, even if their
     /// credential is correct. A wrong credential that is repeated within 5 seconds counts once.
     ///
     /// A credential that was accepted within the last hour is exempt, so another client at the same
-    /// address cannot lock out its owner. Each ring remembers the fingerprints of up to 16 384
-    /// accepted credentials, which use at most 2 MiB. A credential that the process has not seen
-    /// before is not exempt.
+    /// address cannot lock out the credential's owner. Each ring remembers the fingerprints of up
+    /// to 16 384 accepted credentials, which use at most 2 MiB. A credential that the process has
+    /// not seen before is not exempt.
     ///
-    /// Failures are counted in this process by the address that the
-    /// [`client_addr`](Self::client_addr) resolver returns. Failures of clients without an address
-    /// are not counted.
+    /// Each process counts failures by the address that the [`client_addr`](Self::client_addr)
+    /// resolver returns. Failures of clients without an address are not counted.
     ///
     /// [`build`](Self::build) fails if `failures` is 0, if `window` is longer than a day, or if the
     /// limit exceeds one failure per microsecond.
@@ -283,20 +284,22 @@ impl ApiKeyLayerBuilder {
         self
     }
 
-    /// Selects this subprotocol when a WebSocket is opened, for an inner service that knows no
-    /// subprotocols. Off by default. Use it with
+    /// Selects this subprotocol when a WebSocket is opened, for an inner service that does not
+    /// support subprotocols. This option is off by default. Use it with
     /// [`KeySource::websocket_protocol`](super::KeySource::websocket_protocol).
     ///
-    /// A response `101` (to an extended CONNECT, `200`) without `Sec-WebSocket-Protocol` receives
-    /// the field with this subprotocol, if the client offered it by exactly this name. A selection
-    /// by the inner service takes precedence.
+    /// If the client offered exactly this subprotocol, the layer adds it as
+    /// `Sec-WebSocket-Protocol` to the response that opens the connection. The status of this
+    /// response is `101`, or `200` for an extended CONNECT. A subprotocol that the inner service
+    /// selects takes precedence.
     ///
-    /// The service agrees to the subprotocol by this call. Without it, the absence of the field
-    /// means that the service agreed to none (RFC 6455 section 4.2.2), which the layer passes on
-    /// unchanged.
+    /// By setting this option, the service agrees to the subprotocol. Otherwise, a response without
+    /// the field means that the service agreed to no subprotocol (RFC 6455 section 4.2.2), and the
+    /// layer passes the response on unchanged.
     ///
-    /// [`build`](Self::build) fails if this is not a token (RFC 9110 section 5.6.2), or if it
-    /// starts with the prefix of a key source: the response would contain a key.
+    /// [`build`](Self::build) fails if `name` is not a token (RFC 9110 section 5.6.2). It also
+    /// fails if `name` starts with the prefix of a key source, because the response would contain a
+    /// key.
     pub fn websocket_subprotocol(mut self, name: impl Into<String>) -> Self {
         self.subprotocol = Some(name.into());
         self

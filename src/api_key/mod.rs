@@ -12,7 +12,7 @@
 //! | a key that is malformed, unknown, expired, revoked, disabled or not yet valid | `401`, `invalid-credentials`, identical for all of these |
 //! | two keys, or one key in two places | `400`, `ambiguous-credentials` |
 //! | a key that lacks a required scope | `403`, `insufficient-scope` |
-//! | a key that is not allowed from its address, for its method or from its origin | `403`, `key-restricted` |
+//! | a key that is not allowed from this address, for this method or from this origin | `403`, `key-restricted` |
 //! | a key, after too many wrong keys from the same address | `429`, `too-many-auth-failures`, `Retry-After` |
 //! | a key, while the store is unavailable | `503`, `auth-unavailable`, `Retry-After` |
 //!

@@ -19,7 +19,7 @@ use crate::core::{store_api::store_future::StoreFuture, time::Timestamp};
 /// statement per method.
 ///
 /// If a store loses a record, a valid key is denied. If a store restores an old record, a revoked
-/// key is accepted again. If `update` is not atomic, a change of scopes can undo a concurrent
+/// key is accepted again. If `update` is not atomic, a change to the scopes can undo a concurrent
 /// revocation.
 pub trait ApiKeyStore: Send + Sync + 'static {
     /// Returns the record with this public id. This method is called for each request, so it should
@@ -32,17 +32,17 @@ pub trait ApiKeyStore: Send + Sync + 'static {
     /// [`Full`](crate::StoreErrorKind::Full) if the store would have to evict another record.
     fn create(&self, record: StoredKey) -> StoreFuture<()>;
 
-    /// Creates a record unless its owner has the maximum number of keys. The check and the creation
-    /// are one step, so concurrent calls never exceed the maximum.
+    /// Creates a record unless its owner already has the maximum number of keys. The check and the
+    /// creation are one step, so concurrent calls never exceed the maximum.
     ///
     /// Pass each of the owner's records to a [`KeyCount`], which determines whether the maximum is
     /// reached. This method fails with the same errors as [`create`](Self::create).
     ///
-    /// The default implementation returns `None`, which means that the store cannot do this in one
-    /// step. The managers of a ring then list the owner's records before they create a record.
-    /// Within one process, they never exceed the maximum, but they can reject concurrent calls a
-    /// few keys below it. Calls from several processes can exceed the maximum by the number of
-    /// concurrent calls.
+    /// The default implementation returns `None`, which means that the store cannot check and
+    /// create in one step. The managers of a ring then list the owner's records before they create
+    /// a record. Within one process, the managers never exceed the maximum. They can reject
+    /// concurrent calls although the owner is still a few keys below the maximum. Calls from
+    /// several processes can exceed the maximum by the number of concurrent calls.
     fn create_within(
         &self,
         record: StoredKey,
@@ -60,16 +60,16 @@ pub trait ApiKeyStore: Send + Sync + 'static {
 
     /// Returns a page of records in the order of their creation.
     ///
-    /// A record that exists throughout the listing is on exactly one page, even if others are
-    /// created concurrently.
+    /// A record that exists throughout the listing is on exactly one page, even if other records
+    /// are created concurrently.
     fn list(&self, query: KeyQuery) -> StoreFuture<KeyPage>;
 
-    /// Adds uses to the stored totals. For each key, the latest time is retained and the numbers of
-    /// uses are added. Unknown ids are skipped.
+    /// Adds uses to the stored usage. For each key, the store retains the latest time and adds up
+    /// the numbers of uses. Unknown ids are skipped.
     fn record_uses(&self, uses: Vec<KeyUse>) -> StoreFuture<()>;
 
-    /// Removes up to `max` records that ended before the given time, together with their usage, and
-    /// returns the number of removed records. See [`KeyRecord::ended_at`].
+    /// Removes up to `max` records of keys that ended before the given time, together with their
+    /// usage, and returns the number of removed records. See [`KeyRecord::ended_at`].
     fn purge(&self, before: Timestamp, max: usize) -> StoreFuture<usize>;
 
     /// Returns the source of notifications about changes by other processes, which determines
@@ -142,8 +142,8 @@ pub enum KeyCreation {
 
 /// Counts the keys of an owner against a maximum.
 ///
-/// Ended keys do not count, but the number of records is limited to [ten
-/// times](Self::RECORDS_PER_KEY) the maximum number of keys.
+/// Revoked and expired keys do not count as keys, but their records count as records. The number of
+/// records is limited to [ten times](Self::RECORDS_PER_KEY) the maximum number of keys.
 #[derive(Clone, Debug)]
 pub struct KeyCount {
     now: Timestamp,
@@ -153,7 +153,8 @@ pub struct KeyCount {
 }
 
 impl KeyCount {
-    /// The maximum number of records, including those of ended keys, for each allowed key.
+    /// The maximum number of records per key that the key limit permits. Records of revoked and
+    /// expired keys also count.
     pub const RECORDS_PER_KEY: usize = 10;
 
     /// Creates an empty count. `now` is the creation time of the new key.
@@ -173,7 +174,8 @@ impl KeyCount {
         self
     }
 
-    /// Counts a record of the owner and returns `true` if another key would exceed the maximum.
+    /// Counts one of the owner's records and returns `true` if another key would exceed the
+    /// maximum.
     pub fn is_full_with(&mut self, record: &KeyRecord) -> bool {
         self.records += 1;
         let has_ended = record.ended_at().is_some_and(|end| end <= self.now);
@@ -204,7 +206,7 @@ impl KeyQuery {
     /// The maximum [`limit`](Self::limit()).
     pub const MAX_LIMIT: usize = 1_000;
 
-    /// Creates a query for the first page of the keys of all owners.
+    /// Creates a query for the first page of all owners' keys.
     pub fn all() -> Self {
         Self {
             owner: None,
@@ -228,8 +230,8 @@ impl KeyQuery {
         self
     }
 
-    /// Sets the maximum number of records on a page. Defaults to 100. Values above
-    /// [`KeyQuery::MAX_LIMIT`] are reduced to it.
+    /// Sets the maximum number of records on a page. Defaults to 100. Larger values are reduced to
+    /// [`KeyQuery::MAX_LIMIT`].
     #[must_use]
     pub fn limit(mut self, records: usize) -> Self {
         self.limit = records.clamp(1, Self::MAX_LIMIT);
@@ -237,7 +239,7 @@ impl KeyQuery {
     }
 }
 
-/// The end of a page, as the position of its last record in the order of creation.
+/// The end of a page: the position of its last record in order of creation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[non_exhaustive]
 pub struct KeyCursor {

@@ -1,4 +1,4 @@
-//! The places in which a request can carry its key.
+//! Locations from which the key of a request is read.
 
 use std::borrow::Cow;
 
@@ -12,7 +12,7 @@ use crate::core::error::ConfigError;
 
 const X_API_KEY: HeaderName = HeaderName::from_static("x-api-key");
 
-/// A place in which a request can carry its key.
+/// A location from which the key of a request is read.
 ///
 /// ```
 /// use portcullis::api_key::KeySource;
@@ -44,7 +44,7 @@ pub(super) enum KeyLocation {
     Query(String),
 }
 
-/// The name of an authentication scheme, compared regardless of case.
+/// The name of an authentication scheme. Comparisons are case-insensitive.
 #[derive(Clone, Debug)]
 pub(super) struct AuthScheme {
     pub(super) name: Cow<'static, str>,
@@ -70,12 +70,13 @@ impl AuthScheme {
 }
 
 impl KeySource {
-    /// Reads the whole value of a header.
+    /// Reads the key from the header with this name. The key is the whole value.
     ///
     /// # Errors
     ///
-    /// Returns an error if this is not a valid header name, or if it is `authorization`, `cookie`
-    /// or `sec-websocket-protocol`, whose values contain more than a key.
+    /// Returns an error if `name` is not a valid header name. Also returns an error for
+    /// `authorization`, `cookie` and `sec-websocket-protocol`, whose values contain more than a
+    /// key.
     pub fn header(name: &str) -> Result<Self, ConfigError> {
         let refused = |problem: &str, fix: &str| ConfigError::new("header", name, problem).fix(fix);
         let shared = "its value holds more than a key";
@@ -92,37 +93,38 @@ impl KeySource {
         }
     }
 
-    /// Reads `x-api-key`.
+    /// Reads the key from the `x-api-key` header.
     pub fn x_api_key() -> Self {
         Self {
             place: KeyLocation::Header(X_API_KEY),
         }
     }
 
-    /// Reads `Authorization: Bearer`.
+    /// Reads the key from `Authorization: Bearer`.
     pub fn bearer() -> Self {
         Self {
             place: KeyLocation::Scheme(AuthScheme::known("Bearer")),
         }
     }
 
-    /// Reads `Authorization: ApiKey`.
+    /// Reads the key from `Authorization: ApiKey`.
     pub fn api_key_scheme() -> Self {
         Self {
             place: KeyLocation::Scheme(AuthScheme::known("ApiKey")),
         }
     }
 
-    /// Reads the credentials after another scheme in `Authorization`, such as
-    /// `Authorization: Token KEY` (RFC 9110 section 11.4).
+    /// Reads the key after a custom scheme in `Authorization`, for example `Authorization: Token
+    /// KEY` (RFC 9110 section 11.4).
     ///
-    /// The scheme is compared regardless of case, and one or more spaces follow it. The credentials
-    /// are a `token68`: letters, digits, `-`, `.`, `_`, `~`, `+` and `/`, with `=` at the end only.
-    /// Any other credentials after the scheme, such as `Token key="KEY"`, receive `401` as a wrong
-    /// key. Challenges name the scheme as it is spelled here.
+    /// The scheme is case-insensitive and must be followed by one or more spaces. The credentials
+    /// must be a `token68`: letters, digits, `-`, `.`, `_`, `~`, `+` and `/`, with `=` only at the
+    /// end. A request with any other credentials after the scheme, such as `Token key="KEY"`,
+    /// receives `401`, like a request with a wrong key. Challenges contain the scheme in the
+    /// spelling of `name`.
     ///
-    /// `Bearer` and `ApiKey` return [`bearer`](Self::bearer) and
-    /// [`api_key_scheme`](Self::api_key_scheme).
+    /// For `Bearer` and `ApiKey`, this method returns the same source as [`bearer`](Self::bearer)
+    /// and [`api_key_scheme`](Self::api_key_scheme).
     ///
     /// ```
     /// use portcullis::api_key::KeySource;
@@ -134,8 +136,9 @@ impl KeySource {
     ///
     /// # Errors
     ///
-    /// Returns an error if this is not a token (RFC 9110 section 5.6.2), or if it is `Basic`, whose
-    /// credentials are a name and a password: use [`basic`](Self::basic).
+    /// Returns an error if `name` is not a token (RFC 9110 section 5.6.2). Also returns an error
+    /// for `Basic`, whose credentials are a user name and a password: use [`basic`](Self::basic)
+    /// instead.
     pub fn scheme(name: &str) -> Result<Self, ConfigError> {
         let refused = |problem: &str, fix: &str| {
             Err(ConfigError::new("scheme", name.escape_debug(), problem).fix(fix))
@@ -159,22 +162,26 @@ impl KeySource {
         Ok(known.unwrap_or(Self { place }))
     }
 
-    /// Reads `Authorization: Basic`: the password, or the user name if the password is empty, as in
-    /// `curl -u KEY:`. A browser prompts its user for a password if it receives this challenge.
+    /// Reads the key from `Authorization: Basic`.
+    ///
+    /// The key is the password. If the password is empty, as in `curl -u KEY:`, the key is the user
+    /// name. A browser that receives the `Basic` challenge prompts its user for a password.
     pub fn basic() -> Self {
         Self {
             place: KeyLocation::Basic,
         }
     }
 
-    /// Reads the whole value of `Authorization`, without a scheme: `Authorization: KEY`.
+    /// Reads the key from `Authorization` without a scheme: `Authorization: KEY`. The key is the
+    /// whole value.
     ///
-    /// A value with a space or tab has a scheme and is no key of this source. Neither is the name
-    /// of a scheme that another source of the layer reads: with [`bearer`](Self::bearer),
+    /// This source ignores a value that contains a space or a tab, because such a value has a
+    /// scheme. It also ignores a value that is only the name of a scheme that another of the
+    /// layer's sources reads. For example, if the layer also uses [`bearer`](Self::bearer),
     /// `Authorization: Bearer` is an empty bearer token.
     ///
     /// RFC 9110 requires a scheme, so use this source only for clients that cannot send one. The
-    /// challenge is `ApiKey`, as for a key in another header, because a challenge cannot describe a
+    /// challenge is `ApiKey`, as for keys in other headers, because a challenge cannot describe a
     /// value without a scheme.
     pub fn bare_authorization() -> Self {
         Self {
@@ -182,8 +189,11 @@ impl KeySource {
         }
     }
 
-    /// Reads the item of `Sec-WebSocket-Protocol` that starts with this prefix, for browsers, which
-    /// cannot set other fields of a WebSocket handshake. The key is the rest of the item.
+    /// Reads the key from the item of `Sec-WebSocket-Protocol` that starts with `prefix`. The key
+    /// is the rest of the item.
+    ///
+    /// Use this source for browsers, which cannot set any other header field of a WebSocket
+    /// handshake.
     ///
     /// ```
     /// use portcullis::api_key::KeySource;
@@ -193,30 +203,32 @@ impl KeySource {
     /// # Ok::<(), portcullis::ConfigError>(())
     /// ```
     ///
-    /// The client offers the key next to a subprotocol of the service:
+    /// The client offers the key together with one of the service's subprotocols:
     ///
     /// ```js
     /// new WebSocket(url, ["acme.v1", "portcullis.key." + key])
     /// ```
     ///
-    /// The prefix is compared by its exact bytes. The item is removed before the inner service is
-    /// called, and the field with it if no other item is left. With
-    /// [`forward_credential`](super::super::ApiKeyLayerBuilder::forward_credential) it remains, and
-    /// the inner service must not select it: a response would then contain the key.
+    /// The prefix is case-sensitive. The layer removes the item before it calls the inner service.
+    /// If no other item is left, the layer removes the whole field. With
+    /// [`forward_credential`](super::super::ApiKeyLayerBuilder::forward_credential), the layer does
+    /// not remove the item. The inner service must then not select this item, because the response
+    /// would contain the key.
     ///
     /// A browser closes the connection if the server selects none of the offered subprotocols, so a
-    /// client must not offer the key alone. The inner service selects one of the others. The layer
-    /// never selects the first of them by itself: a server must send no subprotocol to which it
-    /// does not agree (RFC 6455 section 4.2.2). For an inner service without subprotocols, set
+    /// client must offer another subprotocol in addition to the key. The inner service selects a
+    /// subprotocol. By default, the layer does not select one, because a server must not send a
+    /// subprotocol to which it has not agreed (RFC 6455 section 4.2.2). For an inner service that
+    /// does not support subprotocols, set
     /// [`websocket_subprotocol`](super::super::ApiKeyLayerBuilder::websocket_subprotocol).
     ///
-    /// An item is a token (RFC 9110 section 5.6.2), and browsers offer nothing else. Keys of a ring
-    /// are tokens; another credential can contain characters that are not allowed here, such as `/`
-    /// and `=`. The challenge is `ApiKey`, as for a key in another header.
+    /// Browsers send only items that are tokens (RFC 9110 section 5.6.2). The keys of a ring are
+    /// tokens. Credentials of other kinds can contain characters that are not allowed in a token,
+    /// such as `/` and `=`. The challenge is `ApiKey`, as for keys in other headers.
     ///
     /// # Errors
     ///
-    /// Returns an error if the prefix is not a token.
+    /// Returns an error if `prefix` is not a token.
     pub fn websocket_protocol(prefix: &str) -> Result<Self, ConfigError> {
         if !is_token(prefix) {
             let prefix = prefix.escape_debug();
@@ -227,25 +239,27 @@ impl KeySource {
         Ok(Self { place })
     }
 
-    /// Reads a cookie. Browsers send cookies with requests from other sites, so protect the service
-    /// against forged requests.
+    /// Reads the key from the cookie with this name.
+    ///
+    /// Browsers also send cookies with requests from other sites, so protect the service against
+    /// cross-site request forgery.
     ///
     /// # Errors
     ///
-    /// Returns an error unless the name consists of letters, digits, `-`, `_`, `.` and `~`.
+    /// Returns an error unless `name` consists of letters, digits, `-`, `_`, `.` and `~`.
     pub fn cookie(name: &str) -> Result<Self, ConfigError> {
         let place = KeyLocation::Cookie(unreserved("cookie", name)?);
         Ok(Self { place })
     }
 
-    /// Reads a query parameter.
+    /// Reads the key from the query parameter with this name.
     ///
-    /// Queries appear in access logs, browser histories and `Referer`, so a key in a query leaks.
-    /// Use it only for clients without an alternative.
+    /// Queries appear in access logs, browser histories and `Referer` headers, so a key in a query
+    /// can leak. Use this source only for clients that cannot send the key in another location.
     ///
     /// # Errors
     ///
-    /// Returns an error unless the name consists of letters, digits, `-`, `_`, `.` and `~`.
+    /// Returns an error unless `name` consists of letters, digits, `-`, `_`, `.` and `~`.
     pub fn insecure_query_parameter(name: &str) -> Result<Self, ConfigError> {
         let place = KeyLocation::Query(unreserved("query parameter", name)?);
         Ok(Self { place })
@@ -289,7 +303,7 @@ impl KeySource {
         }
     }
 
-    /// Returns `true` if both sources find the key in one place of some request.
+    /// Returns `true` if some request contains a key that both sources find.
     fn overlaps(&self, other: &Self) -> bool {
         match (self.websocket_prefix(), other.websocket_prefix()) {
             (Some(one), Some(other)) => one.starts_with(other) || other.starts_with(one),
@@ -361,7 +375,7 @@ pub(crate) fn schemes(sources: &[KeySource]) -> Vec<&str> {
     schemes
 }
 
-/// The problem of a name that is not a token.
+/// The error message for a name that is not a token.
 pub(super) const NO_TOKEN: &str =
     "a token is one or more of letters, digits and `!#$%&'*+-.^_`|~` (RFC 9110 section 5.6.2)";
 

@@ -52,7 +52,7 @@ pub trait Verifier: Send + Sync + 'static {
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub enum Verdict {
-    /// The credential is accepted. The value is the identity of its caller.
+    /// The credential is accepted. The value is the caller's identity.
     Caller(Identity),
     /// The credential is rejected. The caller receives `401`.
     Rejected,
@@ -181,7 +181,7 @@ impl StaticKeys {
         }
     }
 
-    /// Adds a key and the identity of its caller.
+    /// Adds a key and the caller's identity.
     ///
     /// # Errors
     ///

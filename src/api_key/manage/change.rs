@@ -69,8 +69,8 @@ impl KeyManager {
     /// # Errors
     ///
     /// Returns [`KeyError::NotFound`] if there is no such key, and [`KeyError::Ended`] if the key
-    /// is revoked. Returns [`KeyError::Forbidden`] if the manager acts for the owner and its actor
-    /// did not disable the key. Returns another error if the store fails.
+    /// is revoked. Returns [`KeyError::Forbidden`] if the manager acts for the owner and the
+    /// manager's actor did not disable the key. Returns another error if the store fails.
     pub async fn enable(&self, id: KeyId) -> Result<StoredKey, KeyError> {
         let enabled = self.change(id, |record| {
             not_revoked(record)?;
@@ -124,8 +124,8 @@ impl KeyManager {
     ///
     /// # Errors
     ///
-    /// Returns an error if the store fails, or if the record was not created with a pepper of the
-    /// ring.
+    /// Returns an error if the store fails, or if the record was not created with one of the ring's
+    /// peppers.
     pub async fn report_leaked(&self, found: &str) -> Result<Option<StoredKey>, KeyError> {
         let ring = &self.ring.shared;
         let Ok(key) = ring.read(found.as_bytes()) else {

@@ -38,9 +38,8 @@ impl KeyManager {
         Ok(self.ring.shared.store.list(query).await?)
     }
 
-    /// Returns a page of keys, filtered to active keys that have not been used since the given
-    /// time. Keys that were created after that time are excluded. An empty page can be followed by
-    /// another page.
+    /// Returns a page of the active keys that have not been used since the given time. Keys that
+    /// were created after that time are excluded. An empty page can be followed by another page.
     ///
     /// # Errors
     ///
@@ -59,8 +58,8 @@ impl KeyManager {
         Ok(page)
     }
 
-    /// Returns a page of keys, filtered to keys that are accepted now but expire within the given
-    /// time. An empty page can be followed by another page.
+    /// Returns a page of the keys that are accepted now but expire within the given time. An empty
+    /// page can be followed by another page.
     ///
     /// # Errors
     ///
@@ -80,9 +79,9 @@ impl KeyManager {
         Ok(page)
     }
 
-    /// Returns a page of keys, filtered to keys that are not revoked or expired and whose digest is
-    /// not under the current pepper. A previous pepper can be removed when there are no such keys
-    /// left. An empty page can be followed by another page.
+    /// Returns a page of the keys that are neither revoked nor expired and whose digest was not
+    /// computed with the current pepper. A previous pepper can be removed when there are no such
+    /// keys left. An empty page can be followed by another page.
     ///
     /// # Errors
     ///
@@ -99,11 +98,11 @@ impl KeyManager {
         Ok(page)
     }
 
-    /// Removes the keys that ended longer ago than `retention`, and returns the number of removed
-    /// keys.
+    /// Removes the keys that were revoked or expired more than `retention` ago, and returns the
+    /// number of removed keys.
     ///
-    /// Until then, their records remain in the store, so that audits can refer to them and their
-    /// ids are not reused.
+    /// Until then, the records of these keys remain in the store, so that audits can refer to the
+    /// records and the ids are not reused.
     ///
     /// # Errors
     ///

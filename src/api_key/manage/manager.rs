@@ -60,7 +60,7 @@ impl KeyManager {
         }
     }
 
-    /// Returns a manager for the same keys that records this actor in its changes.
+    /// Returns a manager that manages the same keys and records this actor in its changes.
     #[must_use]
     pub fn acting_as(&self, actor: impl Into<String>) -> Self {
         Self {
@@ -69,7 +69,7 @@ impl KeyManager {
         }
     }
 
-    /// Returns a manager for the same keys that acts for the owner of a key rather than for the
+    /// Returns a manager that manages the same keys on behalf of a key's owner rather than the
     /// service. The manager records this actor in its changes.
     ///
     /// The manager can tighten the settings that the service made, but it cannot extend, lift or
@@ -88,8 +88,8 @@ impl KeyManager {
         }
     }
 
-    /// Returns a manager for the same keys that changes a key only if the key has this version.
-    /// Otherwise, changes fail with [`KeyError::Conflict`].
+    /// Returns a manager that manages the same keys but changes a key only if the key has this
+    /// version. Otherwise, changes fail with [`KeyError::Conflict`].
     ///
     /// Use this method to check a record and then change the version that was checked, so that no
     /// concurrent change is missed.
@@ -104,10 +104,11 @@ impl KeyManager {
     /// Sets the maximum number of keys per owner. Defaults to unlimited. If the manager has no
     /// maximum, the `admin` router applies a maximum of 100.
     ///
-    /// Beyond the maximum, [`create`](Self::create) and [`import`](Self::import) fail with
-    /// [`KeyError::TooManyKeys`]. Revoked and expired keys do not count, but an owner can have at
-    /// most ten times as many records as keys until ended keys are [purged](Self::purge). Rotations
-    /// are exempt. `MemoryStore` and `RedisStore` count and create in one step. For other stores,
+    /// If the owner has the maximum number of keys, [`create`](Self::create) and
+    /// [`import`](Self::import) fail with [`KeyError::TooManyKeys`]. Revoked and expired keys do
+    /// not count. However, their records count until they are [purged](Self::purge), and an owner
+    /// can have at most ten times the maximum in records. Rotations are exempt. `MemoryStore` and
+    /// `RedisStore` count the owner's keys and create the new key in one step. For other stores,
     /// see [`ApiKeyStore::create_within`](crate::api_key::ApiKeyStore::create_within).
     #[must_use]
     pub fn max_keys_per_owner(&self, keys: usize) -> Self {
@@ -138,10 +139,10 @@ impl KeyManager {
     /// Imports a key that another system issued, from the hash that the other system stored. The
     /// owner can continue to use the key unchanged.
     ///
-    /// The record contains a digest of the hash under the current pepper. For argon2, it contains
-    /// the hash itself. On its first use, the key receives the same kind of digest as the ring's
-    /// own keys, and the original hash is removed. [`rotate`](Self::rotate) replaces the key with
-    /// one in the ring's format.
+    /// The record contains a digest of the hash, keyed with the current pepper. For argon2, the
+    /// record contains the hash itself. On its first use, the key receives the same kind of digest
+    /// as the ring's own keys, and the original hash is removed. [`rotate`](Self::rotate) replaces
+    /// the key with a key in the ring's format.
     ///
     /// # Errors
     ///

@@ -154,7 +154,7 @@ impl NewKey {
 
     /// Adds a metadata entry, which inner layers can read from the [`Identity`](crate::Identity).
     ///
-    /// A key can have at most 64 entries. Their names and values can have at most 4096 bytes in
+    /// A key can have at most 64 entries, whose names and values can have at most 4096 bytes in
     /// total.
     pub fn metadata(mut self, name: impl Into<String>, value: impl Into<String>) -> Self {
         self.metadata.insert(name.into(), value.into());

@@ -32,8 +32,8 @@ impl KeyManager {
     /// an overlap of zero. Both keys share the same limits. At most two keys of a lineage are
     /// accepted at the same time.
     ///
-    /// The new key is a copy of the exact version that it replaces, so a concurrent change to the
-    /// old key is never lost.
+    /// The new key has the settings of exactly the version that it replaces, so a concurrent change
+    /// to the old key is never lost.
     ///
     /// # Errors
     ///

@@ -20,21 +20,22 @@ use crate::{
 
 /// The first byte. Bytes of another schema are corrupt.
 const SCHEMA: u8 = 1;
-/// The schema with the fields that an administrator of the owner set. It is only used if there are
-/// any, so that the serialization of other records is unchanged.
+/// The schema of records in which an owner's administrator has set fields. Other records use the
+/// first schema, so that their serialization is unchanged.
 const SCHEMA_SET_BY_OWNER: u8 = 2;
 
 /// The maximum number of values in a list: a record of the maximum size has no room for more.
 const COUNT_MAX: usize = KeyRecord::MAX_BYTES / 4;
 
 impl KeyRecord {
-    /// The maximum size of a serialized record. The limits of `NewKey` are far below this size.
+    /// The maximum size of a serialized record, in bytes. Records within the limits of `NewKey` are
+    /// far smaller.
     pub const MAX_BYTES: usize = 16 * 1024;
 
     /// Serializes the record.
     ///
-    /// The result contains no secret. A writer of the stored bytes can change the scopes of the
-    /// key.
+    /// The result contains no secret. Anyone who can write the stored bytes can change the key's
+    /// scopes.
     pub fn to_bytes(&self) -> Vec<u8> {
         let mut out = self.body();
         out.optional(self.seal.as_ref(), |out, seal| {
@@ -214,7 +215,7 @@ fn read_time(reader: &mut RecordReader<'_>) -> Option<Timestamp> {
     reader.u64().map(Timestamp::from_micros)
 }
 
-/// Reads a set that is not empty: each record has one spelling.
+/// Reads a set and rejects an empty one, so that each record has exactly one serialization.
 fn read_set_by_owner(reader: &mut RecordReader<'_>) -> Option<SetByOwner> {
     SetByOwner::from_bits(reader.u8()?).filter(|set| set.bits() != 0)
 }
@@ -238,7 +239,7 @@ fn read_algorithm(reader: &mut RecordReader<'_>) -> Option<DigestAlgorithm> {
     }
 }
 
-/// Identities search scopes by halves: a list out of order would hide some of them.
+/// Identities use binary search, so an unsorted list would hide some of the scopes.
 fn read_scopes(reader: &mut RecordReader<'_>) -> Option<Vec<String>> {
     let scopes: Vec<String> = reader.list(COUNT_MAX, read_text)?;
     scopes

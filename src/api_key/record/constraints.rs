@@ -36,25 +36,25 @@ impl Constraints {
         Self::default()
     }
 
-    /// Restricts the key to clients in these networks, at most 64. Requests without a known client
-    /// address receive `403`.
+    /// Restricts the key to clients in these networks, of which there can be at most 64. Requests
+    /// without a known client address receive `403`.
     pub fn networks(mut self, networks: impl IntoIterator<Item = IpNetwork>) -> Self {
         self.networks = networks.into_iter().collect();
         self
     }
 
-    /// Restricts the key to these methods, at most 64.
+    /// Restricts the key to these methods, of which there can be at most 64.
     pub fn methods(mut self, methods: impl IntoIterator<Item = Method>) -> Self {
         self.methods = methods.into_iter().collect();
         self
     }
 
-    /// Restricts the key to pages of these origins, at most 64. Each origin has the form that a
-    /// browser sends in `Origin`, such as `https://app.example`. Requests without `Origin` receive
-    /// `403`.
+    /// Restricts the key to pages from these origins, of which there can be at most 64. Each origin
+    /// must have the form that a browser sends in `Origin`, such as `https://app.example`. Requests
+    /// without `Origin` receive `403`.
     ///
-    /// This prevents pages on other sites from using the key. Clients other than browsers can send
-    /// any `Origin`.
+    /// This restriction prevents pages on other sites from using the key. Clients other than
+    /// browsers can send any `Origin`.
     pub fn origins<I>(mut self, origins: I) -> Self
     where
         I: IntoIterator,

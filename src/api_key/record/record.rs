@@ -73,7 +73,8 @@ impl KeyRecord {
         &self.environment
     }
 
-    /// Returns the version of the record. It is 1 at creation, and each change increments it.
+    /// Returns the version of the record. The version is 1 at creation, and each change increments
+    /// it.
     pub fn version(&self) -> u64 {
         self.version
     }
@@ -199,7 +200,8 @@ impl KeyRecord {
     }
 
     /// Returns the time from which the key can never be accepted again, or `None` if there is no
-    /// such time. Stores use it as the index for [`purge`](crate::api_key::ApiKeyStore::purge).
+    /// such time. Stores use this time as the index for
+    /// [`purge`](crate::api_key::ApiKeyStore::purge).
     pub fn ended_at(&self) -> Option<Timestamp> {
         match &self.state {
             KeyState::Revoked(change) => Some(change.at),
@@ -293,8 +295,8 @@ pub enum KeyStatus {
     Expired,
 }
 
-/// A stored record with its precomputed [`Identity`]. The record is shared: a clone only increments
-/// two reference counts.
+/// A stored record with its precomputed [`Identity`]. Clones share the record: cloning only
+/// increments two reference counts.
 #[derive(Debug)]
 pub struct StoredKey {
     inner: Arc<RecordInner>,
