@@ -30,8 +30,7 @@ pin_project! {
         // Next to the admitted request: a variant with one field is built in place.
         #[pin]
         state: AuthCallState<S, S::Future, B>,
-        // Of a request that was let through, until its response. Absent if requests pass
-        // unauthenticated.
+        // The admitted request, until its response. Absent if requests pass unauthenticated.
         admitted: Option<AdmittedCall>,
     }
 }
@@ -63,13 +62,13 @@ struct WaitingCall<S, B> {
     request: Request<B>,
 }
 
-/// A request that was let through.
+/// An admitted request.
 struct AdmittedCall {
     config: SharedConfig,
     admission: Admission,
 }
 
-/// A request that was rejected.
+/// A rejected request.
 struct RefusedCall {
     config: SharedConfig,
     refused: Refused,
@@ -104,7 +103,7 @@ where
         }
     }
 
-    /// Passes on the response of the inner service.
+    /// Creates a future that passes on the inner service's response.
     #[inline]
     pub(super) fn passing(response: S::Future) -> Self {
         Self {

@@ -65,7 +65,7 @@ where
                 return ResponseFuture::waiting(config.clone(), question, ready, request);
             }
         };
-        // A store in memory replies at once: the service that is ready is called in place.
+        // An in-memory store replies immediately, so the ready service is called in place.
         ResponseFuture::calling(config.clone(), admission, self.inner.call(request))
     }
 }

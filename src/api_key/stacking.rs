@@ -1,4 +1,4 @@
-//! The API keys as an optional part of `Gate`, and the settings that they take from there.
+//! The API-key layer as an optional part of `Gate`, and the settings that it takes from `Gate`.
 
 use std::sync::Arc;
 

@@ -13,9 +13,9 @@ use crate::{
 /// processes anything else. Return `None` to reject the request with `403`. An error results in
 /// `503`, and a panic results in `500`.
 ///
-/// Functions implement this trait: see the [module](super).
+/// Functions can implement this trait. See the [module](super) for an example.
 pub trait Authorizer: Send + Sync + 'static {
-    /// Returns the administrator that sent a request, or `None` to reject it.
+    /// Returns the administrator who sent the request, or `None` to reject the request.
     fn authorize(&self, request: &Parts) -> StoreFuture<Option<Administrator>>;
 }
 

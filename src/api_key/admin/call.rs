@@ -131,7 +131,7 @@ pub(super) fn failed(error: KeyError) -> Problem {
     problem::from_key_error(&error)
 }
 
-/// Authorizes a request. Every failure rejects it.
+/// Authorizes a request. Every failure rejects the request.
 async fn authorize(authorizer: &dyn Authorizer, head: &Parts) -> Result<Administrator, Problem> {
     let panicked = |_| problem::internal();
     let pending =

@@ -65,7 +65,7 @@
 //! | `POST /keys/{id}/expire` | expires a key immediately | |
 //! | `POST /keys/{id}/rotate` | creates a replacement for a key: `201` | `overlap_secs`, defaults to 0 |
 //! | `POST /leaked` | revokes a key that was found in public | `key`, the whole key |
-//! | `POST /purge` | removes keys that ended before the retention period | `retention_secs` |
+//! | `POST /purge` | removes keys that were revoked or expired before the retention period | `retention_secs` |
 //!
 //! A key is an object with `id`, `display`, `version`, `owner`, `lineage`, `environment`, `status`
 //! (`active`, `disabled`, `revoked`, `not_yet_valid` or `expired`), `status_change`, `created_at`,
@@ -78,15 +78,15 @@
 //! Only the responses to `POST /keys` and `POST /keys/{id}/rotate` contain the secret. They have
 //! the members `key` and `secret`. No response is cacheable.
 //!
-//! Requests that change something require `Content-Type: application/json`, even if they have no
-//! body, because forms on other sites cannot send this header. Requests with unknown members are
+//! Requests that make changes require `Content-Type: application/json`, even if they have no body,
+//! because forms on other sites cannot send this header. Requests with unknown members are
 //! rejected. Error responses are `application/problem+json`.
 //!
 //! Each change applies only to the version of the key that was checked. If concurrent changes
-//! prevent it, the response is `409` with the problem type `key-changed`. If the owner already has
-//! the [maximum](super::KeyManager::max_keys_per_owner) number of keys, a request to create another
-//! receives `409` with the type `too-many-keys`. Changes that an owner's administrator [cannot
-//! make](Administrator::for_owner) receive `403` with the type `forbidden`.
+//! prevent the change, the response is `409` with the problem type `key-changed`. If the owner
+//! already has the [maximum](super::KeyManager::max_keys_per_owner) number of keys, a request to
+//! create another key receives `409` with the type `too-many-keys`. Changes that an owner's
+//! administrator [cannot make](Administrator::for_owner) receive `403` with the type `forbidden`.
 
 mod administrator;
 mod call;

@@ -113,7 +113,7 @@ pub(crate) fn mark_sensitive<B>(sources: &[KeySource], request: &mut Request<B>)
     }
 }
 
-/// Looks for the key of a source. `sources` are all of the layer's.
+/// Looks for the key of a source. `sources` contains all sources of the layer.
 fn look<'a>(
     source: &KeySource,
     sources: &[KeySource],
@@ -185,8 +185,8 @@ fn credentials<'a>(value: &'a HeaderValue, scheme: &str) -> Option<&'a [u8]> {
     (ends && found.eq_ignore_ascii_case(scheme.as_bytes())).then(|| rest.trim_ascii())
 }
 
-/// Returns the credentials after a scheme as a source reads them. Those of a custom scheme that are
-/// not a `token68` are read as an empty key.
+/// Returns the credentials after a scheme, as a source reads them. Credentials of a custom scheme
+/// that are not a `token68` are read as an empty key.
 fn scheme_key<'a>(value: &'a HeaderValue, scheme: &AuthScheme) -> Option<&'a [u8]> {
     let found = credentials(value, &scheme.name)?;
     let is_separated = || value.as_bytes().trim_ascii()[scheme.name.len()..].starts_with(b" ");
@@ -194,8 +194,8 @@ fn scheme_key<'a>(value: &'a HeaderValue, scheme: &AuthScheme) -> Option<&'a [u8
     Some(if is_valid { found } else { &[] })
 }
 
-/// Returns a key without a scheme. A value that another source reads as a scheme is not one, so
-/// that no credential is found twice.
+/// Returns a key without a scheme. A value that another source reads as a scheme is not such a key,
+/// so that no credential is found twice.
 fn bare<'a>(value: &'a HeaderValue, sources: &[KeySource]) -> Option<&'a [u8]> {
     let whole = value.as_bytes().trim_ascii();
     let mut schemes = sources.iter().filter_map(KeySource::authorization_scheme);

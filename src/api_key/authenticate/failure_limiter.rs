@@ -28,7 +28,8 @@ pub(crate) struct Failures {
 pub(crate) struct FailureCell(usize);
 
 impl Failures {
-    /// Creates a limiter that allows `failures` at once and regains that many over each `window`.
+    /// Creates a limiter that allows `failures` failures at once and regains that number over each
+    /// `window`.
     pub(crate) fn new(failures: u32, window: Duration) -> Result<Self, ConfigError> {
         let window_micros = u64::try_from(window.as_micros()).unwrap_or(u64::MAX);
         let interval_micros = window_micros / u64::from(failures.max(1));
@@ -49,7 +50,7 @@ impl Failures {
         })
     }
 
-    /// Counts a failure of an address, or returns the time until the next one could be counted.
+    /// Counts a failure of an address, or returns the time until another failure could be counted.
     pub(crate) fn count(&self, address: [u8; 17], now: Timestamp) -> Result<FailureCell, Duration> {
         let cell = usize::try_from(self.hasher.hash_one(address) % CELLS as u64)
             .expect("the cell index is less than `CELLS`");

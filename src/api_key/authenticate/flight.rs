@@ -15,11 +15,11 @@ use crate::{
     },
 };
 
-/// The store's reply. Each waiter reads a copy, so a failure has only its kind.
+/// The store's reply. Each waiter receives a copy, so only the kind of a failure is stored.
 pub(crate) type FindResult = Result<Option<StoredKey>, StoreErrorKind>;
 
-/// A query in progress. Each waiter that is polled leads the query during that poll. The query
-/// makes progress as long as a request waits for it, and it needs no task of its own.
+/// A query in progress. A waiter that is polled drives the query during that poll. The query
+/// therefore makes progress while any request waits for it, and it needs no separate task.
 pub(crate) struct RecordFlight {
     flight: Arc<Flight<FindResult>>,
     /// `None` once the query has completed.
@@ -43,22 +43,23 @@ impl RecordFlight {
     }
 
     /// Drives the query on behalf of a waiter. A waiter that is dropped does not need to wake
-    /// another one: every progress of the query wakes all waiters, and each of them can drive it.
+    /// another waiter: whenever the query can make progress, it wakes all waiters, and each of them
+    /// can drive it.
     pub(crate) fn poll(
         &self,
         waiter: &FlightWaiter<FindResult>,
         cx: &Context<'_>,
     ) -> Poll<FindResult> {
         let mut question = lock(&self.question);
-        // Registered first: a task that is woken while the question is polled comes back.
+        // Register first, so that a wake-up during the poll of the query is not lost.
         if let Poll::Ready(result) = waiter.poll(cx) {
             return Poll::Ready(result);
         }
         let Some(mut asked) = question.take() else {
-            // Answered, and about to land.
+            // The query has completed, and its result is about to be published.
             return Poll::Pending;
         };
-        // Should the question panic, the store is unavailable to the other waiters.
+        // If the query panics, the other waiters receive `Unavailable`.
         let mut leader = self.flight.lead(Err(StoreErrorKind::Unavailable));
         let waker = Waker::from(Arc::clone(&self.flight));
         match asked.as_mut().poll(&mut Context::from_waker(&waker)) {
@@ -84,7 +85,7 @@ impl fmt::Debug for RecordFlight {
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    // A question that panics leaves none behind.
+    // A query that panics is removed, so a poisoned lock is consistent.
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
@@ -109,7 +110,7 @@ mod tests {
         }
     }
 
-    /// A waker of its own: no two of them are the same.
+    /// A separate waker: no two wakers are the same.
     struct Task(Arc<Woken>);
 
     impl Wake for Task {

@@ -19,8 +19,8 @@ const GOOD_RENEWED_AFTER: Duration = Duration::from_secs(600);
 /// A fingerprint of a whole credential, which does not reveal it.
 pub(crate) type Fingerprint = [u8; 16];
 
-/// Scopes the fingerprint of a credential to a layer, because verifiers of other layers can accept
-/// it.
+/// Scopes the fingerprint of a credential to a layer, because other layers' verifiers can accept
+/// the same credential.
 pub(crate) fn scoped(mut fingerprint: Fingerprint, layer: u64) -> Fingerprint {
     for (byte, own) in fingerprint.iter_mut().zip(layer.to_le_bytes()) {
         *byte ^= own;
@@ -32,7 +32,7 @@ pub(crate) fn scoped(mut fingerprint: Fingerprint, layer: u64) -> Fingerprint {
 pub(crate) struct Guesses {
     wrong: Mutex<TtlMap<Fingerprint, AuthDenial>>,
     wrong_for: Duration,
-    /// The time at which each was good.
+    /// The time at which each credential was accepted.
     good: Mutex<TtlMap<Fingerprint, Timestamp>>,
     /// The number of concurrent requests for each credential.
     asking: Mutex<HashMap<Fingerprint, usize>>,
@@ -81,7 +81,8 @@ impl Guesses {
         }
     }
 
-    /// Starts a check of a credential. Returns `true` if there are concurrent checks of it.
+    /// Starts a check of a credential. Returns `true` if concurrent checks of the same credential
+    /// are running.
     pub(crate) fn ask(self: &Arc<Self>, fingerprint: Fingerprint) -> (CredentialCheck, bool) {
         let mut asking = lock(&self.asking);
         let count = asking.entry(fingerprint).or_default();

@@ -93,7 +93,7 @@ impl Lookup {
             tables: std::array::from_fn(|_| {
                 Mutex::new(RecordTable {
                     records: TtlMap::new(max_table_records),
-                    // As many as there are requests that wait.
+                    // The number of flights is limited by the number of waiting requests.
                     flights: FlightTable::new(usize::MAX),
                 })
             }),
@@ -105,14 +105,14 @@ impl Lookup {
         lookup
     }
 
-    /// Returns `true` if the store announces changes by other processes, and so is shared with
-    /// them.
+    /// Returns `true` if the store announces changes by other processes, with which it is therefore
+    /// shared.
     pub(crate) fn is_shared(&self) -> bool {
         matches!(self.feed, ChangeNotifications::Feed(_))
     }
 
-    /// Returns a result without a request to a server: from an in-memory store or the cache. `None`
-    /// means that the store must be queried.
+    /// Returns a result without a request to a server, either from an in-memory store or from the
+    /// cache. `None` means that the store must be queried.
     pub(super) fn at_hand(
         self: &Arc<Self>,
         id: KeyId,
@@ -150,7 +150,7 @@ impl Lookup {
         };
         let mut table = self.table(id);
         if let Some(flight) = table.flights.get(&id) {
-            // Another request started in between. Drop this query without polling it.
+            // Another request started a query in the meantime. Drop this query without polling it.
             return LookupReply::Later(self.board(id, flight));
         }
         let flight = Arc::new(RecordFlight::new(question));

@@ -194,7 +194,7 @@ fn ask_record<B>(
     }
 }
 
-/// Decides by a record, after its slow hash is verified if it has one.
+/// Decides by a record, after its slow hash, if any, is verified.
 fn answered<B>(
     config: &ApiKeyConfig,
     request: &Request<B>,
@@ -277,7 +277,7 @@ fn find<B>(
     Ok((ring.lookup.ask(key.id, record), Some(attempt)))
 }
 
-/// Calls the verifiers from this index on, until one decides or is pending.
+/// Calls the verifiers from this index on, until one of them decides or is pending.
 fn ask_verifiers<B>(
     config: &ApiKeyConfig,
     request: &Request<B>,
@@ -302,7 +302,7 @@ fn ask_verifiers<B>(
             }
         }
     }
-    // No verifier recognized it. It can be an imported key of the ring.
+    // No verifier recognized the credential, so it can be an imported key of the ring.
     match config.ring.shared.read(presented) {
         Ok(key) => ask_record(config, request, &key, Some(attempt)),
         Err(denied) => refuse(unread(config, request, &attempt, denied)),

@@ -19,7 +19,7 @@ const TEXT_LEN_MAX: usize = 512;
 impl ImportedHash {
     /// Parses an argon2 hash in the PHC string format: `$argon2id$v=19$m=19456,t=2,p=1$salt$hash`.
     ///
-    /// Each imported key is verified against its argon2 hash once, on one of two background
+    /// Each imported key is verified against its argon2 hash only once, on one of two background
     /// threads. While 64 requests are queued for these threads, further requests receive `503`.
     /// Until the first use of such a key, the response time reveals whether the key exists.
     ///

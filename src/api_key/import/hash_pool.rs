@@ -14,7 +14,7 @@ use crate::core::{
     store_api::store_future::StoreFuture,
 };
 
-/// The number of threads. A hash takes a processor and some megabytes.
+/// The maximum number of threads. Each hash occupies a processor core and some megabytes of memory.
 const THREADS_MAX: usize = 2;
 /// The maximum number of queued hashes. Further requests fail as unavailable.
 const WAITING_MAX: usize = 64;

@@ -25,7 +25,7 @@ const FOREIGN_LEN_MAX: usize = 512;
 /// another system do not contain an id in this crate's format.
 ///
 /// The public id is derived from the imported key. An imported key therefore has the same id in
-/// every process and under every pepper.
+/// every process and with every pepper.
 ///
 /// ```
 /// use portcullis::{
@@ -118,8 +118,8 @@ impl ImportedKeys {
         })
     }
 
-    /// Returns `true` if a credential is a key of the previous system that was looked up by its own
-    /// id.
+    /// Returns `true` if a credential is a key of the previous system that was looked up by the id
+    /// derived from it.
     pub(crate) fn finds(&self, key: &ParsedKey<'_>) -> bool {
         self.parse(key.bytes).is_ok_and(|own| own.id == key.id)
     }
@@ -182,7 +182,7 @@ pub struct ImportedKey {
 }
 
 impl ImportedKey {
-    /// Creates a key to import from its hash.
+    /// Creates an imported key from the hash of the key.
     pub fn new(hash: ImportedHash) -> Self {
         Self {
             hash,
@@ -220,7 +220,7 @@ pub(crate) enum HashKind {
 }
 
 impl ImportedHash {
-    /// Parses a SHA-256 hash of 64 hexadecimal digits.
+    /// Parses a SHA-256 hash from 64 hexadecimal digits.
     ///
     /// # Errors
     ///
@@ -231,7 +231,7 @@ impl ImportedHash {
         Ok(Self::of(HashKind::Sha256(hash)))
     }
 
-    /// Parses a SHA-512 hash of 128 hexadecimal digits.
+    /// Parses a SHA-512 hash from 128 hexadecimal digits.
     ///
     /// # Errors
     ///

@@ -82,7 +82,7 @@ impl KeyTags {
         self.current.of(bytes)
     }
 
-    /// Returns `true` if `check` is the encoding by `spell` of one of these tags.
+    /// Returns `true` if `check` is one of these tags, encoded by `spell`.
     pub(crate) fn admit(&self, bytes: &[u8], check: &[u8], spell: impl Fn(u32) -> [u8; 6]) -> bool {
         let tags = std::iter::once(&self.current).chain(&self.previous);
         let right = tags.fold(Choice::from(0), |right, tag| {

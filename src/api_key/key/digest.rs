@@ -16,8 +16,8 @@ const SLOW_HASH_PURPOSE: &[u8] = b"apikey-v1 slow hash\0";
 const SEAL_PURPOSE: &[u8] = b"apikey-v1 record\0";
 const FINGERPRINT_PURPOSE: &[u8] = b"apikey-v1 fingerprint\0";
 
-/// A secret with which the service digests keys. A reader of the store who does not have this
-/// secret can neither forge a key nor check whether a key is in the store.
+/// A secret with which the service digests keys. Anyone who can read the store but does not have
+/// this secret can neither forge a key nor check whether a key is in the store.
 ///
 /// Store the pepper separately from the records, for example in a secret manager. There is no
 /// default pepper.
@@ -38,7 +38,7 @@ pub struct Pepper {
 }
 
 impl Pepper {
-    /// Creates a pepper. Each record contains the id of the pepper that its digest is keyed with.
+    /// Creates a pepper. Each record contains the id of the pepper that was used for its digest.
     ///
     /// # Errors
     ///
@@ -68,7 +68,7 @@ impl Pepper {
         })
     }
 
-    /// Creates a random pepper for this process, for demos and tests. Keys that are created under a
+    /// Creates a random pepper for this process, for demos and tests. Keys that are created with a
     /// random pepper are not valid in other processes or after a restart.
     ///
     /// # Panics
@@ -155,7 +155,8 @@ impl fmt::Debug for KeyDigest {
     }
 }
 
-/// The digest algorithm of a record. The record contains it, so that a key cannot choose it.
+/// The digest algorithm of a record. It is stored in the record, so the holder of a key cannot
+/// choose it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum DigestAlgorithm {
@@ -166,7 +167,7 @@ pub enum DigestAlgorithm {
     },
     /// SHA-256 without a pepper.
     Sha256,
-    /// The previous system's hash, digested again, for an imported key that has not been used yet.
+    /// A digest of the previous system's hash, for an imported key that has not been used yet.
     Imported {
         /// The hash algorithm of the previous system.
         hash: ImportedAlgorithm,
@@ -245,8 +246,8 @@ impl Peppers {
         self.digest_for(FOREIGN_PURPOSE, hash)
     }
 
-    /// Binds a slow hash to the pepper. A record with a slow hash contains this digest, so that a
-    /// writer of the store who does not know the pepper cannot insert another hash.
+    /// Binds a slow hash to the pepper. A record with a slow hash contains this digest, so that
+    /// write access to the store is not enough to insert another hash.
     pub(crate) fn bind_slow_hash(&self, text: &str) -> KeyDigest {
         self.digest_for(SLOW_HASH_PURPOSE, text.as_bytes())
     }
@@ -315,10 +316,11 @@ impl Peppers {
         peppers.find(|pepper| pepper.id == id)
     }
 
-    /// Returns the digest of a key by a record's algorithm, or `None` if its pepper is unknown.
+    /// Returns the digest of a key, computed with a record's algorithm, or `None` if the ring does
+    /// not have the pepper.
     ///
-    /// If the ring has a pepper, a record without one is not trusted: a writer of the store could
-    /// have created it.
+    /// If the ring has a pepper, a record without one is not trusted, because anyone who can write
+    /// to the store could have created it.
     pub(crate) fn digest_as(&self, algorithm: DigestAlgorithm, key: &[u8]) -> Option<KeyDigest> {
         match algorithm {
             DigestAlgorithm::HmacSha256 { pepper_id } => {

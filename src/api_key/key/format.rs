@@ -29,7 +29,8 @@ const BASE62: &[u8; 62] = b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnop
 
 /// The public id of a key, for lookups, logs and display.
 ///
-/// The id has 16 characters, of which 15 are random. It does not reveal the key's secret or age.
+/// The id has 16 characters, of which 15 are random. The id does not reveal the key's secret or
+/// age.
 ///
 /// ```
 /// use portcullis::api_key::KeyId;
@@ -55,7 +56,7 @@ impl KeyId {
         str::from_utf8(&self.0).expect("an id is ASCII")
     }
 
-    /// Returns the id that is derived from a digest. It is public, too.
+    /// Returns the id that is derived from a digest. The derived id is also public.
     pub(crate) fn from_digest(digest: &[u8; 32]) -> Self {
         let mut id = [CHECKSUM; ID_LEN];
         for (symbol, byte) in id[1..].iter_mut().zip(digest) {
@@ -294,7 +295,7 @@ impl<'a> Parts<'a> {
         &self.secret_and_check[SECRET_LEN..]
     }
 
-    /// Returns `true` if the key is of the kind with a checksum and the checksum is correct.
+    /// Returns `true` if the key is of the kind that has a checksum and if the checksum is correct.
     fn has_checksum(&self) -> bool {
         let right = digits(crc32fast::hash(self.checked)) == self.check();
         right & (self.id[0] == CHECKSUM)
@@ -315,10 +316,10 @@ impl fmt::Debug for ParsedKey<'_> {
 /// Detection of leaked keys, for example in repositories, pastes and logs.
 ///
 /// The expression `[a-z][a-z0-9_]{2,23}_[a-z][a-z0-9]{0,9}_1[0-9A-Za-z]{15}_[0-9A-Za-z]{49}` finds
-/// candidates in text. With the service's prefix and environments, it is exact:
+/// candidates in text. With the service's own prefix and environments, the expression is exact:
 /// `acme_(live|test)_1..`. [`verify`](scan::verify) checks the form and the checksum of a candidate
 /// without a store request. Keys with a [keyed tag](crate::api_key::TagSecret) have a `2` instead
-/// of the `1`, and only the service can verify them. A rule for gitleaks:
+/// of the `1`, and only the service can verify them. The following is a rule for gitleaks:
 ///
 /// ```toml
 /// [[rules]]
@@ -338,7 +339,8 @@ impl fmt::Debug for ParsedKey<'_> {
 pub mod scan {
     use super::{KeyId, Parts};
 
-    /// A regular expression that finds candidates for [`verify`]. It has no look-around or anchors.
+    /// A regular expression that finds candidates for [`verify`]. The expression has no look-around
+    /// and no anchors.
     pub const CANDIDATE_REGEX: &str =
         "[a-z][a-z0-9_]{2,23}_[a-z][a-z0-9]{0,9}_1[0-9A-Za-z]{15}_[0-9A-Za-z]{49}";
 

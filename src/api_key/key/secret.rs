@@ -4,7 +4,7 @@ use std::fmt;
 
 use zeroize::Zeroizing;
 
-/// A whole key including its secret, as its owner receives it once.
+/// A complete key, including its secret, in the form that its owner receives only once.
 ///
 /// This type does not implement `Display`, `Clone` or `PartialEq`. `Debug` prints only the name of
 /// the type, and the memory is overwritten on drop. Only [`SecretKey::expose_secret`] returns the

@@ -13,7 +13,7 @@ use crate::{
 };
 
 /// Verifies a key. The secret is compared first, so that only a holder of the whole key can learn
-/// that it exists. An unknown id costs the same digest and comparison as a known one.
+/// that the key exists. An unknown id costs the same digest and comparison as a known one.
 ///
 /// `proved` is the result of the slow hash, for a record that has one.
 pub(crate) fn verify(

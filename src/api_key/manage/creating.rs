@@ -21,8 +21,8 @@ pub(crate) struct Begun<'a> {
 }
 
 impl Creating {
-    /// Registers a creation. Each one counts the earlier ones, so that together they never exceed
-    /// the maximum.
+    /// Registers a creation. Each creation counts the earlier creations, so that together they
+    /// never exceed the maximum.
     pub(crate) fn begin(&self, owner: &str) -> Begun<'_> {
         let mut owners = lock(&self.owners);
         let count = owners.entry(owner.to_owned()).or_default();

@@ -18,7 +18,7 @@ use crate::api_key::{
 };
 
 impl KeyManager {
-    /// Stores a new key, and generates another one if its id exists.
+    /// Stores a new key. If its id already exists, generates another key.
     pub(super) async fn keep(
         &self,
         generate: impl Fn() -> Result<GeneratedKey, KeyError>,

@@ -15,9 +15,9 @@ use crate::{
 /// Records the authority of an update before it is applied. Returns `true` if the authority can
 /// make the update.
 ///
-/// An update by the service takes over every field except the state, including those that an
+/// An update by the service takes over every field except the state, including fields that an
 /// owner's administrator set before. An owner's administrator can change the fields that it set,
-/// restrict those that the service left open, and tighten those that the service restricted.
+/// restrict fields that the service left open, and tighten fields that the service restricted.
 pub(super) fn admit_update(record: &mut KeyRecord, update: &KeyUpdate, by: Authority) -> bool {
     match by {
         Authority::Service => {

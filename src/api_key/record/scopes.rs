@@ -7,7 +7,7 @@ use crate::core::{error::ConfigError, identity::Identity, notice};
 const SCOPE_LEN_MAX: usize = 128;
 
 /// Returns `true` if this is a valid scope: 1 to 128 of the characters that RFC 6749 section 3.3
-/// allows, so that a challenge can name it.
+/// allows, so that a challenge can contain it.
 pub(crate) fn is_scope(scope: &str) -> bool {
     let plain = |byte: u8| matches!(byte, 0x21 | 0x23..=0x5b | 0x5d..=0x7e);
     (1..=SCOPE_LEN_MAX).contains(&scope.len()) && scope.bytes().all(plain)

@@ -39,8 +39,9 @@ use crate::{
 
 impl KeyRing {
     /// Creates a builder for a ring whose keys start with `prefix`, the name of the service. A
-    /// prefix consists of 3 to 24 characters in `a-z0-9` and single inner underscores. With six or
-    /// more letters, secret scanners report fewer false positives.
+    /// prefix starts with a letter and consists of 3 to 24 characters in `a-z0-9` and single inner
+    /// underscores. Secret scanners report fewer false positives if the prefix has six or more
+    /// letters.
     pub fn builder(prefix: impl Into<String>, store: impl ApiKeyStore) -> KeyRingBuilder {
         KeyRingBuilder {
             prefix: prefix.into(),
@@ -69,7 +70,7 @@ impl KeyRing {
     }
 }
 
-/// The maximum number of wrong credentials that are cached, and their time to live.
+/// The maximum number of cached wrong credentials, and their time to live.
 const WRONG_MAX: usize = 10_000;
 const WRONG_FOR: Duration = Duration::from_secs(5);
 /// The default store timeout of requests.
@@ -77,7 +78,7 @@ const DEADLINE: Duration = Duration::from_millis(50);
 /// The default store timeout of managers.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// Flushes a ring periodically until it is dropped.
+/// Flushes a ring periodically until the ring is dropped.
 async fn flush_every(interval: Duration, runtime: Arc<dyn Runtime>, ring: Weak<KeyRingInner>) {
     loop {
         runtime.sleep(interval).await;
@@ -128,25 +129,25 @@ impl KeyRingBuilder {
     /// Sets the pepper with which new keys are digested. There is no default: a ring needs a pepper
     /// unless [`without_pepper`](Self::without_pepper) is called.
     ///
-    /// A writer of the store who does not have the pepper cannot create a key, because every digest
-    /// and imported hash is bound to a pepper of the ring. Such a writer can still edit the owner,
-    /// scopes, tier or expiry of an existing key, unless records are [sealed](Self::seal_records).
+    /// Write access to the store is not enough to create a valid key, because every digest and
+    /// imported hash is bound to one of the ring's peppers. It is enough to edit the owner, scopes,
+    /// tier or expiry of an existing key, unless records are [sealed](Self::seal_records).
     pub fn pepper(mut self, pepper: Pepper) -> Self {
         self.pepper = Some(pepper);
         self
     }
 
-    /// Adds a previous pepper, whose keys are still accepted. Defaults to none.
+    /// Adds a previous pepper and accepts keys that were digested with it. Defaults to none.
     ///
-    /// A previous pepper is trusted as much as the current one. A writer of the store who has it
-    /// can create keys, so remove a pepper that has leaked.
+    /// A previous pepper is trusted as much as the current one. Anyone who has the pepper and can
+    /// write to the store can create valid keys, so remove a pepper that has leaked.
     pub fn previous_pepper(mut self, pepper: Pepper) -> Self {
         self.previous.push(pepper);
         self
     }
 
-    /// Disables the pepper. Keys are then digested with plain SHA-256, and a writer of the store
-    /// can create keys. By default, a pepper is required.
+    /// Disables the pepper. Keys are then digested with plain SHA-256, and anyone who can write to
+    /// the store can create valid keys. By default, a pepper is required.
     pub fn without_pepper(mut self) -> Self {
         self.unpeppered = true;
         self
@@ -161,7 +162,7 @@ impl KeyRingBuilder {
 
     /// Sets the auditor of the ring. Defaults to none. The auditor receives an event for each
     /// change that a manager of this ring makes and for each forged record (see
-    /// [`seal_records`](Self::seal_records)). The queue of the access log is an auditor.
+    /// [`seal_records`](Self::seal_records)). The access log's queue is an auditor.
     ///
     /// The auditor is called after the change is stored, on the task that made the change, and must
     /// not block. If the auditor panics, the change remains in effect.
@@ -189,9 +190,9 @@ impl KeyRingBuilder {
         self
     }
 
-    /// Sets the timeout of store calls for requests. A request whose call times out receives `503`.
-    /// Defaults to 50 milliseconds, or to the store's [own timeout](ApiKeyStore::has_timeout) if it
-    /// has one.
+    /// Sets the timeout of store calls for requests. A request whose store call times out receives
+    /// `503`. Defaults to 50 milliseconds, or to the store's [own
+    /// timeout](ApiKeyStore::has_timeout), if any.
     ///
     /// [`runtime`](Self::runtime) provides the timer. The timeout does not apply to in-memory
     /// stores. [`build`](Self::build) fails if the timeout is zero.
@@ -209,7 +210,7 @@ impl KeyRingBuilder {
     /// Sets the timeout of store calls by a [`KeyManager`](crate::api_key::KeyManager) or a
     /// [flush](KeyRing::flush). Calls that take longer fail with
     /// [`Timeout`](crate::StoreErrorKind::Timeout). Defaults to 5 seconds, or to the store's [own
-    /// timeout](ApiKeyStore::has_timeout) if it has one.
+    /// timeout](ApiKeyStore::has_timeout), if any.
     ///
     /// [`build`](Self::build) fails if the timeout is zero.
     pub fn manager_timeout(mut self, after: Duration) -> Self {
@@ -226,8 +227,8 @@ impl KeyRingBuilder {
         self
     }
 
-    /// Replaces the checksum of new keys with a keyed tag, and rejects keys without a valid tag, so
-    /// that forged keys cause no store requests. Defaults to no tag. The ids of new keys start with
+    /// Replaces the checksum of new keys with a keyed tag and rejects keys without a valid tag.
+    /// Forged keys then cause no store requests. Defaults to no tag. The ids of new keys start with
     /// `2`.
     ///
     /// If keys with a checksum already exist, also call
@@ -237,14 +238,14 @@ impl KeyRingBuilder {
         self
     }
 
-    /// Adds a previous keyed tag, whose keys are still accepted. Defaults to none.
+    /// Adds a previous keyed tag and accepts keys that have it. Defaults to none.
     pub fn previous_tag_secret(mut self, tag: TagSecret) -> Self {
         self.previous_tags.push(tag);
         self
     }
 
     /// Accepts keys that were created before the ring had a keyed tag. This option is off by
-    /// default. While it is set, forged keys without a tag cause store requests.
+    /// default. While this option is set, forged keys without a tag cause store requests.
     pub fn accept_untagged_keys(mut self) -> Self {
         self.checksums_too = true;
         self
@@ -254,9 +255,9 @@ impl KeyRingBuilder {
     /// valid seal. This option is off by default.
     ///
     /// The MAC covers the whole record: id, version, digest, owner, lineage, tier, scopes, state,
-    /// times, metadata, constraints, credits and limits. A writer of the store can then neither
-    /// create a key nor change the permissions of a key. A writer can still delete a record, or
-    /// replace it with an older version of the same record.
+    /// times, metadata, constraints, credits and limits. Write access to the store is then not
+    /// enough to create a key or to change a key's permissions. It is still enough to delete a
+    /// record or to replace a record with an older version.
     ///
     /// If the record of a key has no valid seal, requests with the key receive `500`, and the
     /// auditor receives [`KeyRecordForged`](crate::AuditEvent::KeyRecordForged). Enable this option
@@ -269,15 +270,14 @@ impl KeyRingBuilder {
     /// Accepts keys that were created before the ring had a pepper. This option is off by default.
     ///
     /// On its next use, such a key receives a digest that is keyed with the pepper. Until all of
-    /// these keys have been used, a writer of the store can create keys.
+    /// these keys have been used, anyone who can write to the store can create keys.
     pub fn accept_unpeppered(mut self) -> Self {
         self.plain_too = true;
         self
     }
 
-    /// Accepts keys that another system issued and that were
-    /// [imported](crate::api_key::KeyManager::import), and sets the method by which they are found.
-    /// This option is off by default.
+    /// Accepts [imported](crate::api_key::KeyManager::import) keys, which another system issued,
+    /// and sets the method by which they are found. This option is off by default.
     ///
     /// A credential is looked up as an imported key if it does not have the form of the ring's keys
     /// and no verifier of the layer recognizes it. On its first use, an imported key receives a

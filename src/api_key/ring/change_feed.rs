@@ -17,8 +17,8 @@ pub enum ChangeNotifications {
     /// The store is in this process's memory. It is called for each request, and nothing is cached.
     Immediate,
     /// The store announces changes. Records are cached for up to 10 seconds by default. A cached
-    /// record is invalidated when it changes, and all are invalidated when the subscription is
-    /// lost.
+    /// record is invalidated when the stored record changes. All cached records are invalidated
+    /// when the subscription is lost.
     Feed(KeyChangeFeed),
     /// The store does not announce changes. Records are cached only if
     /// [`key_cache_ttl`](crate::api_key::KeyRingBuilder::key_cache_ttl) is set.

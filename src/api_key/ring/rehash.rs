@@ -1,4 +1,4 @@
-//! New digests under the current pepper, for keys that were used with an outdated one.
+//! New digests, computed with the current pepper, for keys whose digests are outdated.
 
 use std::{
     collections::HashMap,

@@ -39,8 +39,8 @@ pub(crate) struct KeyRingInner {
     pub(crate) redigests: Redigests,
     pub(crate) foreign: Option<ImportedKeys>,
     pub(crate) hashing: Hashing,
-    /// The number under which records cache this ring's check of their seal, or `None` if the ring
-    /// does not seal records.
+    /// The number that marks a record whose seal this ring has verified, or `None` if the ring does
+    /// not seal records.
     pub(super) seals_as: Option<u64>,
 }
 
@@ -110,8 +110,8 @@ impl KeyRingInner {
         StoredKey::new(record)
     }
 
-    /// Returns `true` if a record was written by this ring or another one with its peppers. Each
-    /// record is verified once.
+    /// Returns `true` if a record was written by this ring or by another ring with the same
+    /// peppers. Each record is verified once.
     pub(crate) fn trusts(&self, record: &StoredKey) -> bool {
         let Some(ring) = self.seals_as else {
             return true;
@@ -162,7 +162,7 @@ impl KeyRingInner {
         Ok(())
     }
 
-    /// Writes pending digests. Those that are lost are computed again on the next use of their key.
+    /// Writes pending digests. A lost digest is computed again on the next use of its key.
     async fn flush_redigests(&self) -> Result<(), StoreError> {
         for (id, redigest) in self.redigests.take() {
             let Some(before) = self.store.find(id).await? else {

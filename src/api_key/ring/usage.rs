@@ -1,4 +1,4 @@
-//! The last use and number of uses of keys, reported to the store periodically.
+//! The time of the last use and the number of uses of each key, reported to the store periodically.
 
 use std::{
     collections::{HashMap, hash_map::Entry},
