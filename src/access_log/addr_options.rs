@@ -10,16 +10,17 @@ impl AccessLogLayerBuilder {
         self
     }
 
-    /// Records only the network of the client and peer addresses: /24 for IPv4, /48 for IPv6.
-    /// Defaults to off.
+    /// Records only the network of the client and peer addresses: /24 for IPv4, /48 for IPv6. This
+    /// option is off by default.
     pub fn mask_client_addr(mut self) -> Self {
         self.config.mask_client_addr = true;
         self
     }
 
     /// Accepts requests without a peer address, as on a Unix socket or in tests. By default, the
-    /// first record without one emits a notice, once per process, because a server that does not
-    /// pass the address on is usually misconfigured. The fields of the record do not change.
+    /// first record without a peer address emits a notice, because a server that does not pass on
+    /// the address is usually misconfigured. The notice is emitted once per process. This option
+    /// does not change the fields of the record.
     pub fn optional_client_addr(mut self) -> Self {
         self.config.report_missing_addr = false;
         self

@@ -14,7 +14,7 @@ use pin_project_lite::pin_project;
 use super::record::{guard::Guard, record::RequestOutcome};
 
 pin_project! {
-    /// A response body that completes the record of its request when it ends.
+    /// A response body that completes the record of its request when the body ends.
     ///
     /// Frames, trailers, size hints and errors pass through unchanged. The default value is an
     /// empty body without a record.

@@ -104,8 +104,8 @@ impl AccessLogConfig {
         }
     }
 
-    /// Returns the timer of a start record, or `None` if it is off or unavailable, such as outside
-    /// of a runtime.
+    /// Returns the timer of a start record, or `None` if it is off or unavailable, for example
+    /// outside a runtime.
     pub(super) fn start_timer(&self) -> Option<Task> {
         self.runtime.as_ref()?.try_sleep(self.start_after?)
     }

@@ -189,9 +189,8 @@ impl AccessLogLayerBuilder {
         self
     }
 
-    /// Sets the function that determines the level of a record. The function can start from the
-    /// default level, which [`Record::level`] returns. If the function panics, the default level is
-    /// used.
+    /// Sets the function that determines the level of a record. In this function, [`Record::level`]
+    /// returns the default level. If the function panics, the default level is used.
     ///
     /// By default, server failures (5xx, a panic, a failed body) have level `Error`, requests that
     /// authentication rejects have level `Warn`, and `OPTIONS` requests have level `Debug`. All
@@ -234,7 +233,7 @@ impl AccessLogLayerBuilder {
     /// Two denials are combined if they have the same caller or client, route and reason.
     ///
     /// The first denial is recorded immediately. The last of the later denials represents all of
-    /// them, and `portcullis.repeat_count` is their number. It is recorded when the first request
+    /// them, and `portcullis.repeat_count` is their number. It is recorded when the next request
     /// ends after the window, or when the layer and all of its services are dropped.
     pub fn aggregate_denials(mut self, window: Duration) -> Self {
         self.config.fold_window = Some(window);
@@ -315,8 +314,8 @@ impl AccessLogLayerBuilder {
 
     /// Sets the peers whose `x-request-id` header is used as the request id. Defaults to no peers.
     ///
-    /// An id has 1 to 128 characters of `A-Z a-z 0-9 . _ -` and contains no API key. Any other
-    /// value is replaced by a generated id.
+    /// A valid id consists of 1 to 128 characters from `A-Z a-z 0-9 . _ -` and contains no API key.
+    /// Any other value is replaced by a generated id.
     pub fn trust_request_id(mut self, trust: Trust) -> Self {
         self.config.trust_request_id = trust;
         self

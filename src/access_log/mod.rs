@@ -57,7 +57,7 @@
 //!   [`response_headers`](AccessLogLayerBuilder::response_headers) includes it; credential headers
 //!   are never recorded;
 //! - no query value, unless [`query_values`](AccessLogLayerBuilder::query_values) includes its
-//!   parameter, also in a recorded `Referer`, `Location` or `Content-Location`;
+//!   parameter; this rule also applies to a recorded `Referer`, `Location` or `Content-Location`;
 //! - no API key except its public id;
 //! - no owner unless [`include_user_id`](AccessLogLayerBuilder::include_user_id) is called;
 //! - only the name and port of `Host`, if they are well formed.
@@ -88,7 +88,8 @@
 //! The type of the request body does not change, so any inner service accepts the request. The
 //! record contains the declared length of the request body. An inner [`CountRequestBodyLayer`]
 //! counts the bytes that are read.
-//! [`GateLayer::count_request_bodies`](crate::GateLayer::count_request_bodies) adds this layer.
+//! [`GateLayer::count_request_bodies`](crate::GateLayer::count_request_bodies) adds this inner
+//! layer.
 //!
 //! # Routes
 //!

@@ -1,4 +1,4 @@
-//! The access log as an optional part of `Gate`, and the settings that it takes from there.
+//! The access log as an optional part of `Gate`, and the settings that it takes from `Gate`.
 
 use std::sync::Arc;
 

@@ -4,7 +4,7 @@ use bytes::Bytes;
 
 use crate::core::{store_api::store_future::StoreFuture, time::Timestamp};
 
-/// Stores records and returns the latest ones.
+/// Stores records and returns the latest records.
 ///
 /// A [`LogQueue`](crate::access_log::sinks::LogQueue) calls the store in the background, so
 /// requests do not wait for it. Entries that the store does not accept are counted as lost. A store

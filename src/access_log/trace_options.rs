@@ -20,7 +20,7 @@ impl AccessLogLayerBuilder {
     ///
     /// The function cannot see the spans of inner layers. A service inside such a layer calls
     /// [`RequestLog::set_span`](super::RequestLog::set_span) instead. If the function panics or
-    /// returns the caller's span, the ids are ignored. The request's extensions contain the
+    /// returns the caller's span, its result is ignored. The request's extensions contain the
     /// [`TraceContext`] that the first call returned.
     ///
     /// With `tracing-opentelemetry`:
@@ -89,12 +89,12 @@ impl AccessLogLayerBuilder {
         self
     }
 
-    /// Creates ids for requests whose own span is unknown: a random `span_id` in the trace of a
-    /// [trusted](Self::trust_traceparent) `traceparent`, or in a new trace. This option is off by
-    /// default.
+    /// Creates ids for requests whose own span is unknown: a random `span_id` in the trace that a
+    /// [trusted](Self::trust_traceparent) `traceparent` identifies, or in a new trace. This option
+    /// is off by default.
     ///
     /// The inner service continues the trace without further setup. The created ids are in the
-    /// request's `traceparent` header, where they replace the caller's ids, and in its
+    /// request's `traceparent` header, where they replace the caller's ids, and in the request's
     /// [`TraceContext`] extension. Add [`TraceContext::traceparent`] to outgoing requests. If a new
     /// trace is created, the `tracestate` header is removed.
     ///

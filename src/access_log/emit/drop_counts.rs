@@ -22,7 +22,8 @@ impl DropCounts {
         self.each().map(|(_, lost)| lost).sum()
     }
 
-    /// Returns the name of each reason in the log and the number of records that were lost for it.
+    /// Returns the log name of each reason and the number of records that were lost for that
+    /// reason.
     pub fn each(&self) -> impl Iterator<Item = (&'static str, u64)> {
         [
             ("queue_full", self.queue_full),

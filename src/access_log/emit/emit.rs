@@ -121,8 +121,8 @@ impl Emitter {
         }
     }
 
-    /// Emits a start record. The same digest samples both records, so if the start record is
-    /// written, the record of the end is too.
+    /// Emits a start record. The same digest selects both records, so if the start record is
+    /// written, the record at the end is written too.
     pub(crate) fn emit_start(&self, arrival: &Arrival, departure: &Departure, slots: &RecordData) {
         let uid = request_id::generate(arrival.at);
         let mut record = Record {
@@ -147,8 +147,8 @@ impl Emitter {
         }
     }
 
-    /// Emits the record of a request. A panic of a sink is caught and loses the record: during
-    /// unwinding, a second panic would abort the process.
+    /// Emits the record of a request. If a sink panics, the panic is caught and the record is lost.
+    /// An uncaught second panic during unwinding would abort the process.
     pub(crate) fn emit(&self, mut ended: Ended, now: Timestamp) {
         ended.level = self.level(&ended);
         self.config.check_addr(ended.arrival());
@@ -234,8 +234,8 @@ impl Emitter {
         record.sample_rate > 1 && !sample::keeps(record.request_id().as_str(), self.config.one_in)
     }
 
-    /// Writes a record to each sink that accepts its level. A panic of one does not affect the
-    /// others.
+    /// Writes a record to each sink that accepts its level. A panic in one sink does not affect the
+    /// other sinks.
     fn hand_out(&self, record: &Record<'_>) -> Handed {
         let mut handed = Handed::Over;
         for sink in &self.config.sinks {
@@ -302,7 +302,7 @@ impl Emitter {
 }
 
 impl Drop for Emitter {
-    /// Writes pending aggregated denials, since no later request can.
+    /// Writes pending aggregated denials, because no later request can write them.
     fn drop(&mut self) {
         let Some(folding) = self.folding.take() else {
             return;
@@ -318,7 +318,8 @@ impl Drop for Emitter {
 }
 
 impl Folding {
-    /// Returns the kind of a denied request: equal for the same caller or client, route and reason.
+    /// Returns the kind of a denied request. Requests with the same caller or client, route and
+    /// reason have the same kind.
     fn kind(&self, record: &Record<'_>) -> Option<u64> {
         if !record.is_denied() {
             return None;

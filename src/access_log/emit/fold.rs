@@ -11,8 +11,9 @@ use crate::core::time::Timestamp;
 /// aggregated until a window ends.
 const KINDS_MAX: usize = 1_024;
 
-/// Aggregates denials by kind. The first one is emitted immediately. The later ones of its window
-/// are counted, and the last of them represents all when the window ends.
+/// Aggregates denials by kind. The first denial of a kind opens a window and is emitted
+/// immediately. Later denials in the window are counted, and the last of them represents all of
+/// them when the window ends.
 #[derive(Debug)]
 pub(super) struct Folds<T> {
     window: Duration,

@@ -39,8 +39,8 @@ impl LogStats {
         self.counts.emitted.load(Ordering::Relaxed)
     }
 
-    /// Returns the number of records and function calls that failed because a sink or a function of
-    /// the application panicked.
+    /// Returns the number of records and function calls that failed because a sink or an
+    /// application function panicked.
     pub fn failed(&self) -> u64 {
         self.counts.failed.load(Ordering::Relaxed)
     }

@@ -38,10 +38,10 @@ const EVENT_STREAM: &[u8] = b"text/event-stream";
 
 /// The record of a request that is running.
 ///
-/// It moves from the service to the future and then to the body. Each move copies it, so fields
-/// that are written once are in the record's allocation. The caller that detects the end of the
-/// request reports the outcome; otherwise, the drop is the end. `polling` is `true` while
-/// application code runs: if it is set on drop, the drop comes from unwinding.
+/// The guard moves from the service to the future and then to the body. Each move copies it, so
+/// fields that are written once are in the record's allocation. The caller that detects the end of
+/// the request reports the outcome; otherwise, the drop is the end. `polling` is `true` while
+/// application code runs: if it is `true` on drop, the drop is part of unwinding.
 pub(crate) struct Guard {
     emitter: Arc<Emitter>,
     /// `None` once the record is emitted.
@@ -64,8 +64,8 @@ struct Options {
 }
 
 impl Guard {
-    /// Starts the records of a request, or returns `None` if no sink would accept them. Adds the
-    /// record handle to the request's extensions.
+    /// Starts the records of a request, or returns `None` if no sink would accept the records. Adds
+    /// the record handle to the request's extensions.
     pub(crate) fn open<B>(
         emitter: &Arc<Emitter>,
         request: &mut Request<B>,
@@ -143,8 +143,9 @@ impl Guard {
         options.map_or(OwnSpan::Unknown, |options| options.span)
     }
 
-    /// Reads the ids of the request's own span again once the request has ended. Inside its scope
-    /// these are final; elsewhere they are read only if there were none before.
+    /// Reads the ids of the request's own span again once the request has ended. Inside the
+    /// request's scope, the ids are final. Outside it, they are read only if no ids were found
+    /// before.
     fn settle_span(&mut self) {
         let config = &self.emitter.config;
         if !config.spans.is_used() {

@@ -7,12 +7,13 @@ pub(crate) const REDACTED: &str = "REDACTED";
 
 /// The number of characters of a key id, between underscores.
 const ID_LEN: usize = 16;
-/// The minimum length of a redacted secret: fewer of its 43 characters are of no use.
+/// The minimum length of a redacted secret: a fragment with fewer of the 43 characters is useless
+/// to an attacker.
 const SECRET_LEN_MIN: usize = 16;
 /// The minimum length of a text that can contain a secret.
 const TEXT_LEN_MIN: usize = ID_LEN + SECRET_LEN_MIN + 2;
 
-/// Returns text with the secrets of all API keys redacted, at any position and with any
+/// Returns the text with the secrets of all API keys redacted, at any position and with any
 /// percent-encoding. The public part of a key is preserved.
 ///
 /// Keys are recognized by their form alone, `…_1id_secret`, so that truncated keys and keys of

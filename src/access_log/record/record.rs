@@ -45,8 +45,8 @@ pub struct Record<'a> {
     pub(crate) start_uid: Option<&'a RequestId>,
 }
 
-/// The facts of a request's arrival and, later, its response head. Not redacted, so it never leaves
-/// `access_log`.
+/// The facts of a request's arrival and, later, its response head. The facts are not redacted, so
+/// they never leave `access_log`.
 pub(crate) struct Arrival {
     pub(crate) at: Timestamp,
     /// The arrival time on the monotonic clock.
@@ -115,7 +115,7 @@ pub(crate) struct Departure {
 }
 
 impl Record<'_> {
-    /// Returns the time of the wall clock at which the request arrived.
+    /// Returns the wall-clock time at which the request arrived.
     pub fn arrived_at(&self) -> Timestamp {
         self.arrival.at
     }
@@ -130,9 +130,9 @@ impl Record<'_> {
         &self.arrival.request_id
     }
 
-    /// Returns the id of this record. It equals the request id unless the client sent the request
-    /// id, because a client can send the same id repeatedly. If a record is stored twice, both
-    /// copies have the same id. A start record has an id of its own.
+    /// Returns the id of this record. The record id equals the request id unless the client sent
+    /// the request id, because a client can send the same id repeatedly. If a record is stored
+    /// twice, both copies have the same id. A start record has its own id.
     pub fn record_id(&self) -> &RequestId {
         let own = self.start_uid.or(self.arrival.uid.as_ref());
         own.unwrap_or(&self.arrival.request_id)
@@ -151,8 +151,8 @@ impl Record<'_> {
         self.arrival.trace.as_ref()
     }
 
-    /// Returns the context of the span that represents this request. It is absent unless it is
-    /// [set](crate::access_log::RequestLog::set_span), [reported by
+    /// Returns the context of the span that represents this request. Returns `None` unless the span
+    /// was [set](crate::access_log::RequestLog::set_span), [reported by
     /// tracing](crate::access_log::AccessLogLayerBuilder::trace_ids) or
     /// [created](crate::access_log::AccessLogLayerBuilder::create_trace_ids).
     pub fn span(&self) -> Option<&TraceContext> {
@@ -187,12 +187,13 @@ impl Record<'_> {
         self.span().or(self.trace()).map(TraceContext::flags)
     }
 
-    /// Returns the client's address. If addresses are masked, returns its network.
+    /// Returns the client's address, or the network of the address if addresses are masked.
     pub fn client_addr(&self) -> Option<IpAddr> {
         self.arrival.client_shown()
     }
 
-    /// Returns the address of the connection's peer. If addresses are masked, returns its network.
+    /// Returns the address of the connection's peer, or the network of the address if addresses are
+    /// masked.
     pub fn peer_addr(&self) -> Option<IpAddr> {
         let shown = |client: &Client| client.shown(client.peer.ip().to_canonical());
         self.arrival.client.as_ref().map(shown)
@@ -240,14 +241,15 @@ impl Record<'_> {
         }
     }
 
-    /// Returns the path with secret segments redacted. It has at most 1 024 bytes plus a truncation
-    /// mark.
+    /// Returns the path with secret segments redacted. The returned path has at most 1 024 bytes
+    /// plus a truncation mark.
     pub fn path(&self) -> Cow<'_, str> {
         self.redaction.path(self.arrival.uri.path())
     }
 
-    /// Returns the query with the values of all parameters redacted, except for allowed parameters.
-    /// Long queries are truncated.
+    /// Returns the query. All parameter values are redacted, except those that
+    /// [`query_values`](crate::access_log::AccessLogLayerBuilder::query_values) allows. Long
+    /// queries are truncated.
     pub fn query(&self) -> Option<String> {
         let mut shown = String::new();
         self.with_query(|piece| shown.push_str(piece))
@@ -290,7 +292,7 @@ impl Record<'_> {
             .map(|(name, value)| (name, self.redaction.header_text(name, value)))
     }
 
-    /// Returns the response status, if the response head was ready.
+    /// Returns the response status, or `None` if there was no response head.
     pub fn status(&self) -> Option<StatusCode> {
         self.head().map(|head| head.status)
     }
@@ -299,7 +301,7 @@ impl Record<'_> {
         self.arrival.head.get()
     }
 
-    /// Returns the name of the gRPC status, if the response head or its trailers contain one.
+    /// Returns the name of the gRPC status, if the response head or the trailers contain one.
     pub fn grpc_status(&self) -> Option<&'static str> {
         self.departure.grpc_status.map(GrpcStatus::as_str)
     }
@@ -336,7 +338,8 @@ impl Record<'_> {
         self.departure.duration
     }
 
-    /// Returns the time from the arrival of the request to the response head, if it was ready.
+    /// Returns the time from the arrival of the request until the response head was ready, or
+    /// `None` if there was no response head.
     pub fn time_to_head(&self) -> Option<Duration> {
         self.head().map(|head| head.at - self.arrival.started)
     }
@@ -353,15 +356,15 @@ impl Record<'_> {
         self.is_slow
     }
 
-    /// Returns the number of requests that this record represents. It is 1 unless records are
-    /// [sampled](crate::access_log::AccessLogLayerBuilder::sample_one_in) and this record is
+    /// Returns the number of requests that this record represents. The number is 1 unless records
+    /// are [sampled](crate::access_log::AccessLogLayerBuilder::sample_one_in) and this record is
     /// routine.
     pub fn sample_rate(&self) -> u32 {
         self.sample_rate
     }
 
-    /// Returns the number of repeated denials that this record represents. It is 1 unless denials
-    /// are [aggregated](crate::access_log::AccessLogLayerBuilder::aggregate_denials).
+    /// Returns the number of repeated denials that this record represents. The number is 1 unless
+    /// denials are [aggregated](crate::access_log::AccessLogLayerBuilder::aggregate_denials).
     pub fn repeat_count(&self) -> u64 {
         self.repeat_count
     }
@@ -393,7 +396,8 @@ impl Record<'_> {
             || matches!(self.slots.auth(), Some(AuthOutcome::Denied { .. }))
     }
 
-    /// Returns the most significant decision of all rate limiters, and its policy.
+    /// Returns the most significant decision of all rate limiters, and the policy that made the
+    /// decision.
     ///
     /// A rejection is more significant than other decisions. Among decisions of equal significance,
     /// the policy with the smallest remaining share of its quota is returned.
@@ -458,7 +462,7 @@ impl Record<'_> {
             .reduce(|all, one| all + one)
     }
 
-    /// Returns the number of failed store calls of the request.
+    /// Returns the number of store calls that failed during the request.
     pub fn store_errors(&self) -> usize {
         let calls = self.slots.store_calls().iter();
         calls.filter(|call| call.error.is_some()).count()
@@ -646,7 +650,8 @@ fn weight(decision: RateLimitDecision) -> u8 {
     }
 }
 
-/// Returns the policy of this outcome with the smallest share left, unless the one before has less.
+/// Returns the policy of this outcome with the smallest remaining share, unless the previous policy
+/// has a smaller one.
 fn scarcest<'a>(
     before: Option<&'a PolicyOutcome>,
     outcome: &'a RateLimitOutcome,

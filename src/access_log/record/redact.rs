@@ -25,7 +25,8 @@ pub(crate) const SHORT_BYTES_MAX: usize = 256;
 /// The maximum length of a query parameter name. A longer one is probably a value.
 const PARAMETER_BYTES_MAX: usize = 64;
 
-/// Headers that carry credentials. They are never recorded, not even if configured.
+/// Headers that contain credentials. They are never recorded, even if the configuration includes
+/// them.
 const CREDENTIALS: [HeaderName; 10] = [
     AUTHORIZATION,
     PROXY_AUTHORIZATION,
@@ -49,7 +50,7 @@ pub(crate) struct Redaction {
     pub(crate) query: Vec<String>,
     pub(crate) request_headers: Vec<HeaderName>,
     pub(crate) response_headers: Vec<HeaderName>,
-    /// Additional headers that carry credentials, like [`CREDENTIALS`].
+    /// Additional headers that contain credentials, like [`CREDENTIALS`].
     pub(crate) redact_headers: Vec<HeaderName>,
     pub(crate) secret_paths: Vec<SecretPath>,
     pub(crate) users: Users,
@@ -129,7 +130,7 @@ pub(super) fn host_and_port(authority: &str) -> Option<(&str, Option<u16>)> {
 }
 
 impl Redaction {
-    /// Returns an error if a recorded header carries credentials.
+    /// Returns an error if a recorded header contains credentials.
     pub(crate) fn check(&self) -> Result<(), ConfigError> {
         let secret =
             |name: &&HeaderName| CREDENTIALS.contains(name) || self.redact_headers.contains(name);
@@ -170,7 +171,8 @@ impl Redaction {
         }
     }
 
-    /// Returns the path with the segments redacted that any pattern hides, or `None` if none does.
+    /// Returns the path with every segment redacted that a pattern hides, or `None` if no pattern
+    /// hides a segment.
     fn hide_segments(&self, path: &str) -> Option<String> {
         let mut secret: Vec<usize> = Vec::new();
         for pattern in self.secret_paths.iter().filter(|own| own.fits(path)) {
@@ -195,8 +197,8 @@ impl Redaction {
     /// Passes the redacted query to `show` in pieces. Only values of allowed parameters are
     /// included.
     ///
-    /// A name is included only if a value follows it: a parameter without a value can be a token,
-    /// and a Base64 token ends with equals signs.
+    /// A parameter name is included only if a value follows the name: a parameter without a value
+    /// can be a token, and a Base64 token can end with equals signs.
     pub(crate) fn query(&self, query: &str, mut show: impl FnMut(&str)) {
         let mut shown = 0;
         let mut show = |piece: &str| {

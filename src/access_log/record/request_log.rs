@@ -10,11 +10,11 @@ use crate::core::{
     record::{FieldValue, RecordHandle},
 };
 
-/// A handle to the record of the current request. If the request has no record, all calls have no
-/// effect.
+/// A handle to the record of the current request. If the request has no record, calls on the handle
+/// have no effect.
 ///
 /// Handlers that use a `RequestLog` can therefore be tested without an access log. With feature
-/// `axum`, it is an extractor, which also records the matched route.
+/// `axum`, `RequestLog` is also an extractor, which records the matched route.
 ///
 /// ```
 /// use portcullis::access_log::RequestLog;

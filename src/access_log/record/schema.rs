@@ -3,8 +3,8 @@
 /// The version of the record schema. Each record contains it.
 ///
 /// The version increases when the name, type or meaning of a field changes. A new field does not
-/// increase the version. In version 2, the caller's span is `parent_id`. In version 1, it was
-/// `span_id`.
+/// increase the version. In version 2, the caller's span is `parent_id`. In version 1, the caller's
+/// span was `span_id`.
 pub const SCHEMA_VERSION: u32 = 2;
 
 /// The event name of a request record.
@@ -43,7 +43,7 @@ impl FieldNaming {
         &text_member[..text_member.len() - 1]
     }
 
-    /// Returns a field's name as a member that is a text begins with it: `,"name":"`.
+    /// Returns the start of a JSON object member with this field and a string value: `,"name":"`.
     #[inline]
     pub(crate) fn text_member(self, field: Field) -> &'static str {
         Field::TEXT_MEMBERS[field as usize][self as usize]
@@ -73,7 +73,7 @@ macro_rules! fields {
             /// All fields.
             const ALL: &[Self] = &[$(Self::$field,)+];
 
-            /// The beginnings of all members that are texts, by each convention.
+            /// The starts of all members with a string value, in each naming convention.
             const TEXT_MEMBERS: &[[&'static str; 3]; Self::ALL.len()] = &[
                 $([
                     concat!(",\"", $otel, "\":\""),

@@ -47,7 +47,7 @@ impl TraceContext {
     /// Parses the `traceparent` header of a request: version 00, or a later version with the same
     /// prefix.
     ///
-    /// Returns `None` if it is absent, invalid or repeated.
+    /// Returns `None` if the header is absent, invalid or repeated.
     pub(crate) fn of(headers: &HeaderMap) -> Option<Self> {
         let mut lines = headers.get_all(TRACEPARENT).iter();
         match (lines.next(), lines.next()) {
@@ -127,7 +127,7 @@ impl TraceContext {
         self.flag_bits() & SAMPLED != 0
     }
 
-    /// Returns the `traceparent` header value for requests that this span sends.
+    /// Returns the `traceparent` header value for requests that are sent within this span.
     pub fn traceparent(&self) -> HeaderValue {
         let (trace_id, span_id, flags) = (self.trace_id(), self.span_id(), self.flags());
         HeaderValue::try_from(format!("00-{trace_id}-{span_id}-{flags}"))

@@ -1,8 +1,8 @@
-//! The fixes of failed file operations.
+//! Suggested fixes for failed file operations.
 
 use std::io::ErrorKind;
 
-/// Returns the fix of a failed operation.
+/// Returns the suggested fix for a failed operation.
 pub(super) fn fix(kind: ErrorKind) -> &'static str {
     match kind {
         ErrorKind::StorageFull | ErrorKind::QuotaExceeded | ErrorKind::FileTooLarge => {

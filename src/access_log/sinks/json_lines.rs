@@ -40,7 +40,7 @@ use crate::{
 ///
 /// Lines are written within about 10 ms. When the last clone is dropped, as on server shutdown, the
 /// writer has one second to write the remaining lines. If the process is killed, these lines are
-/// lost. [`flush`](Self::flush) waits until they are written. [`JsonLines::direct`] needs no
+/// lost. [`flush`](Self::flush) waits until all lines are written. [`JsonLines::direct`] needs no
 /// thread.
 ///
 /// Clones share the writer. `JsonLines` is also an [`Auditor`]. It writes audit events as lines
@@ -85,7 +85,7 @@ impl JsonLines {
     }
 
     /// Writes to this writer on the thread that serves the request, with one call per record. Use
-    /// it for writers that never wait, such as an in-memory buffer.
+    /// this constructor for writers that never block, such as an in-memory buffer.
     ///
     /// A writer that blocks delays requests. The writer is not flushed, so use a writer that does
     /// not buffer its output.
@@ -126,8 +126,8 @@ impl JsonLines {
     }
 
     /// Waits until the writer has accepted all lines, but no longer than `at_most`. Returns `true`
-    /// if it has accepted them. This method blocks the calling thread; call it at the end of the
-    /// process.
+    /// if the writer has accepted them. This method blocks the calling thread; call it at the end
+    /// of the process.
     pub fn flush(&self, at_most: Duration) -> bool {
         self.lines.flush(at_most)
     }

@@ -14,12 +14,12 @@ use std::{
 use super::io_fix::fix;
 use crate::core::notice;
 
-/// A file to which lines are appended, and which [`reopen`](Self::reopen) opens again after
-/// `logrotate` has renamed it.
+/// A log file to which lines are appended. After `logrotate` has renamed the file,
+/// [`reopen`](Self::reopen) opens a file at the original path.
 ///
-/// It is a writer of [`JsonLines`](super::JsonLines), [`TextLines`](super::TextLines) and
-/// [`PrettyLines`](super::PrettyLines). Clones share the file: one is the writer, another reopens
-/// it.
+/// Use a `LogFile` as the writer of [`JsonLines`](super::JsonLines),
+/// [`TextLines`](super::TextLines) or [`PrettyLines`](super::PrettyLines). Clones share the file:
+/// pass one clone to the sink, and reopen the file with another.
 ///
 /// ```
 /// use portcullis::access_log::{AccessLogLayer, sinks::LogFile};
@@ -43,12 +43,13 @@ use crate::core::notice;
 /// # Ok::<(), std::io::Error>(())
 /// ```
 ///
-/// The matching configuration of `logrotate` sends SIGHUP in `postrotate` and needs no
+/// For this example, configure `logrotate` to send SIGHUP in `postrotate`. Do not use
 /// `copytruncate`, which can lose lines.
 ///
-/// To rotate files by time within this process, pass the `RollingFileAppender` of the crate
-/// `tracing-appender` instead, for example `JsonLines::writer(tracing_appender::rolling::daily(dir,
-/// "access.log"))`. Its non-blocking writer is not needed: the sink has its own thread and queue.
+/// To rotate files by time within this process, pass the `RollingFileAppender` from the
+/// `tracing-appender` crate instead, for example
+/// `JsonLines::writer(tracing_appender::rolling::daily(dir, "access.log"))`. That crate's
+/// non-blocking writer is not needed, because the sink has its own thread and queue.
 #[derive(Clone)]
 pub struct LogFile {
     shared: Arc<SharedFile>,
@@ -66,12 +67,12 @@ struct SharedFile {
 /// The file that receives the lines.
 struct CurrentFile {
     file: File,
-    /// `true` if the rest of a line follows, which belongs into the same file.
+    /// `true` if the rest of a line follows, which belongs in the same file.
     is_within_line: bool,
 }
 
 impl LogFile {
-    /// Opens a file to append lines to it, and creates it if necessary.
+    /// Opens a file for appending lines, and creates the file if necessary.
     ///
     /// # Errors
     ///
@@ -93,14 +94,16 @@ impl LogFile {
         })
     }
 
-    /// Opens the file at the same path again and creates it if necessary. Later lines go to it.
+    /// Opens the file at the same path again, and creates the file if necessary. Later lines are
+    /// written to the reopened file.
     ///
-    /// Does not wait for a write that is in progress.
+    /// This method does not wait for a write that is in progress.
     ///
     /// # Errors
     ///
-    /// Returns an error if the file cannot be opened or created. The lines still go to the previous
-    /// file then, and the first failure after a success is also reported as a notice.
+    /// Returns an error if the file cannot be opened or created. In this case, lines are still
+    /// written to the previous file. The first failure after a success is also reported as a
+    /// notice.
     pub fn reopen(&self) -> io::Result<()> {
         let shared = &self.shared;
         let file = append(&shared.path).inspect_err(|error| shared.report(error))?;

@@ -65,8 +65,8 @@ const UNMATCHED: &str = "<unmatched>";
 /// Every request is counted, even if its record is not written. Exempt requests are not counted.
 ///
 /// To count the store calls of a [`LogQueue`](crate::access_log::sinks::LogQueue), also add the
-/// metrics to the queue with [`observer`](crate::access_log::sinks::LogQueueBuilder::observer).
-/// Their layers are `access_log` and `audit`.
+/// metrics to the queue with [`observer`](crate::access_log::sinks::LogQueueBuilder::observer). The
+/// `layer` labels of these calls are `access_log` and `audit`.
 ///
 /// ```
 /// use portcullis::access_log::{AccessLogLayer, sinks::Metrics};
@@ -90,9 +90,9 @@ impl Metrics {
     /// Records the duration of streams in `portcullis.stream.duration` instead of
     /// `http.server.request.duration`, so that streams do not distort request latency.
     ///
-    /// A response is a stream if [`Record::is_stream`] is `true` or if its body ends at least this
-    /// long after its head. By default, streams are not separated, and every duration is recorded
-    /// in `http.server.request.duration`.
+    /// A response is a stream if [`Record::is_stream`] is `true` or if the response body ends at
+    /// least this long after the response head. By default, streams are not separated, and every
+    /// duration is recorded in `http.server.request.duration`.
     #[must_use]
     pub fn separate_streams(mut self, after: Duration) -> Self {
         self.streams_after = Some(after);

@@ -31,7 +31,7 @@ use crate::{
 /// 12:00:00.123 INFO  200 GET /things/7?page=REDACTED 7.2ms 5B key=key_7 limit=allowed cache=hit
 /// ```
 ///
-/// The format can change in any release. Values from requests are escaped as in JSON. They can
+/// The format can change in any release. Values from requests are escaped as in JSON, so they can
 /// neither break the line nor send control sequences to the terminal.
 ///
 /// ```
@@ -67,7 +67,7 @@ impl PrettyLines {
     }
 
     /// Waits until the writer has accepted all lines, but no longer than `at_most`. Returns `true`
-    /// if it has accepted them. This method blocks the calling thread.
+    /// if the writer has accepted them. This method blocks the calling thread.
     pub fn flush(&self, at_most: Duration) -> bool {
         self.lines.flush(at_most)
     }

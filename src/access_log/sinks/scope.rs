@@ -6,7 +6,7 @@ use crate::access_log::record::{record::Record, trace_context::TraceContext};
 
 /// Opens a scope per request.
 pub(crate) trait Scopes: fmt::Debug + Send + Sync {
-    /// Opens a scope. The record only has the facts of the request so far.
+    /// Opens a scope. The record contains only what is known about the request so far.
     fn open(&self, record: &Record<'_>) -> Box<dyn Scope>;
 }
 

@@ -15,7 +15,7 @@ use crate::access_log::{
 /// request. If a sink panics, the record is lost, but the response is not affected.
 ///
 /// [Start records](crate::access_log::AccessLogLayerBuilder::start_records), which are opt-in, are
-/// separate calls. [`Record::is_start`] returns `true` for them.
+/// passed in separate calls. [`Record::is_start`] returns `true` for start records.
 ///
 /// ```
 /// use portcullis::access_log::{AccessLogLayer, Record, Sink};

@@ -27,8 +27,8 @@ impl AccessLogLayerBuilder {
     /// Opens a `tracing` span of this level with target `portcullis::request` for each request. By
     /// default, no span is opened.
     ///
-    /// A span costs more than the record. The handler and the response body run inside the span. It
-    /// closes when the record is written, after the event of a
+    /// A span costs more than the record. The handler and the response body run inside the span.
+    /// The span closes when the record is written, after the event of a
     /// [`TracingSink`](crate::access_log::sinks::TracingSink). The span's fields have OpenTelemetry
     /// names, and an OpenTelemetry bridge reads `otel.name`, `otel.kind` and `otel.status_code`.
     ///
@@ -36,7 +36,7 @@ impl AccessLogLayerBuilder {
     /// [trusted](Self::trust_traceparent) `traceparent` header. With [`trace_ids`](Self::trace_ids)
     /// or [`create_trace_ids`](Self::create_trace_ids), `span_id` is the id of the request's own
     /// span. A bridge continues the caller's trace only if one of the bridge's layers sets the
-    /// remote parent. That layer is either outside of the access log, or inside of it and sets the
+    /// remote parent. That layer can be outside the access log. If it is inside, it must set the
     /// remote parent of this span.
     pub fn span(mut self, level: LogLevel) -> Self {
         self.config.scopes = Some(Arc::new(RequestSpans { level }));

@@ -1,4 +1,4 @@
-//! The ids of a request's own span: from the tracing of the application, or created.
+//! The ids of a request's own span, which the application's tracing reports or this crate creates.
 
 use std::{
     panic::{AssertUnwindSafe, catch_unwind},

@@ -20,13 +20,13 @@ const TARGET: &str = "portcullis::access";
 /// Emits each record as one `tracing` event with target `portcullis::access`, without a span.
 ///
 /// The name of the event's metadata equals `event.name`: `http.server.request`, or
-/// `http.server.request.start` for a start record. OpenTelemetry bridges export it as the event
-/// name.
+/// `http.server.request.start` for a start record. OpenTelemetry bridges export this name as the
+/// event name.
 ///
 /// Fields have OpenTelemetry names and native types. Absent fields are omitted. The subscriber is
-/// responsible for escaping. The JSON format of tracing-subscriber escapes values, but its text
-/// format does not escape line feeds in every version. The fields of a `tracing` event are fixed,
-/// so custom fields of the handler are combined as JSON in `portcullis.fields`.
+/// responsible for escaping. The JSON format of tracing-subscriber escapes values, but some
+/// versions of its text format do not escape line feeds. The fields of a `tracing` event are fixed,
+/// so the handler's custom fields are combined as JSON in `portcullis.fields`.
 ///
 /// Without a subscriber, all records are dropped. A notice on stderr reports this once per process.
 ///

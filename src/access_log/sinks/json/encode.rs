@@ -28,7 +28,7 @@ use crate::{
 /// A buffer with a larger capacity is freed after the line.
 const MAX_IDLE_BYTES: usize = 64 << 10;
 
-// By the cases of `words.rs`.
+// Indexed by the case numbers in `words.rs`.
 static AUTH_OUTCOMES: FixedMembers<4> = FixedMembers::new();
 static DECISIONS: FixedMembers<7> = FixedMembers::new();
 static SOURCES: FixedMembers<6> = FixedMembers::new();
@@ -38,7 +38,7 @@ static CACHE_FLAGS: FixedMembers<4> = FixedMembers::new();
 impl Record<'_> {
     /// Encodes the record as one JSON line into a thread-local buffer and passes it to `show`.
     ///
-    /// The line is one JSON object and ends with a line feed. It contains no other control
+    /// The line is one JSON object and ends with a line feed. The line contains no other control
     /// character.
     pub fn with_json_line<T>(&self, names: FieldNaming, show: impl FnOnce(&[u8]) -> T) -> T {
         thread_local! {
@@ -58,7 +58,8 @@ impl Record<'_> {
         shown
     }
 
-    /// Returns the custom fields of the handler as a JSON object, or `None` if it set none.
+    /// Returns the handler's custom fields as a JSON object, or `None` if the handler set no
+    /// fields.
     pub fn fields_json(&self) -> Option<String> {
         if self.data().fields().is_empty() {
             return None;
@@ -263,8 +264,8 @@ impl Object<'_> {
         }
     }
 
-    /// Writes the custom fields of the handler. A name that equals a built-in field is prefixed
-    /// with `field.`, so that names in the object are unique.
+    /// Writes the handler's custom fields. A name that equals a built-in field is prefixed with
+    /// `field.`, so that names in the object are unique.
     fn fields(&mut self, record: &Record<'_>) {
         for (name, value) in record.data().fields() {
             let name = capped(name, SHORT_BYTES_MAX);

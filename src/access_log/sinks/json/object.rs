@@ -17,7 +17,7 @@ use crate::{
     core::{json, time::Timestamp},
 };
 
-/// The members of the kind of a request record, by its level.
+/// The members that identify a request record, by level.
 static ACCESS_RECORD: FixedMembers<4> = FixedMembers::new();
 
 /// An incomplete JSON object and the naming of its fields.
@@ -97,7 +97,7 @@ impl Object<'_> {
         self.out.extend_from_slice(member.as_bytes());
     }
 
-    /// The same, and the quote before a text.
+    /// Writes a field name and the opening quote of a string value.
     #[inline]
     fn text_name(&mut self, field: Field) {
         let member = self.names.text_member(field);
@@ -126,7 +126,8 @@ impl Object<'_> {
     }
 }
 
-/// The members of each of `N` cases, by each naming convention, rendered once and then copied.
+/// The members for each of `N` cases in each naming convention. They are rendered once and then
+/// copied.
 pub(super) struct FixedMembers<const N: usize>([[OnceLock<Vec<u8>>; N]; 3]);
 
 impl<const N: usize> FixedMembers<N> {

@@ -21,7 +21,7 @@ pub(crate) fn event_name(record: &Record<'_>) -> &'static str {
     }
 }
 
-/// Returns the reason for which authentication denied the request.
+/// Returns the case number of an authentication outcome.
 pub(super) fn auth_case(auth: &AuthOutcome) -> usize {
     match auth {
         AuthOutcome::Allowed(_) => 0,
@@ -31,7 +31,7 @@ pub(super) fn auth_case(auth: &AuthOutcome) -> usize {
     }
 }
 
-/// Returns the number of the word for a decision.
+/// Returns the case number of a decision.
 pub(super) fn decision_case(decision: RateLimitDecision) -> usize {
     match decision {
         RateLimitDecision::Allowed => 0,
@@ -44,7 +44,7 @@ pub(super) fn decision_case(decision: RateLimitDecision) -> usize {
     }
 }
 
-/// Returns the number of the word for the source of a response.
+/// Returns the case number of a response source.
 pub(super) fn source_case(source: CacheSource) -> usize {
     match source {
         CacheSource::Hit => 0,

@@ -70,7 +70,7 @@ impl LineOutput {
         Self::new(WriteMode::Queued(Arc::new(queue)), target, words)
     }
 
-    /// An output to a standard stream also receives the notices.
+    /// Creates an output. An output to a standard stream also receives the notices.
     fn new(mode: WriteMode, target: LogTarget, words: impl Words + 'static) -> Arc<Self> {
         let stream = target.stream;
         let lines = Arc::new(Self {
@@ -135,8 +135,8 @@ impl LineOutput {
         }
     }
 
-    /// Waits at most `at_most` until the writer has accepted all lines, and returns `true` if it
-    /// has.
+    /// Waits until the writer has accepted all lines, but no longer than `at_most`. Returns `true`
+    /// if the writer has accepted them.
     pub(crate) fn flush(&self, at_most: Duration) -> bool {
         match &self.mode {
             WriteMode::Direct { .. } => true,

@@ -51,7 +51,7 @@ pub(super) struct WriterState {
     /// The time of the latest line.
     pub(super) latest: Timestamp,
     pub(super) drop_counts: DropCounts,
-    /// The losses that a line reports.
+    /// The losses that a line has already reported.
     pub(super) reported: DropCounts,
     thread: WriterThread,
     /// `true` if the output is closed or a caller waits in `flush`.
@@ -239,7 +239,7 @@ impl WriterQueue {
         self.written.notify_all();
     }
 
-    /// Lets lines accumulate, so that a busy thread is not woken for each.
+    /// Lets lines accumulate, so that a busy thread is not woken for each line.
     fn flush_interval(&self) {
         let mut state = self.state();
         state.thread = WriterThread::Lingering;

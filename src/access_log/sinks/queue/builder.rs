@@ -56,10 +56,10 @@ pub struct LogQueueBuilder {
 
 impl LogQueueBuilder {
     /// Sets a separate store for audit events. By default, audit events are written to a separate
-    /// stream in the store of the records.
+    /// stream in the same store as the records.
     ///
-    /// With a separate store, audit events also report when the store of the records becomes
-    /// unavailable and when it recovers.
+    /// With a separate store, audit events also report when the record store becomes unavailable
+    /// and when it recovers.
     pub fn audit_store(mut self, store: impl LogStore) -> Self {
         self.audit_store = Some(Arc::new(store));
         self

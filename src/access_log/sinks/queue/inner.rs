@@ -32,7 +32,7 @@ const MAX_PAUSE: Duration = Duration::from_secs(10);
 pub(super) struct LogQueueInner {
     pub(super) access: Lane,
     pub(super) audit: Lane,
-    /// `true` if audit events report outages of the records' store, as they do if they have another
+    /// `true` if audit events have a separate store and therefore report outages of the record
     /// store.
     pub(super) watches: bool,
     pub(super) observers: Vec<Arc<dyn Observer>>,
@@ -53,8 +53,8 @@ struct DeliveryTask {
 }
 
 impl DeliveryTask {
-    /// Stores waiting entries until none is left. After a failure it pauses, for twice as long each
-    /// time.
+    /// Stores waiting entries until none is left. After each failure, the task pauses, for twice as
+    /// long each time.
     async fn run(mut self) {
         let mut pause = None;
         while !self.has_ended() {
@@ -100,8 +100,8 @@ impl LogQueueInner {
         state.backlog.offer(weight, entry);
         let due = state.backlog.waiting() >= shared.max_batch;
         let waker = if due { state.waker.take() } else { None };
-        // Notices are audit events that any thread can emit, such as that of a writer. Outside of
-        // the runtime they wait for the next event or a flush.
+        // Notices are audit events that any thread can emit, such as the notice of a failed writer.
+        // Outside the runtime, they wait for the next event or a flush.
         let can_start = match trail {
             LogStream::Access => true,
             LogStream::Audit => shared.runtime.can_spawn(),
@@ -127,8 +127,8 @@ impl LogQueueInner {
         LogEntry::new(at, event::audit(self.names, at, event))
     }
 
-    /// Waits until a batch is full or the flush interval is over; after a failure, until the pause
-    /// is over.
+    /// Waits until a batch is full or the flush interval is over. After a failure, waits until the
+    /// pause is over.
     async fn flush_interval(&self, lane: &Lane, pause: Option<Duration>) {
         let mut sleep = self.runtime.sleep(pause.unwrap_or(self.flush_interval));
         poll_fn(|cx| {
@@ -187,14 +187,14 @@ impl LogQueueInner {
         self.each_observer(|observer| observer.on_store_call(&call));
     }
 
-    /// Calls each observer. A panic of one does not affect the others.
+    /// Calls each observer. A panic in one observer does not affect the other observers.
     pub(super) fn each_observer(&self, call: impl Fn(&dyn Observer)) {
         for observer in &self.observers {
             let _ = catch_unwind(AssertUnwindSafe(|| call(&**observer)));
         }
     }
 
-    /// Emits an audit event when the records' store becomes unavailable and when it recovers.
+    /// Emits an audit event when the record store becomes unavailable and when it recovers.
     fn note(self: &Arc<Self>, lane: &Lane, result: &Result<(), StoreError>) {
         if !self.watches || lane.trail != LogStream::Access {
             return;

@@ -25,7 +25,7 @@ pub(super) struct Lane {
 
 pub(super) struct LaneState {
     pub(super) backlog: Backlog,
-    /// The losses that an entry in the store reports.
+    /// The losses that an entry in the store has already reported.
     pub(super) reported: DropCounts,
     /// `true` if a delivery task is running or about to start.
     pub(super) is_delivering: bool,

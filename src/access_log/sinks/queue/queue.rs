@@ -28,8 +28,9 @@ use crate::{
 /// a `portcullis.log.lost` entry reports their number.
 ///
 /// `LogQueue` is also an [`Auditor`]. One eighth of the capacity is reserved for audit events. A
-/// separate task stores them, so that records do not delay them. They have a separate stream, in
-/// the same store or in [another store](crate::access_log::sinks::LogQueueBuilder::audit_store).
+/// separate task stores them, so that records do not delay them. Audit events have a separate
+/// stream, in the same store or in [another
+/// store](crate::access_log::sinks::LogQueueBuilder::audit_store).
 ///
 /// ```
 /// use portcullis::{

@@ -1,12 +1,12 @@
 //! Escapes of Apache's log formats.
 
-/// The field of a record that has no value.
+/// The content of a field that has no value.
 pub(super) const ABSENT: u8 = b'-';
 
 /// Appends text to a field between quotes.
 ///
-/// Control characters and bytes outside of ASCII are `\xHH`; quotes and backslashes are preceded by
-/// a backslash.
+/// Control characters and bytes outside of ASCII are written as `\xHH`. Quotes and backslashes are
+/// preceded by a backslash.
 pub(super) fn push_quoted(out: &mut Vec<u8>, text: &str) {
     push_escaped(out, text, |byte| byte.is_ascii_graphic() || byte == b' ');
 }

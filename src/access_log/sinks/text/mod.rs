@@ -1,4 +1,4 @@
-//! Records in text formats of web servers.
+//! Records in web server log formats.
 
 mod clf;
 mod escape;

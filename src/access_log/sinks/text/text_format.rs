@@ -1,6 +1,6 @@
-//! The text formats of web servers.
+//! Web server log formats.
 
-/// A text format of web servers.
+/// A web server log format.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum TextFormat {

@@ -42,12 +42,12 @@ use crate::{
 /// All other fields of the record are omitted, including the number of requests that a sampled or
 /// aggregated record represents. Start records are not written.
 ///
-/// Values from requests are escaped as in Apache: control characters and bytes outside of ASCII are
-/// `\xHH`, quotes and backslashes are preceded by a backslash. Outside of quotes and in the request
-/// line, spaces are `\x20`. No value can forge a line or a field.
+/// Values from requests are escaped as in Apache. Control characters and bytes outside of ASCII are
+/// written as `\xHH`, and quotes and backslashes are preceded by a backslash. Outside of quotes and
+/// in the request line, spaces are written as `\x20`. No value can forge a line or a field.
 ///
-/// Lines that begin with `#` are not records: they report lost records and, on stderr and stdout,
-/// notices of this crate. The writer is called as by
+/// Lines that begin with `#` are not records. They report lost records and, on stderr and stdout,
+/// this crate's notices. The writer is called in the same way as by
 /// [`JsonLines`](crate::access_log::sinks::JsonLines).
 ///
 /// ```
@@ -84,8 +84,8 @@ impl TextLines {
         Self::new(LineOutput::queued(writer, CommentWords))
     }
 
-    /// Writes to this writer on the thread that serves the request, for writers that never wait,
-    /// such as a buffer in memory.
+    /// Writes to this writer on the thread that serves the request. Use this constructor for
+    /// writers that never block, such as an in-memory buffer.
     pub fn direct(writer: impl Write + Send + 'static) -> Self {
         Self::new(LineOutput::direct(writer, CommentWords))
     }
@@ -104,7 +104,7 @@ impl TextLines {
         self
     }
 
-    /// Sets the maximum number of queued bytes. Defaults to 4 MiB. Has no effect on
+    /// Sets the maximum number of queued bytes. Defaults to 4 MiB. This option has no effect on
     /// [`TextLines::direct`].
     #[must_use]
     pub fn max_bytes(self, bytes: usize) -> Self {
@@ -112,8 +112,9 @@ impl TextLines {
         self
     }
 
-    /// Waits at most `at_most` until the writer has accepted all lines, and returns `true` if it
-    /// has. Blocks the calling thread; for the end of the process.
+    /// Waits until the writer has accepted all lines, but no longer than `at_most`. Returns `true`
+    /// if the writer has accepted them. This method blocks the calling thread; call it at the end
+    /// of the process.
     pub fn flush(&self, at_most: Duration) -> bool {
         self.lines.flush(at_most)
     }
