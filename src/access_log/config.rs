@@ -27,10 +27,10 @@ use crate::core::{
     runtime::{self, Runtime, Task},
 };
 
-/// A function of the application that returns the level of a record.
+/// An application function that returns the level of a record.
 pub(super) type LevelFn = dyn Fn(&Record<'_>) -> LogLevel + Send + Sync;
 
-/// A predicate of the application on a request head.
+/// An application predicate on a request head.
 pub(super) type HeadFn = dyn Fn(&Parts) -> bool + Send + Sync;
 
 /// The records to write for a request.

@@ -1,4 +1,4 @@
-//! Layers inside of the access log that add the route and the request bytes to the record.
+//! Layers inside the access log that add the route and the request bytes to the record.
 
 use std::{
     fmt,
@@ -28,7 +28,7 @@ macro_rules! plain_layer {
     };
 }
 
-/// Adds the matched route to the record if the access log is outside of the router.
+/// Adds the matched route to the record if the access log is outside the router.
 ///
 /// With axum (feature `axum`), apply this layer with `router.route_layer(RecordRouteLayer)`. It is
 /// not needed if `Router::layer` applies the access log. If no route matches, the record has no
@@ -100,7 +100,7 @@ where
     fn call(&mut self, request: Request<B>) -> Self::Future {
         let record = RecordHandle::from_extensions(request.extensions()).cloned();
         if let Some(record) = &record {
-            // The record of an unread body has 0 bytes, not an unknown number.
+            // The record of an unread body contains 0 bytes rather than no byte count.
             record.add_request_bytes(0);
         }
         let wrap = |body| CountedBody { body, record };

@@ -27,8 +27,7 @@ use crate::core::{
 
 /// Writes exactly one record per request to its sinks when the request ends.
 ///
-/// Apply this layer outside of all layers whose responses are recorded. The layer is cheap to
-/// clone.
+/// Apply this layer outside all layers whose responses are recorded. The layer is cheap to clone.
 #[derive(Clone)]
 pub struct AccessLogLayer {
     pub(super) emitter: Arc<Emitter>,
@@ -154,8 +153,8 @@ pub struct AccessLogLayerBuilder {
 not_built!(AccessLogLayerBuilder);
 
 impl AccessLogLayerBuilder {
-    /// Adds a sink, which receives every record. If no sink is added, records are written as JSON
-    /// lines to stderr by default.
+    /// Adds a sink, which receives every record. By default, if no sink is added, records are
+    /// written to stderr as JSON lines.
     pub fn sink(mut self, sink: impl Sink) -> Self {
         self.config.sinks.push(Arc::new(sink));
         self
@@ -305,8 +304,8 @@ impl AccessLogLayerBuilder {
         self
     }
 
-    /// Records a part of the digest that the cache uses as its key. Requests that can share a
-    /// cached response have the same value. This option is off by default.
+    /// Records part of the digest that the cache uses as its key. Requests that can share a cached
+    /// response have the same value. This option is off by default.
     pub fn include_cache_key_hash(mut self) -> Self {
         self.config.redaction.cache_key = true;
         self

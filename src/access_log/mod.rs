@@ -44,8 +44,8 @@
 //! | `panicked` | the handler or the body panicked | `panic` |
 //! | `failed` | the inner service returned an error | `service_error` |
 //!
-//! If a timeout layer is outside of the access log, a timeout drops the request, exactly as a
-//! disconnected client does. To record the timeout response, place the access log outside of the
+//! If a timeout layer is outside the access log, a timeout drops the request, exactly as a
+//! disconnected client does. To record the timeout response, place the access log outside the
 //! timeout layer.
 //!
 //! # Redaction
@@ -94,9 +94,9 @@
 //! # Routes
 //!
 //! `http.route` is the route template, such as `/users/{id}`. It is never the path, and it is
-//! absent if no route matched. If `Router::layer` of axum applies the access log, the access log
-//! reads the route itself (feature `axum`). If the access log is outside of the router, add an
-//! inner [`RecordRouteLayer`] or extract [`RequestLog`] in the handler.
+//! absent if no route matched. If axum's `Router::layer` applies the access log, the access log
+//! reads the route itself (feature `axum`). If the access log is outside the router, add an inner
+//! [`RecordRouteLayer`] or extract [`RequestLog`] in the handler.
 
 mod addr_options;
 #[cfg(feature = "axum")]

@@ -1,4 +1,4 @@
-//! Detection of an access log inside of other layers.
+//! Detection of an access log inside other layers.
 
 use std::sync::Arc;
 

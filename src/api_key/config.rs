@@ -111,7 +111,7 @@ pub(super) struct Admission {
 }
 
 impl ApiKeyConfig {
-    /// Decides on a key by its record, and completes the attempt.
+    /// Decides whether a key is accepted, based on its record, and completes the attempt.
     ///
     /// There is no attempt if the record was available immediately. `proved` is the result of the
     /// slow hash, if one was verified.

@@ -13,17 +13,17 @@ use crate::core::{store_api::store_future::StoreFuture, time::Timestamp};
 ///
 /// A store never receives a secret. It receives only a public id and a record that contains a
 /// digest. Each method is atomic with respect to concurrent callers and needs only one server
-/// command. On Redis, a store can use a hash of records, a hash of uses, and sorted sets of ids:
-/// one per owner, one of all ids and one ordered by end time. These structures share one hash tag,
-/// and one script changes them. In SQL, a store can use one table with a unique id and one
-/// statement per method.
+/// command. On Redis, a store can use a hash of records, a hash of uses, and sorted sets of ids.
+/// There is one sorted set per owner, one of all ids and one ordered by end time. These structures
+/// share one hash tag, and one script changes them. In SQL, a store can use one table with a unique
+/// id and one statement per method.
 ///
 /// If a store loses a record, a valid key is denied. If a store restores an old record, a revoked
 /// key is accepted again. If `update` is not atomic, a change to the scopes can undo a concurrent
 /// revocation.
 pub trait ApiKeyStore: Send + Sync + 'static {
-    /// Returns the record with this public id. This method is called for each request, so it should
-    /// read one field of a hash, or use a primary key lookup.
+    /// Returns the record with this public id. This method is called for each request, so an
+    /// implementation should read one field of a hash or use a primary key lookup.
     fn find(&self, id: KeyId) -> StoreFuture<Option<StoredKey>>;
 
     /// Stores a new record.
@@ -140,7 +140,7 @@ pub enum KeyCreation {
     OwnerLimitReached,
 }
 
-/// Counts the keys of an owner against a maximum.
+/// Counts an owner's keys against a maximum.
 ///
 /// Revoked and expired keys do not count as keys, but their records count as records. The number of
 /// records is limited to [ten times](Self::RECORDS_PER_KEY) the maximum number of keys.

@@ -197,7 +197,7 @@ impl Redaction {
     /// Passes the redacted query to `show` in pieces. Only values of allowed parameters are
     /// included.
     ///
-    /// A parameter name is included only if a value follows the name: a parameter without a value
+    /// A parameter name is included only if a value follows the name. A parameter without a value
     /// can be a token, and a Base64 token can end with equals signs.
     pub(crate) fn query(&self, query: &str, mut show: impl FnMut(&str)) {
         let mut shown = 0;

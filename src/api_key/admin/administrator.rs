@@ -67,8 +67,8 @@ impl Administrator {
 
     /// Creates an administrator of one owner's keys, for the service's customers.
     ///
-    /// This administrator cannot see the keys of other owners. It can grant only the scopes and
-    /// tiers that [`may_grant_scopes`](Self::may_grant_scopes) and
+    /// This administrator cannot see other owners' keys. It can grant only the scopes and tiers
+    /// that [`may_grant_scopes`](Self::may_grant_scopes) and
     /// [`may_grant_tiers`](Self::may_grant_tiers) add. It cannot grant credits, limits or metadata.
     /// If a key has a scope that the administrator cannot grant, the administrator can only
     /// disable, expire or revoke the key.

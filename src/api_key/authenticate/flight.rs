@@ -43,8 +43,8 @@ impl RecordFlight {
     }
 
     /// Drives the query on behalf of a waiter. A waiter that is dropped does not need to wake
-    /// another waiter: whenever the query can make progress, it wakes all waiters, and each of them
-    /// can drive it.
+    /// another waiter: a query that can make progress wakes all waiters, and each of them can drive
+    /// the query.
     pub(crate) fn poll(
         &self,
         waiter: &FlightWaiter<FindResult>,

@@ -1,4 +1,4 @@
-//! Management of the keys of a ring.
+//! Management of a ring's keys.
 
 use std::fmt;
 
@@ -18,10 +18,10 @@ use crate::{
     core::{audit::KeyAction, time::Timestamp},
 };
 
-/// Creates, changes, rotates, lists and revokes the keys of a ring.
+/// Creates, changes, rotates, lists and revokes a ring's keys.
 ///
-/// A manager performs no authorization, so it is only for the service's own code. Clones manage the
-/// same keys.
+/// A manager performs no authorization, so only the service's own code should use it. Clones manage
+/// the same keys.
 ///
 /// ```
 /// use portcullis::{api_key::{KeyManager, KeyRing, NewKey, Pepper}, store::MemoryStore};
@@ -49,7 +49,7 @@ pub struct KeyManager {
 }
 
 impl KeyManager {
-    /// Creates a manager for the keys of a ring.
+    /// Creates a manager for the ring's keys.
     pub fn new(ring: &KeyRing) -> Self {
         Self {
             ring: ring.clone(),
@@ -75,8 +75,8 @@ impl KeyManager {
     /// The manager can tighten the settings that the service made, but it cannot extend, lift or
     /// remove them. It can remove scopes, make an expiry earlier or a start time later, narrow
     /// constraints, and disable or revoke keys. It can only undo its own changes. When it rotates a
-    /// key, the new key expires no later than the old one, and has the same tier, credits, limit
-    /// and metadata. Every other change fails with [`KeyError::Forbidden`].
+    /// key, the new key expires no later than the old key. The new key also has the same tier,
+    /// credits, limit and metadata. Every other change fails with [`KeyError::Forbidden`].
     ///
     /// The application must decide which keys the owner can see, and which scopes and tiers the
     /// owner can give to new keys.

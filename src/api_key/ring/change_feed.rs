@@ -10,11 +10,13 @@ use std::{
 
 use crate::api_key::key::format::KeyId;
 
-/// The source of change notifications from a store. It determines whether records are cached.
+/// The source of change notifications from a store. The source determines whether records are
+/// cached.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub enum ChangeNotifications {
-    /// The store is in this process's memory. It is called for each request, and nothing is cached.
+    /// The store is in this process's memory. The ring calls the store for each request and caches
+    /// nothing.
     Immediate,
     /// The store announces changes. Records are cached for up to 10 seconds by default. A cached
     /// record is invalidated when the stored record changes. All cached records are invalidated

@@ -101,7 +101,7 @@ impl KeyRingInner {
         self.hashing.ask(move || argon2::is_hash_of(&hash, &key))
     }
 
-    /// Returns a record as it is stored: sealed, if this ring seals records.
+    /// Returns a record in its stored form, which is sealed if this ring seals records.
     pub(crate) fn seal(&self, mut record: KeyRecord) -> StoredKey {
         record.seal = match self.seals_as {
             Some(_) => self.peppers.seal(&record.body_bytes()),
