@@ -7,10 +7,11 @@
 //! | cache | serves stored responses, separately for each caller | [`cache`] |
 //! | access log | writes one record per request | [`access_log`] |
 //!
-//! Each layer works alone. Layers that are used together share the following types, which are in
-//! the extensions of the request or response:
+//! Each layer works alone. Layers that are used together share the following types through the
+//! extensions of the request or response:
 //!
-//! - [`Identity`] is inserted by authentication. It selects limits and partitions the cache.
+//! - [`Identity`] describes the authenticated caller. It determines the caller's rate limits and
+//!   cache partition.
 //! - [`RecordHandle`](outcome::RecordHandle) collects the decisions of the layers for the access
 //!   log.
 //! - Each type in [`outcome`] describes the decision of one layer.
@@ -70,11 +71,11 @@
 //! | `shutdown` | yes | [`shutdown`]: graceful shutdown on SIGINT and SIGTERM, with a time limit |
 //! | `argon2` | no | import of keys that another system hashed with argon2 |
 //! | `admin` | no | `api_key::admin`: key management over HTTP, as an axum router |
-//! | `redis` | no | `store::RedisStore`: state on Redis that instances share |
+//! | `redis` | no | `store::RedisStore`: state that instances share on Redis |
 //! | `redis-tls` | no | `rediss://` URLs through rustls |
 //! | `axum` | no | use of `ConnectInfo`, `MatchedPath`, `OriginalUri`; [`Identity`] as an extractor |
 //! | `tracing` | no | records and notices as `tracing` events |
-//! | `metrics` | no | metrics of requests and of the decisions of all layers |
+//! | `metrics` | no | metrics for requests and for the decisions of all layers |
 //! | `serde` | no | quotas in configuration files |
 //! | `compression` | no | gzip compression of cached responses |
 //! | `encryption` | no | `store::EncryptedStore`: encryption of cached responses in any store |

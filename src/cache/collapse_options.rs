@@ -1,15 +1,15 @@
-//! The options of collapsed requests and of refreshes.
+//! Options for request collapsing and for refreshes.
 
 use std::time::Duration;
 
 use super::builder::CacheLayerBuilder;
 
 impl CacheLayerBuilder {
-    /// Sets the maximum number of requests that wait for the response to one call of the handler,
-    /// or stream that response while it is being stored. Requests beyond this number call the
-    /// handler immediately. Defaults to 1024; zero disables collapsing.
+    /// Sets the maximum number of requests that wait for the response to a single handler call, or
+    /// stream that response while it is being stored. Requests beyond this number call the handler
+    /// immediately. Defaults to 1024; zero disables collapsing.
     ///
-    /// Concurrent requests for the same response result in one call of the handler, regardless of
+    /// Concurrent requests for the same response result in one call to the handler, regardless of
     /// their conditions and ranges. A URL or route whose last response could not be stored is
     /// excluded for three minutes: see [Collapsing](crate::guide) in the guide.
     /// [`CachePolicy::collapse`](crate::cache::CachePolicy::collapse) overrides this exclusion for
@@ -35,23 +35,23 @@ impl CacheLayerBuilder {
         self
     }
 
-    /// Sets the initial and the maximum pause after a failure of the origin. Each further failure
-    /// doubles the pause. Defaults to 1 second and 30 seconds, each varied by up to 10 %. An
-    /// initial pause of zero disables pauses; [`build`](Self::build) rejects an initial pause that
-    /// exceeds the maximum.
+    /// Sets the initial and the maximum pause after the origin fails. Each further failure doubles
+    /// the pause. Defaults to 1 second and 30 seconds, each varied by up to 10 %. An initial pause
+    /// of zero disables pauses; [`build`](Self::build) rejects an initial pause that exceeds the
+    /// maximum.
     ///
     /// During the pause, a stale response that may be served (`stale-if-error` or
-    /// `stale-while-revalidate`) is served without a call of the handler. Requests without such a
-    /// response are not affected. A failure is an error of the handler, a status of 500, 502, 503
-    /// or 504, or a timeout.
+    /// `stale-while-revalidate`) is served without calling the handler. Requests without such a
+    /// response are not affected. A failure is a handler error, a status of 500, 502, 503 or 504,
+    /// or a timeout.
     pub fn failure_backoff(mut self, initial: Duration, max: Duration) -> Self {
         self.failure_backoff = (initial, max);
         self
     }
 
-    /// Sets the timeout of a background refresh (`stale-while-revalidate`), from the call of the
-    /// handler to the end of the body. A refresh that exceeds it is canceled and counts as a
-    /// failure of the origin. Defaults to 30 seconds; must be greater than zero.
+    /// Sets the timeout of a background refresh (`stale-while-revalidate`), from the call to the
+    /// handler until the end of the body. A refresh that exceeds this timeout is canceled and
+    /// counts as a failure of the origin. Defaults to 30 seconds; must be greater than zero.
     pub fn refresh_timeout(mut self, timeout: Duration) -> Self {
         self.refresh_timeout = timeout;
         self

@@ -1,7 +1,7 @@
-//! HTTP caching (RFC 9111) that separates callers.
+//! HTTP caching (RFC 9111) with separate entries for each caller.
 //!
 //! A request with a fresh cache entry is served from the store, with `Age` and `Cache-Status`, and
-//! does not reach the inner service. Any other response is streamed to the client and, if
+//! does not reach the inner service. Otherwise, the response is streamed to the client and, if
 //! permitted, stored at the same time. See the guide [`caching`](crate::guide::caching).
 //!
 //! # Callers
@@ -25,11 +25,11 @@
 //! # Keys
 //!
 //! A cache entry belongs to the URL that the client sent, even inside a nested router: see
-//! [`ClientUri`](crate::ClientUri). Scheme, authority, path and query are part of the key as sent,
-//! except that a default port is ignored if the scheme is known. The key also includes all request
-//! fields by which a proxy or framework may select another resource: `Forwarded` without its client
-//! addresses, `X-Forwarded-*` other than `-For` and `-By`, `X-Original-*`, `X-Rewrite-*`, `X-Host`,
-//! and similar fields.
+//! [`ClientUri`](crate::ClientUri). The scheme, authority, path and query are part of the key
+//! exactly as sent, except that a default port is ignored if the scheme is known. The key also
+//! includes all request fields that can cause a proxy or framework to select another resource:
+//! `Forwarded` without its client addresses, `X-Forwarded-*` other than `-For` and `-By`,
+//! `X-Original-*`, `X-Rewrite-*`, `X-Host`, and similar fields.
 //!
 //! A request bypasses the cache if it overrides its method (`X-HTTP-Method-Override` and similar
 //! fields), if its `Connection` field lists anything but `close`, `keep-alive`, `te`, `upgrade` and

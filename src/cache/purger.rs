@@ -41,8 +41,8 @@ pub struct CachePurger {
 pub enum Purge {
     /// All entries of this URL, for every caller.
     ///
-    /// The URL is the one that the client sent: see [`ClientUri`](crate::ClientUri). The authority
-    /// of the URL must be that of the requests, which is in their target or their `Host` field.
+    /// The URL is the one that the client sent: see [`ClientUri`](crate::ClientUri). The URL's
+    /// authority must equal the authority that the requests have in their target or `Host` field.
     /// Equivalent spellings of the URL are purged too: with or without a default port, and with
     /// unreserved characters percent-encoded or not.
     Uri(Uri),
@@ -50,9 +50,8 @@ pub enum Purge {
     Tag(String),
     /// All entries in this caller's partition.
     ///
-    /// The partition is derived from the [digest](Identity::digest) of the identity, so the
-    /// identity must equal the identity of the requests in every part, including scopes and
-    /// metadata.
+    /// The partition is derived from the [digest](Identity::digest) of the identity, so this
+    /// identity must equal the requests' identity in every part, including scopes and metadata.
     Caller(Identity),
     /// All entries of all caches in the store.
     All,

@@ -21,7 +21,7 @@ use crate::core::store_api::{
 ///
 /// The cache itself handles freshness.
 ///
-/// A store can evict an entry at any time, which costs a call of the handler. A store that returns
+/// A store can evict an entry at any time, which costs a call to the handler. A store that returns
 /// an entry under another key discloses one caller's response to another. A store that returns a
 /// purged entry serves outdated content.
 ///
@@ -35,8 +35,8 @@ use crate::core::store_api::{
 ///
 /// # Purges of other names
 ///
-/// Each unsafe request purges its URL, so any client can purge any number of names that no entry
-/// has. **Purges of other names never remove or expire a stored entry**, regardless of their
+/// Each unsafe request purges its URL, so a client can purge any number of URLs for which no entry
+/// is stored. **Purges of other names never remove or expire a stored entry**, regardless of their
 /// number, and the cost of a purge does not depend on the number of stored entries. The memory for
 /// purges must be bounded. A store that cannot record all recent purges may reject a fill that an
 /// unrecorded purge might affect ([`PutOutcome::Purged`]); the next fill of that URL is stored.
@@ -49,34 +49,34 @@ use crate::core::store_api::{
 ///
 /// # Server-based stores
 ///
-/// In a store on a server, each method is one command. In `RedisStore`, the entries under
-/// [`CacheKey::full`] are one hash with fields for each variant. Recent purges are a set of names,
-/// sorted by the server's time. The hashes and the set are in the same slot as the tokens. `get` is
-/// a script that compares an entry with its tokens; `put`, `touch` and `purge` are one script each,
-/// and `lease` sets a key unless it exists. A Cluster has several such slots, selected by
-/// [`CacheKey::uri`]; a purge by tag or partition is sent to each.
+/// In a server-based store, each method is one command. `RedisStore` stores the entries under
+/// [`CacheKey::full`] in one hash with fields for each variant. Recent purges are in a set of
+/// names, sorted by the server's time. The hashes and the set are in the same slot as the tokens.
+/// `get` is a script that compares an entry with its tokens; `put`, `touch` and `purge` are one
+/// script each, and `lease` sets a key unless it exists. A Cluster has several such slots, selected
+/// by [`CacheKey::uri`]; a purge by tag or partition is sent to each.
 ///
-/// An entry is stored as the output of [`StoredResponse::encode_head`] and the body. The fields
-/// that it varies by are stored as the output of [`VarySpec::to_bytes`]. For a value that cannot be
-/// decoded, a lookup returns [`Found::Nothing`] rather than an error: the next fill replaces the
-/// value.
+/// An entry is stored as the output of [`StoredResponse::encode_head`] and the body. The request
+/// fields that the entry varies by are stored as the output of [`VarySpec::to_bytes`]. For a value
+/// that cannot be decoded, a lookup returns [`Found::Nothing`] rather than an error: the next fill
+/// replaces the value.
 pub trait CacheStore: Send + Sync + 'static {
-    /// Returns the secrets with which key digests are keyed. All processes that share the store
-    /// must have the same secrets.
+    /// Returns the secrets that the cache uses to compute key digests. All processes that share the
+    /// store must have the same secrets.
     fn keys(&self) -> &StoreKeys;
 
     /// Looks up the entry under a key that matches the request.
     ///
     /// A store with several variants under the key selects one by [`Selection::variant`]. If a
-    /// store assumed other fields than those that the entries vary by, it returns
+    /// store assumed fields other than those by which the entries vary, it returns
     /// [`Found::Varies`]; the cache then repeats the lookup with [`Selection::hint`] set.
     fn get(&self, key: &CacheKey, selection: &Selection<'_>) -> StoreFuture<Lookup>;
 
     /// Stores an entry, and replaces any entry with the same key and variant.
     fn put(&self, put: Put) -> StoreFuture<PutOutcome>;
 
-    /// Replaces the head of an entry and leaves its body unchanged, if the entry still has the
-    /// given stamp. Returns `true` if the head was replaced.
+    /// Replaces the head of an entry, but not its body, if the entry still has the given stamp.
+    /// Returns `true` if the head was replaced.
     fn touch(&self, touch: Touch) -> StoreFuture<bool>;
 
     /// Purges every entry that matches one of the targets, and no other entry.
@@ -89,9 +89,9 @@ pub trait CacheStore: Send + Sync + 'static {
     /// lookup that returned the fence.
     ///
     /// The cache calls this method before it streams a response to a further request while the
-    /// response is still being stored. `entry` contains the names by which it is purged, but no
-    /// body. The default implementation returns `true`: such requests then wait until the entry is
-    /// stored.
+    /// response is still being stored. `entry` contains the names by which the response can be
+    /// purged, but no body. The default implementation returns `true`: such requests then wait
+    /// until the entry is stored.
     fn is_purged_since(
         &self,
         key: &CacheKey,
@@ -102,7 +102,8 @@ pub trait CacheStore: Send + Sync + 'static {
         StoreFuture::ready(true)
     }
 
-    /// Tries to acquire the lease on filling an entry, among all processes that share the store.
+    /// Tries to acquire the lease for filling an entry. At most one of the processes that share the
+    /// store holds it at a time.
     ///
     /// The default implementation returns [`Lease::Unsupported`]. This suits a store that only one
     /// process uses, because the cache collapses requests within a process.
@@ -205,9 +206,9 @@ pub enum Found {
     Nothing,
     /// Entries of other variants only.
     NoVariant,
-    /// Entries that vary by these fields, which are not the ones that the store assumed.
+    /// Entries that vary by these fields, although the store assumed other fields.
     Varies(VarySpec),
-    /// The matching entry; [`Found::entry`] creates it.
+    /// The matching entry. Created by [`Found::entry`].
     #[non_exhaustive]
     Entry {
         /// The entry.
@@ -222,7 +223,7 @@ pub enum Found {
 
 impl Found {
     /// Creates the result for a matching entry. `expired` is `true` if a soft purge has occurred
-    /// since it was stored.
+    /// since the entry was stored.
     pub fn entry(entry: Arc<StoredResponse>, stamp: Stamp, expired: bool) -> Self {
         Self::Entry {
             entry,
@@ -232,7 +233,7 @@ impl Found {
     }
 }
 
-/// The maximum number of variants under a key, unless it is set.
+/// The default maximum number of variants under a key.
 pub(super) const DEFAULT_MAX_VARIANTS: usize = 16;
 
 /// An entry to store.
@@ -281,7 +282,7 @@ pub enum PutOutcome {
     Stored,
     /// The entry was purged while it was being filled.
     Purged,
-    /// The entry exceeds the maximum size of the store.
+    /// The entry exceeds the store's maximum entry size.
     TooLarge,
 }
 
@@ -359,6 +360,6 @@ pub enum Lease {
     Unsupported,
 }
 
-/// Proof that the caller has a lease, for releasing it.
+/// Proof that the caller holds a lease. Releasing the lease requires it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LeaseToken(pub u64);

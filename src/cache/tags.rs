@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use http::{HeaderMap, HeaderName};
 
-/// The maximum number of tags of a response. Further ones are ignored.
+/// The maximum number of tags of a response. Further tags are ignored.
 pub(super) const TAGS_MAX: usize = 64;
 /// The maximum length of a tag. A longer one is ignored.
 const TAG_BYTES_MAX: usize = 1_024;

@@ -22,11 +22,11 @@ use crate::{
 /// client ─> access log ─> limits by address ─> API keys ─> limits by caller ─> cache ─> service
 /// ```
 ///
-/// The order matters. A cache outside authentication sends the response of one caller to another.
-/// Rate limits inside authentication do not limit guesses of keys. An access log inside another
-/// layer does not record the requests that this layer rejects. `ServiceBuilder` and `Router::layer`
-/// apply layers in opposite orders, so a list that is right for one is wrong for the other. A gate
-/// has one order.
+/// The order matters. A cache outside authentication sends one caller's response to another caller.
+/// Rate limits inside authentication do not limit attempts to guess keys. An access log inside
+/// another layer does not record the requests that this layer rejects. `ServiceBuilder` and
+/// `Router::layer` apply layers in opposite orders, so a list that is right for one is wrong for
+/// the other. A gate always applies the same order.
 ///
 /// [`Gate::build`] validates the combination of layers and returns a [`GateLayer`], which is a
 /// Tower layer.
@@ -60,10 +60,10 @@ use crate::{
 ///
 /// # Cross-origin requests
 ///
-/// Apply tower-http's `CorsLayer` outside of the gate. It answers preflight requests itself, which
-/// have no key and are not charged, and adds its fields to rejections, so that a script in a
-/// browser can read a `401` or a `429`. List the fields that the script reads, such as
-/// `Retry-After`, in `CorsLayer::expose_headers`.
+/// Apply tower-http's `CorsLayer` outside the gate. That layer responds to preflight requests
+/// itself: they need no key and are not charged. It also adds its fields to rejections, so a script
+/// in a browser can read a `401` or a `429` response. List the fields that the script reads, such
+/// as `Retry-After`, in `CorsLayer::expose_headers`.
 ///
 /// ```
 /// use portcullis::{Gate, rate_limit::RateLimitLayer, store::MemoryStore};
@@ -79,15 +79,15 @@ use crate::{
 /// # }
 /// ```
 ///
-/// If the service inside of the gate answers preflight requests, call
+/// If the service inside the gate responds to preflight requests, call
 /// [`exempt_preflight`](crate::rate_limit::RateLimitLayerBuilder::exempt_preflight) on the limits
 /// by address and [`allow_preflight`](crate::api_key::ApiKeyLayerBuilder::allow_preflight) on the
-/// API keys. Browsers then cannot read rejections by the gate.
+/// API keys. In this case, browsers cannot read rejections from the gate.
 ///
 /// # Layers from a configuration file
 ///
-/// Each of these methods takes a layer or an `Option` of a layer. No type depends on which layers
-/// are present. A configuration file can therefore switch layers on and off, and gates with
+/// The layer methods of `Gate` take a layer or an `Option` of a layer. No type depends on which
+/// layers are present. A configuration file can therefore switch layers on and off, and gates with
 /// different layers can be in one list:
 ///
 /// ```
@@ -136,7 +136,7 @@ pub struct Gate {
 }
 
 impl Gate {
-    /// Creates a gate without layers, which passes every request.
+    /// Creates a gate without layers, which forwards every request to the inner service.
     pub fn new() -> Self {
         Self::default()
     }
@@ -184,8 +184,9 @@ impl Gate {
     ///
     /// The auditor receives the [`AuditEvent`](crate::AuditEvent)s about keys, rejected callers,
     /// exceeded limits, stores and configuration. It must not block. A
-    /// [`LogQueue`](crate::access_log::sinks::LogQueue) is an auditor with a queue and a store, and
-    /// [`JsonLines`](crate::access_log::sinks::JsonLines) writes events between the records.
+    /// [`LogQueue`](crate::access_log::sinks::LogQueue) is an auditor that queues and stores
+    /// events, and [`JsonLines`](crate::access_log::sinks::JsonLines) writes them among the
+    /// records.
     ///
     /// ```
     /// use portcullis::{
@@ -223,9 +224,9 @@ impl Gate {
     /// Sets the clock of the access log, the API keys and the cache, unless they have their own.
     ///
     /// The clock determines the times of records, the expiry of keys and the freshness of cached
-    /// responses. It becomes the clock of the API keys' [`KeyRing`](crate::api_key::KeyRing), which
-    /// a [`KeyManager`](crate::api_key::KeyManager) on that ring shares. Defaults to the system
-    /// clock.
+    /// responses. It also becomes the clock of the API key layer's
+    /// [`KeyRing`](crate::api_key::KeyRing) and of every [`KeyManager`](crate::api_key::KeyManager)
+    /// on that ring. Defaults to the system clock.
     ///
     /// A store has its own clock, which this method does not change. Rate limits use the clock of
     /// their store, and a store evicts cached responses according to its own clock. Pass the same

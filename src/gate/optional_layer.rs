@@ -1,4 +1,4 @@
-//! The arguments of a gate's layer methods: a layer, or an `Option` of a layer.
+//! The argument type of a gate's layer methods: a layer, or an `Option` of a layer.
 
 /// A layer or an `Option` of a layer. The layer methods of [`Gate`](super::Gate) accept either.
 ///

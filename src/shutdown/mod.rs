@@ -2,7 +2,7 @@
 //!
 //! Process managers stop a process with SIGTERM, and terminals with SIGINT (Ctrl-C). [`Shutdown`]
 //! listens for both. At the first signal, the server stops accepting connections and completes the
-//! requests in flight. The server has until the [`drain_timeout`](Shutdown::drain_timeout), 10 s by
+//! requests in flight. This takes at most the [`drain_timeout`](Shutdown::drain_timeout), 10 s by
 //! default, so an idle connection or an incomplete request cannot keep the process running. A
 //! second signal exits the process immediately.
 //!

@@ -23,9 +23,9 @@ use crate::core::{
 /// The default of [`Shutdown::drain_timeout`].
 pub(super) const DRAIN_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// A shutdown request and the time that the server has to complete its requests.
+/// A shutdown request, and the time that the server then has to complete the requests in flight.
 ///
-/// Clones share the request. See the [module](super) for an example.
+/// Clones share the shutdown request. See the [module](super) for an example.
 #[derive(Clone)]
 pub struct Shutdown {
     requested: Arc<watch::Sender<bool>>,
@@ -50,8 +50,8 @@ impl Shutdown {
     ///
     /// # Errors
     ///
-    /// Returns an error if it is called outside of a Tokio runtime or in a runtime without an I/O
-    /// driver, or if the operating system rejects the signal handler.
+    /// Returns an error if this function is called outside a Tokio runtime or in a runtime without
+    /// an I/O driver, or if the operating system rejects the signal handler.
     pub fn on_signal() -> Result<Self, ConfigError> {
         let shutdown = Self::new();
         let mut signals = listen()?;
@@ -67,7 +67,7 @@ impl Shutdown {
     /// Sets the maximum time from the shutdown request to the end of [`drain`](Self::drain).
     ///
     /// Defaults to 10 s. Zero drops running requests immediately. Process managers kill a process
-    /// that exceeds their own timeout (30 s for Kubernetes, 10 s for `docker stop`), so use a
+    /// that exceeds their own timeout (30 s for Kubernetes, 10 s for `docker stop`), so set a
     /// shorter time here.
     #[must_use]
     pub fn drain_timeout(mut self, timeout: Duration) -> Self {

@@ -51,8 +51,8 @@ const BODY_BYTES_MAX: usize = 1 << 30;
 const FLAGS: [u8; 4] = [1, 2, 4, 8];
 
 impl StoredResponse {
-    /// Serializes everything except the body, for a store on a server that replaces heads
-    /// ([`CacheStore::touch`](crate::cache::CacheStore::touch)) without their bodies.
+    /// Serializes everything except the body, for a server-based store, which replaces a head
+    /// without its body ([`CacheStore::touch`](crate::cache::CacheStore::touch)).
     ///
     /// Returns `None` if the response exceeds the limits of [`decode`](Self::decode): 512 fields, a
     /// head of 256 KiB, and a body of 1 GiB. A store then returns
@@ -118,8 +118,8 @@ impl StoredResponse {
         }
     }
 
-    /// Deserializes the output of [`StoredResponse::encode_head`], and adds the body. Neither is
-    /// copied.
+    /// Deserializes the output of [`StoredResponse::encode_head`], and adds the body. Neither the
+    /// head nor the body is copied.
     ///
     /// # Errors
     ///
@@ -130,8 +130,8 @@ impl StoredResponse {
         decode(head, body).ok_or_else(|| StoreErrorKind::Corrupt.into())
     }
 
-    /// Serializes the whole response as one value, for a key-value store. Returns `None` under the
-    /// conditions of [`StoredResponse::encode_head`].
+    /// Serializes the whole response into a single value for a key-value store. Returns `None`
+    /// under the conditions of [`StoredResponse::encode_head`].
     ///
     /// ```
     /// use bytes::Bytes;
@@ -153,7 +153,7 @@ impl StoredResponse {
         Some(out.into_bytes().into())
     }
 
-    /// Deserializes the output of [`StoredResponse::to_bytes`], without a copy of the body.
+    /// Deserializes the output of [`StoredResponse::to_bytes`] without copying the body.
     ///
     /// # Errors
     ///

@@ -29,9 +29,9 @@ const FIELD_BYTES: usize = 160;
 
 /// A stored response: status, header fields, body, and cache metadata.
 ///
-/// It is immutable. An in-memory store holds it unchanged. A store on a server stores
-/// [`StoredResponse::encode_head`] and [`StoredResponse::body`] separately, or both as one value
-/// ([`StoredResponse::to_bytes`]).
+/// A stored response is immutable. An in-memory store holds it unchanged. A server-based store
+/// stores [`StoredResponse::encode_head`] and [`StoredResponse::body`] separately, or both as one
+/// value ([`StoredResponse::to_bytes`]).
 #[derive(Clone)]
 // Fields that a hit reads are first, so that they share cache lines.
 #[repr(C)]
@@ -65,7 +65,7 @@ pub(crate) enum Seal {
 }
 
 impl StoredResponse {
-    /// Returns the body as stored, which can be compressed.
+    /// Returns the body as stored, which may be compressed.
     pub fn body(&self) -> &Bytes {
         &self.body
     }
@@ -107,8 +107,8 @@ impl StoredResponse {
         OVERHEAD_BYTES + fields + keys + sealed + self.body.len()
     }
 
-    /// Returns a sealed entry, which a store that transforms the bytes, for example by encryption,
-    /// passes to its inner store in place of this entry.
+    /// Returns a sealed entry for an inner store. A store that transforms the bytes, for example by
+    /// encryption, passes the sealed entry to its inner store in place of this entry.
     ///
     /// `head` replaces [`StoredResponse::encode_head`], and `body` replaces the body. In addition,
     /// the inner store receives the data that it needs: the variant, the names of the fields that
@@ -131,7 +131,7 @@ impl StoredResponse {
         }
     }
 
-    /// Returns the head that this entry was sealed with, or `None` if it is not sealed.
+    /// Returns the head with which this entry was sealed, or `None` if it is not sealed.
     pub fn sealed_head(&self) -> Option<&Bytes> {
         match self.seal.as_deref() {
             Some(Seal::Sealed { head }) => Some(head),
@@ -150,8 +150,8 @@ impl StoredResponse {
         }
     }
 
-    /// Returns the original of a sealed entry, given the head and the body that it had before
-    /// [`StoredResponse::seal`].
+    /// Returns the original of a sealed entry, given the head and the body that the original had
+    /// before [`StoredResponse::seal`].
     ///
     /// # Errors
     ///

@@ -24,12 +24,12 @@ pub struct CacheKey {
 }
 
 impl CacheKey {
-    /// Returns the digest of the URL's normal form, by which its responses are purged.
+    /// Returns the digest of the URL's normal form, by which the URL's responses are purged.
     ///
-    /// It is the same for every caller, every scheme, and every equivalent spelling: with or
-    /// without a default port, and with unreserved characters percent-encoded or not. A clustered
-    /// store uses it as the hash tag, so that the purges of a URL and all its entries are on one
-    /// node.
+    /// The digest is the same for every caller, every scheme, and every equivalent spelling of the
+    /// URL: with or without a default port, and with unreserved characters percent-encoded or not.
+    /// A clustered store uses the digest as the hash tag, so that all entries and all purges of a
+    /// URL are on one node.
     pub fn uri(&self) -> &StoreKey {
         &self.uri
     }
@@ -47,7 +47,7 @@ impl fmt::Debug for CacheKey {
     }
 }
 
-/// The callers that an entry is served to.
+/// The callers to which an entry is served.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Partition<'a> {
     /// All callers.

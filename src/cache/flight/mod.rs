@@ -1,4 +1,4 @@
-//! Requests that share one call of the handler.
+//! Requests that share one handler call.
 
 pub(super) mod lease;
 pub(super) mod single_flight;

@@ -1,4 +1,4 @@
-//! Single flight: one call of the handler for many concurrent requests for the same response.
+//! Single flight: a single handler call for many concurrent requests for the same response.
 //!
 //! Waiters look up their own cache keys again after the flight has landed. A waiter can stream the
 //! body of a storable response before it is complete.
@@ -160,7 +160,7 @@ impl Flights {
 /// it is not possible.
 pub(super) type Pump = Arc<dyn Fn() -> bool + Send + Sync>;
 
-/// A call of the handler that other requests wait for.
+/// A handler call for which other requests wait.
 type FillFlight = Flight<Landing, Mutex<Streaming>>;
 
 /// The body of a storable response on its way to the store.

@@ -1,4 +1,4 @@
-//! A bounded record of whether the last response of each URL and route was storable.
+//! A bounded record of whether the last response for each URL and route was storable.
 
 use std::{
     fmt,
@@ -8,7 +8,7 @@ use std::{
 
 use crate::core::{store_api::store_key::StoreKey, time::Timestamp};
 
-/// The time for which the last response of a URL or route is recorded.
+/// The time for which the last response for a URL or route is recorded.
 const REMEMBERED_FOR: Duration = Duration::from_secs(180);
 
 /// The maximum number of recorded URLs. They take 64 KiB.
@@ -16,7 +16,7 @@ const URLS_MAX: usize = 8_192;
 /// The maximum number of recorded routes. They take 8 KiB.
 const ROUTES_MAX: usize = 1_024;
 
-/// The partition in which the last response of a URL was stored.
+/// The partition in which the last response for a URL was stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Storable {
     /// In the partition of the first lookup: the shared one, unless the route shares nothing.
@@ -27,10 +27,10 @@ pub(crate) enum Storable {
     No,
 }
 
-/// Records the partition of the last response of each URL and route, for all callers.
+/// Records the partition of the last response for each URL and route, for all callers.
 ///
-/// The tables are bounded. An evicted URL costs one more wait, and a collision one call of the
-/// handler.
+/// The tables are bounded. An evicted URL costs one more wait, and a collision costs one call to
+/// the handler.
 #[derive(Debug)]
 pub(crate) struct StorableMemory {
     urls: Marks,
@@ -51,7 +51,7 @@ impl Default for StorableMemory {
 }
 
 impl StorableMemory {
-    /// Returns the partition of the last response of a URL, or else of its route.
+    /// Returns the partition of the last response for a URL, or else for its route.
     pub(crate) fn get(
         &self,
         url: &StoreKey,

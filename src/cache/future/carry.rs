@@ -1,4 +1,4 @@
-//! A future with a value for its continuation.
+//! A future paired with a value that is passed to the next step when the future completes.
 
 use std::{
     future::Future,
@@ -9,9 +9,9 @@ use std::{
 use pin_project_lite::pin_project;
 
 pin_project! {
-    /// A future, and a value for its continuation.
+    /// A future paired with a value that is passed to the next step when the future completes.
     ///
-    /// Panics if it is polled after completion, as [`std::future::Ready`] does.
+    /// Panics if polled after completion, as [`std::future::Ready`] does.
     pub(super) struct Carry<F, T> {
         #[pin]
         future: F,

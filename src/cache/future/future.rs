@@ -34,7 +34,7 @@ use crate::{
 pin_project! {
     /// The response future of [`Cache`](crate::cache::Cache).
     ///
-    /// It is cancel-safe: dropping it at any time leaves no partial writes.
+    /// This future is cancel-safe: dropping it at any time leaves no partial writes.
     pub struct ResponseFuture<S, ReqBody, ResBody>
     where
         S: Service<Request<ReqBody>>,
@@ -74,7 +74,7 @@ where
         }
     }
 
-    /// Passes the response of the inner service on.
+    /// Passes on the response from the inner service.
     #[inline(always)]
     pub(crate) fn passing(response: S::Future) -> Self {
         Self {

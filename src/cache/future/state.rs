@@ -19,7 +19,7 @@ use crate::{
     core::store_api::store_future::StoreFuture,
 };
 
-/// A response or an error of the origin that a stale response may replace.
+/// A response or an error from the origin that a stale response may replace.
 pub(super) type OriginFailure<ResBody, E> = Result<Response<CacheBody<ResBody>>, E>;
 
 pin_project! {
@@ -117,14 +117,14 @@ impl<S, SFut, E, ReqBody, ResBody: Body> ResponseState<S, SFut, E, ReqBody, ResB
     }
 }
 
-/// A call of the handler that is not yet made.
+/// A call to the handler that has not been made yet.
 pub(super) struct HeldCall<S, ReqBody> {
     pub(super) exchange: Exchange,
     pub(super) service: HeldService<S>,
     pub(super) request: Request<ReqBody>,
 }
 
-/// The service of a call that is not yet made.
+/// The service for a call that has not been made yet.
 pub(super) enum HeldService<S> {
     /// It is ready.
     Ready(S),
@@ -132,7 +132,7 @@ pub(super) enum HeldService<S> {
     Called(Box<S>),
 }
 
-/// A call of the handler.
+/// A call to the handler.
 pub(super) struct HandlerCall<S> {
     pub(super) exchange: Exchange,
     /// Present if the request may be repeated.
@@ -140,7 +140,7 @@ pub(super) struct HandlerCall<S> {
 }
 
 impl<S, ReqBody> HeldCall<S, ReqBody> {
-    /// Creates a call of a service that is ready.
+    /// Creates a call to a service that is ready.
     pub(super) fn ready(exchange: Exchange, service: S, request: Request<ReqBody>) -> Self {
         Self {
             exchange,

@@ -119,7 +119,7 @@ where
     ResponseState::made(stale)
 }
 
-/// Handles the result of a call of the handler.
+/// Handles the result of a handler call.
 #[inline(always)]
 pub(super) fn called<S, SFut, E, ReqBody, ResBody>(
     response: Result<Response<ResBody>, E>,
@@ -213,8 +213,8 @@ pub(super) fn has_read<S, SFut, E, ReqBody: 'static, ResBody: Body>(
     Continue(ResponseState::waiting(waiting, held))
 }
 
-/// Continues after the writes to the store. If they fail, the store retains its entries until they
-/// are stale.
+/// Continues after the writes to the store. If the writes fail, the store retains its entries until
+/// the entries are stale.
 pub(super) fn settled<S, SFut, E, ReqBody, ResBody: Body>(
     _: Result<(), StoreError>,
     (keep, response): (Option<Box<PostFill>>, Response<CacheBody<ResBody>>),

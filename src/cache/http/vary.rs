@@ -84,7 +84,7 @@ impl VariantId {
         Self(StoreKey::from_bytes(bytes))
     }
 
-    /// Returns the digest, for use in the names of a store's keys.
+    /// Returns the digest, which a store can use in the names of its keys.
     pub fn as_bytes(&self) -> &[u8; 16] {
         self.0.as_bytes()
     }

@@ -1,4 +1,4 @@
-//! The pause after a failure of the origin. Stale responses are served during it.
+//! The pause after the origin fails, during which stale responses are served.
 
 use std::{
     fmt,

@@ -1,4 +1,4 @@
-//! The path of a request from its arrival to a cached response or a call of the handler.
+//! The path of a request from its arrival to a cached response or a call to the handler.
 
 pub(super) mod assured;
 pub(super) mod backoff;

@@ -18,7 +18,7 @@ pub enum CacheReason {
     RequestBody,
     /// The request is an upgrade to another protocol.
     Upgrade,
-    /// The request or the response is gRPC.
+    /// The request or the response uses gRPC.
     Grpc,
     /// The request or the response is a stream of server-sent events.
     EventStream,
@@ -33,9 +33,9 @@ pub enum CacheReason {
     Range,
     /// A precondition or an `Expect` field of the request failed.
     Condition,
-    /// A `Cache-Control` directive of the request prevents serving or storing the response.
+    /// A `Cache-Control` directive in the request prevents serving or storing the response.
     RequestDirective,
-    /// The client requested a newer response, but the limit of reloads is reached.
+    /// The client requested a newer response, but the reload limit is reached.
     Reloaded,
     /// The request has `only-if-cached`, and no usable response is stored.
     OnlyIfCached,
@@ -67,11 +67,11 @@ pub enum CacheReason {
     TooLarge,
     /// The budget for concurrent stores is used up.
     Busy,
-    /// The response was purged while it was generated.
+    /// The response was purged while it was being generated.
     Purged,
     /// The response was incomplete.
     Incomplete,
-    /// A newer response arrived while the body of this one was read.
+    /// A newer response arrived while the body of this response was being read.
     Superseded,
     /// The response has trailers.
     Trailers,

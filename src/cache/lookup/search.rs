@@ -1,4 +1,4 @@
-//! The lookup of a request, up to a response or a call of the handler.
+//! The lookup of a request, up to a response or a call to the handler.
 
 use std::{
     ops::ControlFlow::{Break, Continue},

@@ -10,15 +10,15 @@ use crate::cache::http::field_names::FieldNames;
 /// Caching options of one route or one response.
 ///
 /// A layer around the cache can insert a policy into the extensions of a request. Such a policy
-/// applies to the route. Requests without a policy have the one that
+/// applies to the route. For requests without a policy, the cache uses the policy that
 /// [`CacheLayerBuilder::policy_with`](crate::cache::CacheLayerBuilder::policy_with) selects, or
-/// else that of [`CacheLayerBuilder::policy`](crate::cache::CacheLayerBuilder::policy). A handler
-/// can insert a policy into the extensions of a response. Such a policy applies to that response
-/// and has priority over the route's policy. An option that is not set leaves the cache's default
-/// unchanged.
+/// else the policy that [`CacheLayerBuilder::policy`](crate::cache::CacheLayerBuilder::policy)
+/// sets. A handler can insert a policy into the extensions of a response. Such a policy applies to
+/// that response and has priority over the route's policy. An option that is not set leaves the
+/// cache's default unchanged.
 ///
-/// A policy on a response is not stored with it. A handler that sets a policy must repeat it on a
-/// `304`.
+/// A policy on a response is not stored with that response. A handler that sets a policy must set
+/// the policy again on a `304` response.
 ///
 /// ```
 /// use std::time::Duration;
@@ -119,24 +119,24 @@ impl CachePolicy {
     /// Sets the freshness lifetime of responses that state none. There is no such lifetime by
     /// default.
     ///
-    /// It applies to `200`, `203` and `206`, and to statuses that
+    /// This lifetime applies to `200`, `203` and `206`, and to statuses that
     /// [`cache_status_code`](Self::cache_status_code) lists. A lifetime that a response states
     /// takes priority, even if it is zero. A response states a lifetime with `max-age`, `s-maxage`,
     /// `Expires` (even an invalid one), or a targeted field. The default TTL takes priority over
     /// heuristic freshness.
     ///
     /// The TTL does not override directives that forbid storage. A response with `no-store` is not
-    /// stored, one with `private` only for its caller, and one with `no-cache` only if it has a
-    /// validator, in which case it is revalidated at each use. The TTL does not apply to a response
-    /// that affects a single client, such as one with `Set-Cookie`. `must-revalidate`,
-    /// `stale-while-revalidate` and `stale-if-error` keep their meaning and count from the end of
-    /// the TTL.
+    /// stored. A response with `private` is stored only for its caller. A response with `no-cache`
+    /// is stored only if it has a validator, and is revalidated at each use. The TTL does not apply
+    /// to a response that affects a single client, such as one with `Set-Cookie`.
+    /// `must-revalidate`, `stale-while-revalidate` and `stale-if-error` keep their meaning and
+    /// count from the end of the TTL.
     ///
     /// Like `max-age`, the TTL is in whole seconds and counts from when the response was generated,
-    /// so its `Age` is subtracted. Zero makes the response stale immediately.
+    /// so the response's `Age` is subtracted. Zero makes the response stale immediately.
     ///
-    /// If the policies of both the response and the route set a TTL of either kind, the TTL of the
-    /// response applies.
+    /// If the response's policy and the route's policy both set a TTL of either kind, the TTL from
+    /// the response's policy applies.
     pub fn default_ttl(self, ttl: Duration) -> Self {
         self.with(|options| options.default_ttl = Some(ttl))
     }
@@ -144,9 +144,9 @@ impl CachePolicy {
     /// Sets the freshness lifetime of responses, regardless of the lifetime that they state. There
     /// is no such lifetime by default.
     ///
-    /// It applies to the same responses as [`default_ttl`](Self::default_ttl), and takes priority
-    /// over it in the same policy. All other restrictions of a response remain in force. The fields
-    /// of the response reach the client unchanged.
+    /// This lifetime applies to the same responses as [`default_ttl`](Self::default_ttl). If a
+    /// policy sets both, this lifetime takes priority. All other restrictions of a response remain
+    /// in force. The fields of the response reach the client unchanged.
     pub fn override_ttl(self, ttl: Duration) -> Self {
         self.with(|options| options.override_ttl = Some(ttl))
     }
@@ -157,11 +157,11 @@ impl CachePolicy {
     }
 
     /// Enables or disables collapsing for a route: concurrent requests for the same response wait
-    /// for one call of the handler.
+    /// for a single handler call.
     ///
-    /// By default, requests wait unless the last response of their URL, or of their route, could
-    /// not be stored. `true` makes them wait even then; `false` disables waiting. The option is
-    /// read from the extensions of a request, or from the default policy of the layer.
+    /// By default, requests wait unless the last response for their URL or route could not be
+    /// stored. `true` makes them wait even then; `false` disables waiting. The option is read from
+    /// the extensions of a request, or from the default policy of the layer.
     pub fn collapse(self, collapse: bool) -> Self {
         self.with(|options| options.collapse = Some(collapse))
     }
@@ -169,9 +169,9 @@ impl CachePolicy {
     /// Stores responses with this status too, and limits their freshness lifetime to `at_most`. No
     /// statuses are listed by default.
     ///
-    /// A response that states no lifetime has that of [`default_ttl`](Self::default_ttl), or
-    /// `at_most` if none is set. A longer lifetime is reduced to `at_most`, even if it is set by
-    /// [`override_ttl`](Self::override_ttl).
+    /// A response that states no lifetime gets the lifetime that [`default_ttl`](Self::default_ttl)
+    /// sets, or `at_most` if no default is set. Any longer lifetime is reduced to `at_most`, even
+    /// if [`override_ttl`](Self::override_ttl) sets it.
     ///
     /// A stored error is served to every caller that shares the entry. Limit its lifetime to
     /// seconds, and list only statuses that no client can cause for other clients. For example, a
