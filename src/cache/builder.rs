@@ -52,7 +52,7 @@ not_built!(CacheLayerBuilder);
 
 impl CacheLayerBuilder {
     /// Sets the auditor that is notified when the store becomes unavailable and when it recovers.
-    /// There is none by default.
+    /// There is no auditor by default.
     ///
     /// The auditor is called on the request path and must not block. The access log's `LogQueue` is
     /// an auditor.
@@ -132,10 +132,11 @@ impl CacheLayerBuilder {
 
     /// Adds a request field whose value is a comma-separated list (RFC 9110 section 5.6.1).
     ///
-    /// If a response varies by such a field, the members of the list are compared regardless of the
-    /// surrounding whitespace and the number of lines. The defaults are `Accept`, `Accept-Charset`,
-    /// `Accept-Encoding`, `Accept-Language` and `Cache-Control`. All other fields are compared by
-    /// the exact bytes of each line. [`build`](Self::build) rejects an invalid field name.
+    /// If a response varies by such a field, the members of the list are compared regardless of
+    /// surrounding whitespace and of the number of field lines. The defaults are `Accept`,
+    /// `Accept-Charset`, `Accept-Encoding`, `Accept-Language` and `Cache-Control`. All other fields
+    /// are compared by the exact bytes of each line. [`build`](Self::build) rejects an invalid
+    /// field name.
     pub fn list_header(mut self, name: impl Into<String>) -> Self {
         self.list_headers.push(name.into());
         self
@@ -159,23 +160,24 @@ impl CacheLayerBuilder {
     }
 
     /// Sets the default policy. It applies to requests that have no [`CachePolicy`] in their
-    /// extensions and for which [`policy_with`](Self::policy_with) returns `None`. There is none by
-    /// default.
+    /// extensions and for which [`policy_with`](Self::policy_with) returns `None`. There is no
+    /// default policy unless this method is called.
     pub fn policy(mut self, policy: CachePolicy) -> Self {
         self.policy = Some(policy);
         self
     }
 
-    /// Sets a function that selects the policy of a request from its head: its path, its method, or
-    /// the extensions that an outer layer inserted. There is none by default.
+    /// Sets a function that selects the policy of a request from the request head: the path, the
+    /// method, or the extensions that an outer layer inserted. There is no such function by
+    /// default.
     ///
     /// The function is called once for each request that has no [`CachePolicy`] in its extensions,
     /// before the lookup. If it returns `None`, [`policy`](Self::policy) applies. The function must
     /// not block. Build each policy once and return a clone, which increments one reference count.
     ///
     /// Use this function if the cache wraps a whole router: a policy that a route inserts inside
-    /// the cache has no effect on the lookup. The URI of the head is the one that the layer
-    /// receives. Inside axum's `Router::nest`, `OriginalUri` in the extensions has the whole path.
+    /// the cache has no effect on the lookup. The head contains the URI that the layer receives.
+    /// Inside axum's `Router::nest`, `OriginalUri` in the extensions contains the whole path.
     ///
     /// ```
     /// use std::time::Duration;
@@ -210,17 +212,19 @@ impl CacheLayerBuilder {
     }
 
     /// Sets the maximum number of bytes that in-progress fills may buffer in total. Responses that
-    /// exceed it are streamed to the client but not stored. Defaults to 32 MiB; must be at least 1.
+    /// would exceed this total are streamed to the client but not stored. Defaults to 32 MiB; must
+    /// be at least 1.
     pub fn max_fill_bytes(mut self, bytes: u64) -> Self {
         self.max_fill_bytes = bytes;
         self
     }
 
     /// Sets the time after which an in-progress fill can lose its buffer to other fills. This
-    /// happens only once [`max_fill_bytes`](Self::max_fill_bytes) is reached. The response is still
-    /// streamed to its client but not stored. Defaults to 60 seconds; must be greater than zero.
+    /// happens only once [`max_fill_bytes`](Self::max_fill_bytes) is reached. The affected response
+    /// is still streamed to its client but not stored. Defaults to 60 seconds; must be greater than
+    /// zero.
     ///
-    /// This timeout prevents clients that stop reading from blocking the fills of other responses.
+    /// Because of this timeout, a client that stops reading cannot block other cache fills.
     pub fn fill_timeout(mut self, time: Duration) -> Self {
         self.fill_timeout = time;
         self
@@ -287,13 +291,13 @@ impl CacheLayerBuilder {
     }
 
     /// Sets the maximum number of bytes that are read from a response after its client has
-    /// disconnected, so that it can be stored. Defaults to 256 KiB; zero discards every such
-    /// response.
+    /// disconnected, so that the response can be stored. Defaults to 256 KiB; zero discards every
+    /// such response.
     ///
-    /// A response with more bytes left is discarded unless other requests wait for it. A response
-    /// of unknown length is treated as if it had [`max_body_bytes`](Self::max_body_bytes). At most
-    /// 64 such responses are read at a time, each for at most [`max_wait`](Self::max_wait), or for
-    /// as long as other requests stream it.
+    /// A response with more bytes left is discarded unless other requests are waiting for it. A
+    /// response of unknown length is treated as if it had [`max_body_bytes`](Self::max_body_bytes).
+    /// At most 64 such responses are read at a time, each for at most [`max_wait`](Self::max_wait)
+    /// or as long as other requests stream it.
     pub fn max_finish_bytes(mut self, bytes: u64) -> Self {
         self.max_finish_bytes = bytes;
         self
@@ -312,7 +316,7 @@ impl CacheLayerBuilder {
     /// Defaults to 10 in 10 seconds.
     ///
     /// The window is in whole seconds, at least 1. The counters are in a table of fixed size, so
-    /// some entries share a limit.
+    /// different entries can share a limit.
     pub fn client_reload_limit(mut self, reloads: u32, window: Duration) -> Self {
         self.reloads = (reloads, window);
         self
