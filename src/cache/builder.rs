@@ -106,7 +106,7 @@ impl CacheLayerBuilder {
 
     /// Sets the name of the cache in `Cache-Status`. Defaults to `portcullis`.
     ///
-    /// A name is an ASCII letter, followed by up to 63 letters, digits, dashes, dots or
+    /// A name consists of an ASCII letter and up to 63 further letters, digits, dashes, dots or
     /// underscores. [`build`](Self::build) rejects any other name.
     pub fn name(mut self, name: impl Into<String>) -> Self {
         self.name = Some(name.into());
@@ -173,7 +173,8 @@ impl CacheLayerBuilder {
     ///
     /// The function is called once for each request that has no [`CachePolicy`] in its extensions,
     /// before the lookup. If it returns `None`, [`policy`](Self::policy) applies. The function must
-    /// not block. Build each policy once and return a clone, which increments one reference count.
+    /// not block. Build each policy once and return a clone: cloning only increments a reference
+    /// count.
     ///
     /// Use this function if the cache wraps a whole router: a policy that a route inserts inside
     /// the cache has no effect on the lookup. The head contains the URI that the layer receives.

@@ -28,8 +28,8 @@ impl CacheLayerBuilder {
     /// body is read after the last client has disconnected.
     ///
     /// The time is measured by [`runtime`](Self::runtime). Without a runtime, or with a Tokio
-    /// runtime that has no time driver, a request waits for other requests of this process without
-    /// a limit, and does not wait for other processes.
+    /// runtime that has no time driver, waiting for other requests in this process has no time
+    /// limit, and requests do not wait for other processes.
     pub fn max_wait(mut self, max_wait: Duration) -> Self {
         self.max_wait = max_wait;
         self

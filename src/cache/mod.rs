@@ -31,9 +31,12 @@
 //! `Forwarded` without its client addresses, `X-Forwarded-*` other than `-For` and `-By`,
 //! `X-Original-*`, `X-Rewrite-*`, `X-Host`, and similar fields.
 //!
-//! A request bypasses the cache if it overrides its method (`X-HTTP-Method-Override` and similar
-//! fields), if its `Connection` field lists anything but `close`, `keep-alive`, `te`, `upgrade` and
-//! `http2-settings`, or if its target contains user information.
+//! A request bypasses the cache in any of these cases:
+//!
+//! - The request overrides its method (`X-HTTP-Method-Override` and similar fields).
+//! - Its `Connection` field lists anything but `close`, `keep-alive`, `te`, `upgrade` and
+//!   `http2-settings`.
+//! - Its target contains user information.
 //!
 //! # Example
 //!

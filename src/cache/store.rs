@@ -248,7 +248,7 @@ pub struct Put {
     pub fence: Fence,
     /// The time for which the store retains the entry.
     pub retain: Duration,
-    /// The maximum number of variants under the key, this one included. The oldest variant is
+    /// The maximum number of variants under the key, including this one. The oldest variant is
     /// evicted first.
     pub max_variants: usize,
 }
@@ -266,7 +266,7 @@ impl Put {
         }
     }
 
-    /// Sets the maximum number of variants under the key, this one included. Defaults to 16.
+    /// Sets the maximum number of variants under the key, including this one. Defaults to 16.
     #[must_use]
     pub fn max_variants(mut self, variants: usize) -> Self {
         self.max_variants = variants;

@@ -28,7 +28,7 @@ impl CacheLayerBuilder {
     ///
     /// A response is compressed in a background task after it has been sent to its client, and
     /// decompressed during the request that needs it. For a body of one megabyte, either operation
-    /// takes milliseconds of a worker's time.
+    /// occupies a worker thread for milliseconds.
     ///
     /// ```
     /// use portcullis::{cache::CacheLayer, store::MemoryStore};

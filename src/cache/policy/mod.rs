@@ -1,4 +1,4 @@
-//! Caching options of one route or one response.
+//! Caching options for one route or one response.
 
 pub(super) mod policy;
 pub(super) mod policy_probe;

@@ -1,4 +1,4 @@
-//! Caching options of one route or one response.
+//! Caching options for one route or one response.
 
 use std::{sync::Arc, time::Duration};
 
@@ -7,7 +7,7 @@ use http::{HeaderName, StatusCode, Uri, uri::PathAndQuery};
 use super::policy_probe::{Probe, Probes};
 use crate::cache::http::field_names::FieldNames;
 
-/// Caching options of one route or one response.
+/// Caching options for one route or one response.
 ///
 /// A layer around the cache can insert a policy into the extensions of a request. Such a policy
 /// applies to the route. For requests without a policy, the cache uses the policy that
