@@ -10,8 +10,8 @@
 //! Each layer works alone. Layers that are used together share the following types through the
 //! extensions of the request or response:
 //!
-//! - [`Identity`] describes the authenticated caller. It determines the caller's rate limits and
-//!   cache partition.
+//! - [`Identity`] describes the authenticated caller. The identity determines the caller's rate
+//!   limits and cache partition.
 //! - [`RecordHandle`](outcome::RecordHandle) collects the decisions of the layers for the access
 //!   log.
 //! - Each type in [`outcome`] describes the decision of one layer.

@@ -1,3 +1,3 @@
-//! The body of a response that passed the cache, and its error.
+//! The body of a response from the cache middleware, and the error of that body.
 
 pub use super::fill::{body::CacheBody, relay::InterruptedError};

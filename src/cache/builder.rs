@@ -1,4 +1,4 @@
-//! The options of the layer.
+//! The options of the cache layer.
 
 use std::{sync::Arc, time::Duration};
 
@@ -83,15 +83,15 @@ impl CacheLayerBuilder {
     /// [bounds its own calls](CacheStore::has_timeout). [`build`](Self::build) rejects zero.
     ///
     /// The time is measured by [`runtime`](Self::runtime), or by the Tokio runtime of the request
-    /// if the feature `tokio` is enabled. Without either, there is no timeout. An in-memory store
-    /// replies immediately, so the timeout does not affect it.
+    /// if the feature `tokio` is enabled. If neither is available, there is no timeout. An
+    /// in-memory store replies immediately, so the timeout does not affect it.
     pub fn store_timeout(mut self, after: Duration) -> Self {
         self.deadline.set(Some(after));
         self
     }
 
-    /// Removes the store timeout: requests wait until the store replies. This suits stores that
-    /// have their own timeout.
+    /// Removes the store timeout: requests wait until the store replies. This option suits stores
+    /// that have their own timeout.
     pub fn without_store_timeout(mut self) -> Self {
         self.deadline.set(None);
         self
@@ -113,7 +113,7 @@ impl CacheLayerBuilder {
         self
     }
 
-    /// Omits `Cache-Status` from responses, to hide from clients which responses are cached.
+    /// Omits `Cache-Status` from responses, so that clients cannot see which responses are cached.
     pub fn without_cache_status(mut self) -> Self {
         self.name = None;
         self
@@ -142,7 +142,7 @@ impl CacheLayerBuilder {
         self
     }
 
-    /// Adds a query parameter that carries a credential. There are none by default.
+    /// Adds a query parameter that carries a credential. There are no such parameters by default.
     pub fn credential_param(mut self, name: impl Into<String>) -> Self {
         self.rules.credential_params.push(name.into());
         self
@@ -151,17 +151,17 @@ impl CacheLayerBuilder {
     /// Sets whether responses with `public` or `s-maxage` are shared among callers. Off by default;
     /// [`CacheLayer::rfc`](super::CacheLayer::rfc) turns it on.
     ///
-    /// Turn it on only if handlers send these directives on responses that are identical for every
-    /// caller. The directives are read from `Cache-Control`, or from the
-    /// [targeted field](Self::targeted_field) that replaces it.
+    /// Turn this option on only if handlers send these directives on responses that are identical
+    /// for every caller. The directives are read from `Cache-Control`, or from the [targeted
+    /// field](Self::targeted_field) that replaces it.
     pub fn share_public_responses(mut self, share: bool) -> Self {
         self.rules.share_public_responses = share;
         self
     }
 
-    /// Sets the default policy. It applies to requests that have no [`CachePolicy`] in their
-    /// extensions and for which [`policy_with`](Self::policy_with) returns `None`. There is no
-    /// default policy unless this method is called.
+    /// Sets the default policy. This policy applies to requests that have no [`CachePolicy`] in
+    /// their extensions and for which [`policy_with`](Self::policy_with) returns `None`. There is
+    /// no default policy unless this method is called.
     pub fn policy(mut self, policy: CachePolicy) -> Self {
         self.policy = Some(policy);
         self
@@ -172,9 +172,9 @@ impl CacheLayerBuilder {
     /// default.
     ///
     /// The function is called once for each request that has no [`CachePolicy`] in its extensions,
-    /// before the lookup. If it returns `None`, [`policy`](Self::policy) applies. The function must
-    /// not block. Build each policy once and return a clone: cloning only increments a reference
-    /// count.
+    /// before the lookup. If the function returns `None`, [`policy`](Self::policy) applies. The
+    /// function must not block. Build each policy once and return a clone: cloning only increments
+    /// a reference count.
     ///
     /// Use this function if the cache wraps a whole router: a policy that a route inserts inside
     /// the cache has no effect on the lookup. The head contains the URI that the layer receives.
@@ -220,10 +220,10 @@ impl CacheLayerBuilder {
         self
     }
 
-    /// Sets the time after which an in-progress fill can lose its buffer to other fills. This
-    /// happens only once [`max_fill_bytes`](Self::max_fill_bytes) is reached. The affected response
-    /// is still streamed to its client but not stored. Defaults to 60 seconds; must be greater than
-    /// zero.
+    /// Sets the time after which an in-progress fill can lose its buffer to other fills. A fill can
+    /// lose its buffer only once [`max_fill_bytes`](Self::max_fill_bytes) is reached. The affected
+    /// response is still streamed to its client but not stored. Defaults to 60 seconds; must be
+    /// greater than zero.
     ///
     /// Because of this timeout, a client that stops reading cannot block other cache fills.
     pub fn fill_timeout(mut self, time: Duration) -> Self {
@@ -231,10 +231,10 @@ impl CacheLayerBuilder {
         self
     }
 
-    /// Sets whether partial responses (`206`) are stored. The cache serves byte ranges from them,
-    /// and combines parts with the same strong `ETag` until the response is complete (RFC 9111
-    /// sections 3.3 and 3.4). Off by default; [`CacheLayer::rfc`](super::CacheLayer::rfc) turns it
-    /// on.
+    /// Sets whether partial responses (`206`) are stored. The cache serves byte ranges from stored
+    /// parts, and combines parts with the same strong `ETag` until the response is complete (RFC
+    /// 9111 sections 3.3 and 3.4). Off by default; [`CacheLayer::rfc`](super::CacheLayer::rfc)
+    /// turns it on.
     pub fn cache_partial_content(mut self, keep: bool) -> Self {
         self.rules.cache_partial_content = keep;
         self
@@ -296,9 +296,9 @@ impl CacheLayerBuilder {
     /// such response.
     ///
     /// A response with more bytes left is discarded unless other requests are waiting for it. A
-    /// response of unknown length is treated as if it had [`max_body_bytes`](Self::max_body_bytes).
-    /// At most 64 such responses are read at a time, each for at most [`max_wait`](Self::max_wait)
-    /// or as long as other requests stream it.
+    /// response of unknown length is treated as if its length were
+    /// [`max_body_bytes`](Self::max_body_bytes). At most 64 such responses are read at a time, each
+    /// for at most [`max_wait`](Self::max_wait) or as long as other requests stream it.
     pub fn max_finish_bytes(mut self, bytes: u64) -> Self {
         self.max_finish_bytes = bytes;
         self
@@ -314,7 +314,7 @@ impl CacheLayerBuilder {
 
     /// Sets the maximum number of reloads of a fresh entry that clients can force with request
     /// directives, per time window. Once the limit is reached, clients receive the fresh entry.
-    /// Defaults to 10 in 10 seconds.
+    /// Defaults to 10 reloads in 10 seconds.
     ///
     /// The window is in whole seconds, at least 1. The counters are in a table of fixed size, so
     /// different entries can share a limit.
@@ -333,8 +333,8 @@ impl CacheLayerBuilder {
 
     /// Adds the `key` parameter to `Cache-Status` (RFC 9211 section 2.7). Off by default.
     ///
-    /// Its value is a prefix of an opaque digest. Responses with the same value have the same cache
-    /// key. The access record has the same value:
+    /// The value of the parameter is a prefix of an opaque digest. Responses with the same value
+    /// have the same cache key. The access record contains the same value:
     /// [`CacheOutcome::key_hash`](crate::outcome::CacheOutcome::key_hash).
     pub fn expose_key(mut self) -> Self {
         self.shows_key = true;
@@ -345,8 +345,8 @@ impl CacheLayerBuilder {
     /// `CDN-Cache-Control`. The list is empty by default in both profiles.
     ///
     /// The first field of the list that is present and valid replaces `Cache-Control` and `Expires`
-    /// for this cache. A field that is empty, or is not a dictionary structured field, is ignored.
-    /// A targeted field that is not in the list has no effect and is forwarded.
+    /// for this cache. A field that is empty or is not a structured-field dictionary is ignored. A
+    /// targeted field that is not in the list has no effect and is forwarded.
     ///
     /// List a field only if it addresses this cache. `CDN-Cache-Control` addresses caches of a
     /// content delivery network, and can allow them to store a response that
@@ -374,8 +374,8 @@ impl CacheLayerBuilder {
     /// Adds `Surrogate-Control` to the end of the target list, as
     /// [`targeted_field("Surrogate-Control")`](Self::targeted_field) does. Off by default.
     ///
-    /// The field has the syntax of the W3C's Edge Architecture Specification. It is ignored if none
-    /// of its directives is a cache directive for this cache.
+    /// The field has the syntax of the W3C's Edge Architecture Specification. The field is ignored
+    /// if none of its directives is a cache directive for this cache.
     pub fn surrogate_control(self) -> Self {
         self.targeted_field("Surrogate-Control")
     }

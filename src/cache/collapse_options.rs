@@ -36,9 +36,9 @@ impl CacheLayerBuilder {
     }
 
     /// Sets the initial and the maximum pause after the origin fails. Each further failure doubles
-    /// the pause. Defaults to 1 second and 30 seconds, each varied by up to 10 %. An initial pause
-    /// of zero disables pauses; [`build`](Self::build) rejects an initial pause that exceeds the
-    /// maximum.
+    /// the pause. Defaults to 1 second and 30 seconds, respectively. Each pause is varied by up to
+    /// 10 %. An initial pause of zero disables pauses; [`build`](Self::build) rejects an initial
+    /// pause that exceeds the maximum.
     ///
     /// During the pause, a stale response that may be served (`stale-if-error` or
     /// `stale-while-revalidate`) is served without calling the handler. Requests without such a

@@ -33,10 +33,10 @@ impl CacheLayer {
     /// Returns a builder with the RFC 9111 profile, for use in front of an origin that sends
     /// correct cache directives.
     ///
-    /// The cache acts as a shared cache and uses the options that the RFC permits. It stores
-    /// responses with any final status except 304, 412, 416 and 417. Responses with these four
-    /// statuses depend on the fields of one request. It uses heuristic freshness, honors request
-    /// directives, and treats only `Authorization` as a credential.
+    /// The cache acts as a shared cache and uses the options that the RFC permits. This profile
+    /// stores responses with any final status except 304, 412, 416 and 417. Responses with these
+    /// four statuses depend on the fields of one request. The profile uses heuristic freshness,
+    /// honors request directives, and treats only `Authorization` as a credential.
     pub fn rfc(store: impl CacheStore) -> CacheLayerBuilder {
         CacheLayerBuilder::new(store, Rules::rfc())
     }

@@ -6,19 +6,20 @@
 //!
 //! # Callers
 //!
-//! The cache implements RFC 9111 as a shared cache and adds callers, which the RFC does not define.
-//! A response to a request with an [`Identity`](crate::Identity) in its extensions is stored for
-//! that caller alone. If the request has a further credential, such as a cookie in addition to an
-//! API key, the entry is stored for that combination of caller and credential. A request with a
-//! credential (`Authorization`, `Cookie`, `Proxy-Authorization`, `X-API-Key`) and no `Identity`
-//! bypasses the cache. Apply the cache inside the layer that authenticates callers.
+//! The cache implements RFC 9111 as a shared cache. In addition, it separates callers, which the
+//! RFC does not define. A response to a request with an [`Identity`](crate::Identity) in its
+//! extensions is stored for that caller alone. If the request has a further credential, such as a
+//! cookie in addition to an API key, the entry is stored for that combination of caller and
+//! credential. A request with a credential (`Authorization`, `Cookie`, `Proxy-Authorization`,
+//! `X-API-Key`) and no `Identity` bypasses the cache. Apply the cache inside the layer that
+//! authenticates callers.
 //!
 //! # Storage
 //!
-//! By default, a response is stored if its status is 200, 203, 300, 301, 308, 404 or 410 and it has
-//! a freshness lifetime. A response is not stored if it has `no-store`, a `Set-Cookie` or
-//! `Vary: *`, or if it is incomplete. [`CachePolicy`] adds lifetimes and statuses for a route or a
-//! response. [`CacheLayer::rfc`] stores everything that RFC 9111 allows. A successful unsafe
+//! By default, a response is stored if its status is 200, 203, 300, 301, 308, 404 or 410 and the
+//! response has a freshness lifetime. A response is not stored if it has `no-store`, `Set-Cookie`
+//! or `Vary: *`, or if it is incomplete. [`CachePolicy`] adds lifetimes and statuses for a route or
+//! a response. [`CacheLayer::rfc`] stores everything that RFC 9111 allows. A successful unsafe
 //! request invalidates its target URI for every caller; [`CacheTags`] and [`CachePurger`] remove
 //! other entries.
 //!
@@ -34,9 +35,9 @@
 //! A request bypasses the cache in any of these cases:
 //!
 //! - The request overrides its method (`X-HTTP-Method-Override` and similar fields).
-//! - Its `Connection` field lists anything but `close`, `keep-alive`, `te`, `upgrade` and
+//! - The request's `Connection` field lists anything but `close`, `keep-alive`, `te`, `upgrade` and
 //!   `http2-settings`.
-//! - Its target contains user information.
+//! - The request's target contains user information.
 //!
 //! # Example
 //!

@@ -1,4 +1,4 @@
-//! Purging of cache entries by the application.
+//! Purging cache entries from the application.
 
 use std::{fmt, sync::Arc};
 
@@ -16,7 +16,7 @@ use crate::core::{identity::Identity, store_api::store_future::StoreFuture};
 ///
 /// Once a [hard](PurgeMode::Hard) purge has completed, no cache on the same store serves a matching
 /// entry, including one that was being filled during the purge. After a [soft](PurgeMode::Soft)
-/// purge, an entry is served only once it has been revalidated, or if it may be served stale.
+/// purge, an entry is served only if it has been revalidated or may be served stale.
 ///
 /// ```
 /// use portcullis::{cache::{CacheLayer, Purge, PurgeMode}, store::MemoryStore};
@@ -70,7 +70,8 @@ impl Purge {
 }
 
 impl CachePurger {
-    /// Purges all matching entries: removes them, or marks them as stale.
+    /// Purges all matching entries: removes the entries or marks them as stale, depending on the
+    /// mode.
     pub fn purge(&self, what: impl IntoIterator<Item = Purge>, mode: PurgeMode) -> StoreFuture<()> {
         let keys = &self.config.keys;
         let targets: Vec<_> = what

@@ -1,4 +1,4 @@
-//! Sample entries for the conformance suite of stores.
+//! Sample entries for the conformance suite for stores.
 
 use std::{sync::Arc, time::Duration};
 

@@ -1,4 +1,4 @@
-//! The cache service: looks up the response, and calls the handler on a miss.
+//! The cache service: looks up each response, and calls the handler on a miss.
 
 use std::{
     mem,

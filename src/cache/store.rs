@@ -28,10 +28,10 @@ use crate::core::store_api::{
 /// # Purges and fills
 ///
 /// A purge can arrive between the lookup that missed and the [`put`](CacheStore::put) of the
-/// response. Each lookup therefore returns a [`Fence`], the store's time at that moment, and the
-/// fill passes the fence back. An entry is invalid if its fence is not later than a purge of its
-/// URL, its partition, one of its tags or everything. The `put` of an invalid entry is rejected,
-/// and lookups do not find it.
+/// response. Each lookup therefore returns a [`Fence`], which is the store's time at that moment.
+/// The fill passes the fence back to the store. An entry is invalid if its fence is not later than
+/// a purge of its URL, its partition, one of its tags or everything. The `put` of an invalid entry
+/// is rejected, and lookups do not find it.
 ///
 /// # Purges of other names
 ///
@@ -42,10 +42,10 @@ use crate::core::store_api::{
 /// unrecorded purge might affect ([`PutOutcome::Purged`]); the next fill of that URL is stored.
 ///
 /// Two designs satisfy these requirements. `MemoryStore` holds the exact time of the last purge for
-/// each name that a stored entry has. It records all other purges in a table of fixed size, which
-/// only affects fills. `RedisStore` has a token for each name that a stored entry has. A purge
-/// deletes the token, which invalidates every entry that lists it. `conformance::cache` checks
-/// these requirements.
+/// each name that a stored entry has. `MemoryStore` records all other purges in a table of fixed
+/// size. These records affect only fills. `RedisStore` has a token for each name that a stored
+/// entry has. A purge deletes the token, which invalidates every entry that lists it.
+/// `conformance::cache` checks these requirements.
 ///
 /// # Server-based stores
 ///
@@ -54,7 +54,7 @@ use crate::core::store_api::{
 /// names, sorted by the server's time. The hashes and the set are in the same slot as the tokens.
 /// `get` is a script that compares an entry with its tokens; `put`, `touch` and `purge` are one
 /// script each, and `lease` sets a key unless it exists. A Cluster has several such slots, selected
-/// by [`CacheKey::uri`]; a purge by tag or partition is sent to each.
+/// by [`CacheKey::uri`]; a purge by tag or partition is sent to each of them.
 ///
 /// An entry is stored as the output of [`StoredResponse::encode_head`] and the body. The request
 /// fields that the entry varies by are stored as the output of [`VarySpec::to_bytes`]. For a value
@@ -103,7 +103,7 @@ pub trait CacheStore: Send + Sync + 'static {
     }
 
     /// Tries to acquire the lease for filling an entry. At most one of the processes that share the
-    /// store holds it at a time.
+    /// store holds that lease at a time.
     ///
     /// The default implementation returns [`Lease::Unsupported`]. This suits a store that only one
     /// process uses, because the cache collapses requests within a process.
@@ -177,7 +177,7 @@ impl<S: CacheStore + ?Sized> CacheStore for Arc<S> {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Fence(pub u64);
 
-/// The revision of an entry. Each `put` and `touch` of a key and variant creates another revision.
+/// The revision of an entry. Each `put` and `touch` of a key and variant creates a new revision.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Stamp(pub u64);
 
@@ -360,6 +360,6 @@ pub enum Lease {
     Unsupported,
 }
 
-/// Proof that the caller holds a lease. Releasing the lease requires it.
+/// Proof that the caller holds a lease. The token is required for releasing the lease.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LeaseToken(pub u64);

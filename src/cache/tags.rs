@@ -27,8 +27,8 @@ pub struct CacheTags {
 }
 
 impl CacheTags {
-    /// Creates the tags of a response. Tags beyond the first 64, and those longer than 1024 bytes,
-    /// are ignored.
+    /// Creates the tags of a response. Tags beyond the first 64 and tags longer than 1024 bytes are
+    /// ignored.
     pub fn new<I>(tags: I) -> Self
     where
         I: IntoIterator,

@@ -1,4 +1,4 @@
-//! The checks of a gate: whether its layers fit together.
+//! Checks that the layers of a gate fit together.
 
 use crate::{
     access_log::AccessLogLayer, api_key::ApiKeyLayer, cache::CacheLayer, core::error::ConfigError,

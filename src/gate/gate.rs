@@ -24,7 +24,7 @@ use crate::{
 ///
 /// The order matters. A cache outside authentication sends one caller's response to another caller.
 /// Rate limits inside authentication do not limit attempts to guess keys. An access log inside
-/// another layer does not record the requests that this layer rejects. `ServiceBuilder` and
+/// another layer does not record the requests that the outer layer rejects. `ServiceBuilder` and
 /// `Router::layer` apply layers in opposite orders, so a list that is right for one is wrong for
 /// the other. A gate always applies the same order.
 ///
@@ -60,10 +60,10 @@ use crate::{
 ///
 /// # Cross-origin requests
 ///
-/// Apply tower-http's `CorsLayer` outside the gate. That layer responds to preflight requests
-/// itself: they need no key and are not charged. It also adds its fields to rejections, so a script
-/// in a browser can read a `401` or a `429` response. List the fields that the script reads, such
-/// as `Retry-After`, in `CorsLayer::expose_headers`.
+/// Apply tower-http's `CorsLayer` outside the gate. `CorsLayer` then responds to preflight requests
+/// itself: they need no key and are not charged. The layer also adds its fields to rejections, so a
+/// script in a browser can read a `401` or a `429` response. List the fields that the script reads,
+/// such as `Retry-After`, in `CorsLayer::expose_headers`.
 ///
 /// ```
 /// use portcullis::{Gate, rate_limit::RateLimitLayer, store::MemoryStore};
@@ -80,15 +80,15 @@ use crate::{
 /// ```
 ///
 /// If the service inside the gate responds to preflight requests, call
-/// [`exempt_preflight`](crate::rate_limit::RateLimitLayerBuilder::exempt_preflight) on the limits
-/// by address and [`allow_preflight`](crate::api_key::ApiKeyLayerBuilder::allow_preflight) on the
-/// API keys. In this case, browsers cannot read rejections from the gate.
+/// [`exempt_preflight`](crate::rate_limit::RateLimitLayerBuilder::exempt_preflight) on the rate
+/// limits by address and [`allow_preflight`](crate::api_key::ApiKeyLayerBuilder::allow_preflight)
+/// on the API keys. In this case, browsers cannot read rejections from the gate.
 ///
 /// # Layers from a configuration file
 ///
-/// The layer methods of `Gate` take a layer or an `Option` of a layer. No type depends on which
-/// layers are present. A configuration file can therefore switch layers on and off, and gates with
-/// different layers can be in one list:
+/// The layer methods of `Gate` take a layer or an `Option` of a layer. The types of the gate do not
+/// depend on which layers are present. A configuration file can therefore switch layers on and off,
+/// and gates with different layers can be in one list:
 ///
 /// ```
 /// use portcullis::{
@@ -180,10 +180,10 @@ impl Gate {
         self
     }
 
-    /// Sets the auditor of all layers that do not have their own.
+    /// Sets the auditor for all layers without their own auditor.
     ///
     /// The auditor receives the [`AuditEvent`](crate::AuditEvent)s about keys, rejected callers,
-    /// exceeded limits, stores and configuration. It must not block. A
+    /// exceeded limits, stores and configuration. The auditor must not block. A
     /// [`LogQueue`](crate::access_log::sinks::LogQueue) is an auditor that queues and stores
     /// events, and [`JsonLines`](crate::access_log::sinks::JsonLines) writes them among the
     /// records.
@@ -211,8 +211,8 @@ impl Gate {
         self
     }
 
-    /// Sets the resolver of client addresses for the access log and the API keys, unless they have
-    /// their own.
+    /// Sets the resolver of client addresses for the access log and the API keys. A layer with its
+    /// own resolver keeps that resolver.
     ///
     /// Rate limits use the resolver of their [`Partition`](crate::rate_limit::Partition). By
     /// default, the client is the TCP peer.
@@ -221,11 +221,12 @@ impl Gate {
         self
     }
 
-    /// Sets the clock of the access log, the API keys and the cache, unless they have their own.
+    /// Sets the clock for the access log, the API keys and the cache. A layer with its own clock
+    /// keeps that clock.
     ///
     /// The clock determines the times of records, the expiry of keys and the freshness of cached
-    /// responses. It also becomes the clock of the API key layer's
-    /// [`KeyRing`](crate::api_key::KeyRing) and of every [`KeyManager`](crate::api_key::KeyManager)
+    /// responses. The clock is also used by the API key layer's
+    /// [`KeyRing`](crate::api_key::KeyRing) and by every [`KeyManager`](crate::api_key::KeyManager)
     /// on that ring. Defaults to the system clock.
     ///
     /// A store has its own clock, which this method does not change. Rate limits use the clock of
@@ -261,7 +262,8 @@ impl Gate {
         self
     }
 
-    /// Sets the responder of all layers that reject requests, unless they have their own.
+    /// Sets the responder for all layers that reject requests, except layers with their own
+    /// responder.
     ///
     /// By default, rejections are `application/problem+json` responses.
     pub fn responder(mut self, responder: Responder) -> Self {

@@ -15,14 +15,14 @@ use crate::{
 /// Neither this type nor the type of the [service](GateService) depends on which layers are
 /// present. An absent layer forwards requests and responses unchanged and allocates nothing.
 ///
-/// The bounds on the inner service do not depend on the layers either. The services of axum and
-/// hyper satisfy these bounds:
+/// Likewise, the bounds on the inner service do not depend on which layers are present. The
+/// services of axum and hyper satisfy these bounds:
 ///
 /// - The service is `Clone + Send + 'static`, its future is `Send + 'static`, and its error is
 ///   `Send`.
 /// - The request body is `Send + 'static`.
-/// - The response body is `Send + 'static`, and its data type is [`Bytes`](bytes::Bytes). Its error
-///   becomes a [`BoxError`](crate::BoxError).
+/// - The response body is `Send + 'static`, and its data type is [`Bytes`](bytes::Bytes). The
+///   body's error becomes a [`BoxError`](crate::BoxError).
 ///
 /// ```
 /// use portcullis::{Gate, GateLayer, access_log::AccessLogLayer};
@@ -79,7 +79,7 @@ impl GateLayer {
     /// With or without an access log, the inner service receives a
     /// [`CountedBody`](crate::access_log::body::CountedBody). axum's `Router` accepts this body,
     /// and so does a service that is generic over its request body. This method changes the type of
-    /// the layer. Without it, the record has the length that the request declares.
+    /// the layer. By default, the record has the length that the request declares.
     ///
     /// ```
     /// use portcullis::{Gate, access_log::AccessLogLayer};

@@ -2,8 +2,8 @@
 //!
 //! Process managers stop a process with SIGTERM, and terminals with SIGINT (Ctrl-C). [`Shutdown`]
 //! listens for both. At the first signal, the server stops accepting connections and completes the
-//! requests in flight. This takes at most the [`drain_timeout`](Shutdown::drain_timeout), 10 s by
-//! default, so an idle connection or an incomplete request cannot keep the process running. A
+//! requests in flight. Draining takes at most the [`drain_timeout`](Shutdown::drain_timeout), 10 s
+//! by default, so an idle connection or an incomplete request cannot keep the process running. A
 //! second signal exits the process immediately.
 //!
 //! ```no_run

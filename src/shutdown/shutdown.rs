@@ -1,4 +1,4 @@
-//! The shutdown request and the draining of a server.
+//! Shutdown requests and server draining.
 
 use std::{
     fmt,
@@ -45,8 +45,8 @@ impl Shutdown {
     /// Creates a shutdown that starts at the first SIGINT or SIGTERM, or at Ctrl-C on systems
     /// without Unix signals.
     ///
-    /// Signals are received from this call on. A second signal exits the process immediately with
-    /// status 130 (SIGINT) or 143 (SIGTERM).
+    /// Signals are handled from this call onward. A second signal exits the process immediately
+    /// with status 130 (SIGINT) or 143 (SIGTERM).
     ///
     /// # Errors
     ///
@@ -85,7 +85,7 @@ impl Shutdown {
         *self.requested.borrow()
     }
 
-    /// Completes when the shutdown is requested. Use it in
+    /// Completes when the shutdown is requested. Use this future in
     /// `axum::serve(..).with_graceful_shutdown(..)` or in an accept loop.
     pub fn requested(&self) -> impl Future<Output = ()> + Send + use<> {
         let mut requested = self.requested.subscribe();
@@ -97,8 +97,8 @@ impl Shutdown {
         }
     }
 
-    /// Runs a server until it ends, but no longer than the [`drain_timeout`](Self::drain_timeout)
-    /// after the shutdown is requested.
+    /// Runs a server until the server ends, or until the [`drain_timeout`](Self::drain_timeout) has
+    /// elapsed after the shutdown request.
     ///
     /// Returns the output of the server. If the timeout elapses, returns `None` and emits a notice.
     pub async fn drain<S: IntoFuture>(&self, server: S) -> Option<S::Output> {

@@ -51,7 +51,7 @@ const BODY_BYTES_MAX: usize = 1 << 30;
 const FLAGS: [u8; 4] = [1, 2, 4, 8];
 
 impl StoredResponse {
-    /// Serializes everything except the body, for a server-based store, which replaces a head
+    /// Serializes everything except the body, for server-based stores, which can replace a head
     /// without its body ([`CacheStore::touch`](crate::cache::CacheStore::touch)).
     ///
     /// Returns `None` if the response exceeds the limits of [`decode`](Self::decode): 512 fields, a
@@ -123,8 +123,8 @@ impl StoredResponse {
     ///
     /// # Errors
     ///
-    /// Returns [`StoreErrorKind::Corrupt`] if this version did not write the bytes, or if they
-    /// belong to another body. A store treats this as a miss rather than a failure: the next fill
+    /// Returns [`StoreErrorKind::Corrupt`] if this version did not write the bytes, or if the head
+    /// belongs to another body. A store treats this as a miss rather than a failure: the next fill
     /// replaces the entry.
     pub fn decode(head: Bytes, body: Bytes) -> Result<Self, StoreError> {
         decode(head, body).ok_or_else(|| StoreErrorKind::Corrupt.into())

@@ -131,7 +131,7 @@ impl StoredResponse {
         }
     }
 
-    /// Returns the head with which this entry was sealed, or `None` if it is not sealed.
+    /// Returns the head with which this entry was sealed, or `None` if the entry is not sealed.
     pub fn sealed_head(&self) -> Option<&Bytes> {
         match self.seal.as_deref() {
             Some(Seal::Sealed { head }) => Some(head),
@@ -150,14 +150,14 @@ impl StoredResponse {
         }
     }
 
-    /// Returns the original of a sealed entry, given the head and the body that the original had
-    /// before [`StoredResponse::seal`].
+    /// Returns the original entry from which this entry was sealed, given the head and the body
+    /// that the original had before [`StoredResponse::seal`].
     ///
     /// # Errors
     ///
     /// Returns [`StoreErrorKind::Corrupt`](crate::StoreErrorKind::Corrupt) if this version did not
-    /// write the head and the body, or if they differ from this entry in variant, partition or
-    /// tags.
+    /// write the head and the body, or if the variant, the partition or the tags differ from those
+    /// of this entry.
     pub fn open(&self, head: Bytes, body: Bytes) -> Result<Self, StoreError> {
         let opened = Self::decode(head, body)?;
         let outside = (self.variant, &self.vary, self.partition, &self.tags);

@@ -1,5 +1,5 @@
-//! Jitter of freshness lifetimes, so that entries that were stored together expire at different
-//! times.
+//! Jitter of freshness lifetimes. With jitter, entries that were stored together expire at
+//! different times.
 
 use super::key::CacheKey;
 use crate::cache::http::freshness::Freshness;

@@ -1,4 +1,5 @@
-//! Compressed entries: the responses that are compressed, and the clients that receive them so.
+//! Compressed entries: the responses that are compressed, and the clients that receive compressed
+//! responses.
 
 use bytes::Bytes;
 use http::{

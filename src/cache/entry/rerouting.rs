@@ -1,4 +1,5 @@
-//! Request fields by which a proxy or framework can select another resource than the URL names.
+//! Request fields by which a proxy or framework can select a resource other than the one that the
+//! URL identifies.
 
 use http::{HeaderMap, HeaderValue};
 

@@ -1,4 +1,4 @@
-//! The lease for a fill, among all instances that share a store.
+//! The lease that grants one of the instances that share a store the right to fill an entry.
 
 use std::{fmt, sync::Arc, time::Duration};
 

@@ -1,7 +1,7 @@
 //! Single flight: a single handler call for many concurrent requests for the same response.
 //!
 //! Waiters look up their own cache keys again after the flight has landed. A waiter can stream the
-//! body of a storable response before it is complete.
+//! body of a storable response before the body is complete.
 
 use std::{
     fmt,

@@ -44,7 +44,7 @@ impl VarySpec {
         Self::from_names(names).ok_or(CacheReason::VaryTooMany)
     }
 
-    /// Creates a spec of these fields. Returns `None` if there are more than 8.
+    /// Creates a spec of these fields. Returns `None` if there are more than 8 fields.
     pub fn from_names(mut names: Vec<HeaderName>) -> Option<Self> {
         names.sort_unstable_by(|one, two| one.as_str().cmp(two.as_str()));
         names.dedup();
@@ -74,8 +74,8 @@ impl fmt::Debug for VarySpec {
     }
 }
 
-/// The identifier of a variant: a keyed digest of the fields that it varies by and their values in
-/// the request.
+/// The identifier of a variant: a keyed digest of the request fields that select the variant and of
+/// their values.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct VariantId(StoreKey);
 

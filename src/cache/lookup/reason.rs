@@ -3,8 +3,8 @@
 /// The reason that a response was not served from the store, or was not stored.
 ///
 /// The reason is part of the request's record and is sent as the `detail` parameter of
-/// `Cache-Status`. It reveals the configuration and the fields of the handler's response, never the
-/// requests of other callers.
+/// `Cache-Status`. A reason reveals the configuration and the fields of the handler's response, but
+/// never other callers' requests.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum CacheReason {

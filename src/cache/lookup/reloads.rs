@@ -1,4 +1,4 @@
-//! The limit of reloads of fresh responses by clients.
+//! The limit on reloads of fresh responses that clients can force.
 
 use std::{
     fmt,

@@ -105,19 +105,19 @@ impl CachePolicy {
     }
 
     /// Sets whether responses with `public` or `s-maxage` are shared among callers. Defaults to the
-    /// cache's option of the same name. Only a policy on a request has this effect.
+    /// cache's option with the same name. Only a policy on a request has this effect.
     pub fn share_public_responses(self, share: bool) -> Self {
         self.with(|options| options.share_public_responses = Some(share))
     }
 
-    /// Stores a separate entry for each combination of values of these request fields, regardless
-    /// of `Vary`. There are no such fields by default. Only a policy on a request has this effect.
+    /// Stores a separate entry for each combination of these request fields' values, regardless of
+    /// `Vary`. There are no such fields by default. Only a policy on a request has this effect.
     pub fn vary_by(self, fields: impl IntoIterator<Item = HeaderName>) -> Self {
         self.with(|options| options.vary_by = fields.into_iter().collect())
     }
 
-    /// Sets the freshness lifetime of responses that state none. There is no such lifetime by
-    /// default.
+    /// Sets the freshness lifetime of responses that state no lifetime. There is no such lifetime
+    /// by default.
     ///
     /// This lifetime applies to `200`, `203` and `206`, and to statuses that
     /// [`cache_status_code`](Self::cache_status_code) lists. A lifetime that a response states
@@ -151,7 +151,7 @@ impl CachePolicy {
         self.with(|options| options.override_ttl = Some(ttl))
     }
 
-    /// Stores responses for their caller alone, as if they had `private`. Off by default.
+    /// Stores each response for its caller alone, as if the response had `private`. Off by default.
     pub fn private(self) -> Self {
         self.with(|options| options.private = true)
     }
@@ -160,8 +160,8 @@ impl CachePolicy {
     /// for a single handler call.
     ///
     /// By default, requests wait unless the last response for their URL or route could not be
-    /// stored. `true` makes them wait even then; `false` disables waiting. The option is read from
-    /// the extensions of a request, or from the default policy of the layer.
+    /// stored. `true` makes requests wait even then; `false` disables waiting. The option is read
+    /// from the extensions of a request, or from the default policy of the layer.
     pub fn collapse(self, collapse: bool) -> Self {
         self.with(|options| options.collapse = Some(collapse))
     }
@@ -173,10 +173,11 @@ impl CachePolicy {
     /// sets, or `at_most` if no default is set. Any longer lifetime is reduced to `at_most`, even
     /// if [`override_ttl`](Self::override_ttl) sets it.
     ///
-    /// A stored error is served to every caller that shares the entry. Limit its lifetime to
-    /// seconds, and list only statuses that no client can cause for other clients. For example, a
-    /// client can cause some errors with a request that is too long or has a wrong credential.
-    /// Responses to the condition or range of one request (304, 412, 416, 417) are never stored.
+    /// A stored error is served to every caller that shares the entry. Limit the lifetime of such
+    /// an error to seconds, and list only statuses that no client can cause for other clients. For
+    /// example, a client can cause some errors with a request that is too long or has a wrong
+    /// credential. Responses that depend on the fields of one request (304, 412, 416, 417) are
+    /// never stored.
     pub fn cache_status_code(self, status: StatusCode, at_most: Duration) -> Self {
         self.with(|options| {
             options.statuses.retain(|(kept, _)| *kept != status);
