@@ -298,7 +298,7 @@ impl CacheLayerBuilder {
     /// A response with more bytes left is discarded unless other requests are waiting for it. A
     /// response of unknown length is treated as if its length were
     /// [`max_body_bytes`](Self::max_body_bytes). At most 64 such responses are read at a time, each
-    /// for at most [`max_wait`](Self::max_wait) or as long as other requests stream it.
+    /// for at most [`max_wait`](Self::max_wait), or for as long as other requests stream it.
     pub fn max_finish_bytes(mut self, bytes: u64) -> Self {
         self.max_finish_bytes = bytes;
         self

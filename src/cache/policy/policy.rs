@@ -175,7 +175,7 @@ impl CachePolicy {
     ///
     /// A stored error is served to every caller that shares the entry. Limit the lifetime of such
     /// an error to seconds, and list only statuses that no client can cause for other clients. For
-    /// example, a client can cause some errors with a request that is too long or has a wrong
+    /// example, a client can cause some errors with a request that is too long or that has a wrong
     /// credential. Responses that depend on the fields of one request (304, 412, 416, 417) are
     /// never stored.
     pub fn cache_status_code(self, status: StatusCode, at_most: Duration) -> Self {
