@@ -30,15 +30,16 @@ impl RateLimitLayerBuilder {
     ///
     /// Returns an error if
     ///
-    /// - no policy is set, two policies of one request have the same name, or the tiers have no
-    ///   fallback,
-    /// - the share of [`OnStoreError::local`](crate::rate_limit::OnStoreError::local) is zero, or a
-    ///   policy refers to another local store,
-    /// - a policy is a queue, and there is no runtime or the maximum number of waiters is zero,
-    /// - the store [cannot decide](crate::rate_limit::RateLimitStore::check) requests with the
-    ///   policies, the store cannot settle or refund charges although the limiter does, or the
-    ///   store timeout is zero,
-    /// - credits or per-key limits are enabled, and the partition does not start with
+    /// - no policy is set, two policies that apply to the same request have the same name, or the
+    ///   fallback tier is missing,
+    /// - the share that was passed to
+    ///   [`OnStoreError::local`](crate::rate_limit::OnStoreError::local) is zero, or a policy
+    ///   refers to another local store,
+    /// - a policy is a queue, and either there is no runtime or the maximum number of waiters is
+    ///   zero,
+    /// - the store does not [support](crate::rate_limit::RateLimitStore::check) a policy, the
+    ///   limiter settles or refunds charges but the store cannot, or the store timeout is zero,
+    /// - credits or per-key limits are enabled, but the partition does not start with
     ///   [`Partition::identity`](crate::rate_limit::Partition::identity).
     pub fn build(mut self) -> Result<RateLimitLayer, ConfigError> {
         let bans = self.limits.penalty.take();

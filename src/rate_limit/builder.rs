@@ -76,7 +76,7 @@ impl RateLimitLayerBuilder {
         self
     }
 
-    /// Sets the additional policies that apply to the callers of each tier. None by default.
+    /// Sets additional policies for the callers in each tier. None by default.
     pub fn tiers(mut self, tiers: Tiers) -> Self {
         self.limits.tiers = Some(tiers);
         self
@@ -93,12 +93,12 @@ impl RateLimitLayerBuilder {
         self
     }
 
-    /// Charges the credits of the caller's [`Identity`](crate::Identity) under an additional policy
-    /// named `credits`. A caller can spend the entire amount of a period at once. Off by default.
+    /// Limits each caller to the credits of its [`Identity`](crate::Identity), under an additional
+    /// policy named `credits`. A caller can spend all credits of a period at once. Off by default.
     ///
     /// Credits are counted per [lineage](crate::Identity::lineage), so the usage of a rotated key
-    /// includes the usage of the previous key. If a key's credits change, the new amount applies
-    /// from the next request on, minus the usage in the current period. The policy does not limit
+    /// includes the usage of the previous key. If a key's credits change, the new amount, minus the
+    /// usage in the current period, applies from the next request on. The policy does not limit
     /// callers without credits.
     ///
     /// ```
@@ -123,11 +123,11 @@ impl RateLimitLayerBuilder {
         self
     }
 
-    /// Replaces the policies of the tier with the limit of the caller's
-    /// [`Identity`](crate::Identity), if the identity has a limit. Off by default.
+    /// Replaces the tier's policies with the limit of the caller's [`Identity`](crate::Identity),
+    /// if the identity has a limit. Off by default.
     ///
-    /// The limit is a bucket named `own`, which holds the amount and refills by the amount in each
-    /// period. Policies for all requests still apply.
+    /// The limit is applied as a bucket named `own`, which holds the limit's amount and refills by
+    /// that amount in each period. Policies for all requests still apply.
     pub fn per_key_limits(mut self) -> Self {
         self.limits.reads.limit = true;
         self
@@ -136,14 +136,15 @@ impl RateLimitLayerBuilder {
     /// Sets an asynchronous function that selects the policies of a request from its head. None by
     /// default.
     ///
-    /// The selected policies replace those of [`policy`](Self::policy) and [`tiers`](Self::tiers).
-    /// If the function returns `None`, those of `policy` and `tiers` apply.
+    /// The selected policies replace the policies from [`policy`](Self::policy) and
+    /// [`tiers`](Self::tiers). If the function returns `None`, the policies from `policy` and
+    /// `tiers` apply.
     ///
     /// The future cannot borrow the head, so the function must copy the parts that it needs. The
     /// function is called for each request that is not exempt. The request waits for the result, so
     /// the function should cache its results. A list that contains a queue needs a
-    /// [`runtime`](Self::runtime). Without a runtime, requests with such a list are rejected with
-    /// `500`.
+    /// [`runtime`](Self::runtime). Without a runtime, requests to which such a list applies are
+    /// rejected with `500`.
     ///
     /// ```
     /// use portcullis::{
@@ -190,18 +191,19 @@ impl RateLimitLayerBuilder {
     /// Each request still reserves its [cost](Self::cost), and is rejected if too little quota is
     /// left. When the head of the response is known, policies for which the predicate returns
     /// `false` are refunded. Concurrent requests therefore never exceed the limit in charged
-    /// responses. While they are in flight, they can reject a request that would not be charged,
-    /// so choose a limit above the concurrency of one client. The `RateLimit` fields and the
-    /// outcome show the quota before the refund.
+    /// responses. While requests are in flight, their reservations can cause another request to be
+    /// rejected, even if that request would not be charged. Choose a limit above the number of
+    /// concurrent requests from one client. The `RateLimit` fields and the outcome show the quota
+    /// before the refund.
     ///
-    /// The body is irrelevant. A request without a response remains charged: if the client
-    /// disconnects before the head, the handler panics, or the inner service returns an error.
-    /// Cached responses and rejections by inner layers count like other responses. Requests that
-    /// this limiter rejects are never charged. The refund applies to the window of the charge, and
-    /// to no later one. The store must support [refunds](RateLimitStore::can_settle), or
-    /// [`build`](Self::build) returns an error. With
-    /// [`settle_after_response`](Self::settle_after_response), only policies that the response is
-    /// charged to are settled.
+    /// The predicate does not depend on the body. A request without a response remains charged.
+    /// This is the case if the client disconnects before the head, the handler panics, or the inner
+    /// service returns an error. Cached responses and rejections by inner layers count like other
+    /// responses. Requests that this limiter rejects are never charged. The refund applies only to
+    /// the window of the charge. The store must support [refunds](RateLimitStore::can_settle);
+    /// otherwise, [`build`](Self::build) returns an error. With
+    /// [`settle_after_response`](Self::settle_after_response), only the policies to which the
+    /// response is charged are settled.
     ///
     /// ```
     /// use std::time::Duration;
@@ -233,7 +235,7 @@ impl RateLimitLayerBuilder {
     /// # Ok::<(), portcullis::ConfigError>(())
     /// ```
     ///
-    /// To count scans for missing pages, charge `StatusCode::NOT_FOUND` alone.
+    /// To limit scans for nonexistent pages, charge only responses with `StatusCode::NOT_FOUND`.
     pub fn charge_if<F>(mut self, is_charged: F) -> Self
     where
         F: Fn(&ResponseHead<'_>, &Policy) -> bool + Send + Sync + 'static,
@@ -246,8 +248,8 @@ impl RateLimitLayerBuilder {
     /// each admitted request and of its response, so that handlers can read the remaining quota.
     /// Off by default, because inserting the outcome allocates.
     ///
-    /// The response to a denied request always contains the outcome. So does every response of a
-    /// service with an access log.
+    /// The response to a denied request always contains the outcome. If the service has an access
+    /// log, every response contains the outcome.
     pub fn expose_outcome(mut self) -> Self {
         self.responses.exposes_outcome = true;
         self
@@ -291,10 +293,10 @@ impl RateLimitLayerBuilder {
     /// Exempts CORS preflight requests: `OPTIONS` requests with `Origin` and
     /// `Access-Control-Request-Method`. Off by default.
     ///
-    /// They reach the inner service unmetered, so it must answer them cheaply. Callers on the
-    /// [`deny`](Self::deny) list are still rejected. The option is unnecessary with a CORS layer
-    /// outside this one, which answers preflight requests itself. API keys have the option
-    /// `ApiKeyLayerBuilder::allow_preflight`.
+    /// Preflight requests reach the inner service unmetered, so the inner service must handle them
+    /// at low cost. Callers on the [`deny`](Self::deny) list are still rejected. The option is
+    /// unnecessary if a CORS layer outside this one responds to preflight requests itself. The
+    /// corresponding option for API keys is `ApiKeyLayerBuilder::allow_preflight`.
     pub fn exempt_preflight(mut self) -> Self {
         self.callers.exempts_preflight = true;
         self
@@ -316,7 +318,7 @@ impl RateLimitLayerBuilder {
     /// Sets the maximum jitter that is added to `Retry-After`. Jitter prevents clients whose
     /// windows end at the same time from retrying simultaneously. Defaults to zero.
     ///
-    /// Each partition always has the same jitter.
+    /// The jitter of a partition never changes.
     pub fn retry_jitter(mut self, most: Duration) -> Self {
         self.responses.retry_jitter = most;
         self
@@ -351,9 +353,9 @@ impl RateLimitLayerBuilder {
         self
     }
 
-    /// Sets the maximum number of requests that wait in queues, across all partitions. Defaults to
-    /// 10 000. The value must be at least 1 if a policy is a queue. Requests beyond the maximum are
-    /// not charged and receive `503`.
+    /// Sets the maximum number of requests that can wait in queues, across all partitions. Defaults
+    /// to 10 000. The value must be at least 1 if a policy is a queue. Requests beyond the maximum
+    /// are not charged and receive `503`.
     ///
     /// A [queue](Policy::leaky_queue) bounds the number of waiting requests in one partition. This
     /// option bounds the memory of all queues together.

@@ -14,14 +14,14 @@ static X_RATELIMIT_LIMIT: HeaderName = HeaderName::from_static("x-ratelimit-limi
 static X_RATELIMIT_REMAINING: HeaderName = HeaderName::from_static("x-ratelimit-remaining");
 static X_RATELIMIT_RESET: HeaderName = HeaderName::from_static("x-ratelimit-reset");
 
-/// The largest integer of a structured field (RFC 9651 section 3.3.1).
+/// The largest integer that a structured field can contain (RFC 9651 section 3.3.1).
 const INTEGER_MAX: u64 = 999_999_999_999_999;
 
 /// The header fields that report limits to clients.
 ///
-/// A `429` response always has `Retry-After`. These fields are added to every response. If several
-/// limiters handle one request, the fields of the draft are appended, so that the response contains
-/// the fields of each limiter.
+/// A `429` response always has `Retry-After`. The selected fields are added to every response. If
+/// several limiters handle one request, each of them appends its own draft fields, so the response
+/// contains the draft fields of all limiters.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum RateLimitFields {

@@ -36,11 +36,11 @@ impl RateLimitLayer {
         Self::builder(store, partition).policy(policy).build()
     }
 
-    /// Creates a limiter that applies one quota to each client address. Its policy is a token
+    /// Creates a limiter that applies one quota to each client address. The policy is a token
     /// bucket named `client`.
     ///
-    /// The client is the TCP peer. Behind a proxy, use [`builder`](Self::builder) with
-    /// [`Partition::client_addr`].
+    /// The client address is the address of the TCP peer. Behind a proxy, use
+    /// [`builder`](Self::builder) with [`Partition::client_addr`].
     ///
     /// ```
     /// use portcullis::{rate_limit::RateLimitLayer, store::MemoryStore};
@@ -61,7 +61,7 @@ impl RateLimitLayer {
         Self::new(store, partition, Policy::token_bucket("client", quota)?)
     }
 
-    /// Creates a limiter that applies one quota to each [`Identity`](crate::Identity). Its policy
+    /// Creates a limiter that applies one quota to each [`Identity`](crate::Identity). The policy
     /// is a token bucket named `caller`. Requests without an identity are not limited.
     ///
     /// ```

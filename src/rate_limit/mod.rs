@@ -84,15 +84,15 @@
 //!
 //! # Charging only some responses
 //!
-//! To count failed logins or `404` responses only, or not to count `5xx` responses, use
-//! [`charge_if`](RateLimitLayerBuilder::charge_if): the limiter reserves the cost of each request,
-//! and refunds it when the response is not to be charged.
+//! To count only failed logins or `404` responses, or to exclude `5xx` responses, use
+//! [`charge_if`](RateLimitLayerBuilder::charge_if). The limiter reserves the cost of each request,
+//! and refunds the cost if the response should not be charged.
 //!
 //! # When the store is unavailable
 //!
-//! [`OnStoreError`] defines how requests are handled while the store is unavailable. They are
-//! rejected with `503`, admitted without limits, or decided by a store in this process with this
-//! instance's share of the quota. The access-log record shows which of these applied.
+//! [`OnStoreError`] defines how requests are handled while the store is unavailable. Such requests
+//! are rejected with `503`, admitted without limits, or decided by an in-process store that has
+//! this instance's share of the quota. The access-log record shows how each request was handled.
 //! [`Policy::on_store_error`] overrides the choice for one policy. Policies in shadow mode never
 //! reject a request.
 

@@ -20,9 +20,9 @@ use crate::core::{
 
 /// A store that counts the usage of each partition.
 ///
-/// A store provides two things: an atomic step that reads, decides and writes the states of one
-/// partition, and the current time. [`decide_all`](crate::store::backend::decide_all) does the
-/// arithmetic.
+/// A store provides the current time and an atomic step. The step reads the states of one
+/// partition, decides the request, and writes the new states.
+/// [`decide_all`](crate::store::backend::decide_all) performs the arithmetic.
 ///
 /// If a store loses a state, up to one additional quota is admitted. If a store's step is not
 /// atomic, each concurrent request of a caller can be admitted, so the limit is not enforced. A
@@ -35,18 +35,19 @@ use crate::core::{
 ///
 /// # Server layout
 ///
-/// Each call concerns one partition, and therefore one key on a server. On Redis, the key is a hash
-/// named by the digest of the partition. The hash has one field per policy, named by its
-/// [`Policy::id`]. One script reads the server's time and the fields, decides, and writes the
-/// fields. It also extends the key's expiry to the latest
-/// [`expires_at`](crate::store::backend::State::expires_at) of the fields. In a cluster, the key
-/// belongs to a single slot, and all words of a state are below 2^53. Each [sliding
-/// log](Policy::sliding_log) has a list in the same slot.
+/// Each call concerns one partition, and therefore one key on a server. On Redis, the key is
+/// derived from the digest of the partition, and its value is a hash. The hash has one field per
+/// policy, and the name of the field is the policy's [`Policy::id`]. One script reads the server's
+/// time and the fields, decides, and writes the fields. It also extends the key's expiry to the
+/// latest [`expires_at`](crate::store::backend::State::expires_at) of the fields. In a cluster, the
+/// key belongs to a single slot. All words of a state are below 2^53. Each [sliding
+/// log](Policy::sliding_log) is stored as a list in the same slot.
 pub trait RateLimitStore: fmt::Debug + Send + Sync + 'static {
     /// Returns the secret with which partition digests are keyed.
     fn keys(&self) -> &StoreKeys;
 
-    /// Takes either the costs of all charges or nothing, and returns the decision for each charge.
+    /// Takes either the costs of all charges or, if a policy denies, nothing. Returns the decision
+    /// for each charge.
     ///
     /// Each policy occurs at most once in `charges`.
     fn take(&self, partition: &StoreKey, charges: &[Charge<'_>]) -> StoreFuture<Decisions>;
@@ -96,8 +97,9 @@ pub trait RateLimitStore: fmt::Debug + Send + Sync + 'static {
     /// Deletes the usage of the partition under these policies.
     fn reset(&self, partition: &StoreKey, policies: &[&Policy]) -> StoreFuture<()>;
 
-    /// Checks that the store can decide with these policies together. This method is called when a
-    /// limiter is built, once for each list of policies that is known at that time.
+    /// Checks that the store can decide requests to which all of these policies apply. This method
+    /// is called when a limiter is built, once for each list of policies that is known at that
+    /// time.
     ///
     /// # Errors
     ///
@@ -108,9 +110,9 @@ pub trait RateLimitStore: fmt::Debug + Send + Sync + 'static {
         Ok(())
     }
 
-    /// Returns `true` if the store can [charge](Self::charge) and [refund](Self::refund). A limiter
-    /// that settles, or that charges only some responses, requires both. The default implementation
-    /// returns `true`.
+    /// Returns `true` if the store supports [`charge`](Self::charge) and [`refund`](Self::refund).
+    /// A limiter that settles costs, or that charges only some responses, requires both. The
+    /// default implementation returns `true`.
     fn can_settle(&self) -> bool {
         true
     }

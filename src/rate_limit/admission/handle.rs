@@ -44,10 +44,10 @@ impl RateLimitHandle {
     /// Replaces the active policies and tiers in all services that the layer has created.
     ///
     /// Replacing a policy does not refill its quota if its name, [scope](Policy::scope) and
-    /// algorithm are unchanged. A window retains its count: 10 used of 10 become 10 used of 1000. A
-    /// bucket retains its remaining share: an empty bucket stays empty, and a half-full bucket
-    /// stays half full. If the window changes, other layers and instances that use the previous
-    /// policy are not affected; see [`Policy::replacing`].
+    /// algorithm are unchanged. A window retains its count: after 10 of 10 requests are used,
+    /// raising the limit to 1000 leaves 990. A bucket retains its remaining share: an empty bucket
+    /// stays empty, and a half-full bucket stays half full. If the window changes, other layers and
+    /// instances that use the previous policy are not affected; see [`Policy::replacing`].
     ///
     /// # Errors
     ///
@@ -99,8 +99,8 @@ impl RateLimitHandle {
     }
 
     /// Charges the cost to each policy that applies to a request with this head. Returns `None` if
-    /// no policy applies. Use this method for background jobs and for messages on a long-lived
-    /// connection.
+    /// no policy applies to the request. Use this method for background jobs and for messages on a
+    /// long-lived connection.
     ///
     /// If one policy denies, none is charged. This method does not wait for the request's turn in a
     /// [queue](Policy::leaky_queue). Before you start the work, sleep for
@@ -160,7 +160,7 @@ impl RateLimitHandle {
     }
 
     /// Refunds an amount to each policy, but at most the amount that was charged. The refund
-    /// applies only to the window of the charge, never to a later window.
+    /// applies only to the window of the charge.
     ///
     /// # Errors
     ///
@@ -172,8 +172,8 @@ impl RateLimitHandle {
         }
     }
 
-    /// Records usage after the fact: charges an amount to each policy that applies to a request
-    /// with this head, even beyond the remaining quota.
+    /// Charges an amount that is already used to each policy that applies to a request with this
+    /// head, even beyond the remaining quota.
     ///
     /// # Errors
     ///

@@ -101,7 +101,7 @@ impl Penalty {
     ///
     /// Limiters on one store share the bans of a partition if their penalties have the same name
     /// and the same [`ban_for`](Self::ban_for) duration. Penalties with different ban durations
-    /// never affect one another.
+    /// have separate bans.
     pub fn name(mut self, name: impl Into<String>) -> Self {
         self.name = name.into();
         self
@@ -109,8 +109,8 @@ impl Penalty {
 
     /// Omits the name of the ban from responses, as [`Policy::hidden`] does. Off by default.
     ///
-    /// Banned requests still receive `Retry-After`, and a problem type that states that the request
-    /// pattern is abnormal.
+    /// Responses to banned requests still contain `Retry-After`, and a problem type for an abnormal
+    /// request pattern.
     pub fn hidden(mut self) -> Self {
         self.hidden = true;
         self

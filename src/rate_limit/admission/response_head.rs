@@ -6,15 +6,14 @@ use http::{Extensions, HeaderMap, Response, StatusCode, Version};
 
 use crate::{core::http::meant_status::meant_status, rate_limit::policy::policy::Policy};
 
-/// The head of a response, by which
-/// [`charge_if`](crate::rate_limit::RateLimitLayerBuilder::charge_if) decides on the charges of its
-/// request.
+/// The head of a response. [`charge_if`](crate::rate_limit::RateLimitLayerBuilder::charge_if)
+/// passes it to the predicate that determines whether the request is charged.
 #[derive(Clone, Copy, Debug)]
 #[non_exhaustive]
 pub struct ResponseHead<'a> {
-    /// The effective status. For a rejection by a layer of this crate, it is the HTTP status, even
-    /// if the client receives a gRPC status instead. Over HTTP/2, the gRPC statuses
-    /// `UNAUTHENTICATED` and `PERMISSION_DENIED` in the head are `401` and `403`.
+    /// The effective status. For a rejection by one of this crate's layers, this is the HTTP
+    /// status, even if the client receives a gRPC status instead. Over HTTP/2, the gRPC statuses
+    /// `UNAUTHENTICATED` and `PERMISSION_DENIED` in the head are mapped to `401` and `403`.
     pub status: StatusCode,
     /// The header fields.
     pub headers: &'a HeaderMap,

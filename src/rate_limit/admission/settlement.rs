@@ -21,12 +21,12 @@ use crate::rate_limit::policy::policy_set::PolicySet;
 /// A request is charged an estimate before it reaches the inner service. The charge is settled when
 /// the response body ends, the client disconnects, or the handler panics: the difference between
 /// the estimate and the most recently set cost is charged or refunded. If no cost was set, the
-/// estimate remains charged. A refund applies only to the window of the estimate, never to a later
-/// window. A charge can exceed the remaining quota: see
+/// estimate remains charged. A refund applies only to the window in which the estimate was charged.
+/// A charge can exceed the remaining quota; see
 /// [`Policy::charge`](crate::rate_limit::Policy::charge).
 ///
-/// Clones refer to the same request. If several limiters settle the same request, one settlement
-/// sets the cost in all of them.
+/// Clones refer to the same request. If several limiters settle the same request, a single
+/// settlement sets the cost in all of them.
 ///
 /// ```
 /// use portcullis::rate_limit::Settlement;
@@ -99,8 +99,8 @@ impl Settlement {
     }
 }
 
-/// The charges of an admitted request that can change: by the head of its response, and by its
-/// [`Settlement`] when the bill is dropped.
+/// The charges of an admitted request that can still change. The head of the response can change
+/// them, and so can the [`Settlement`] when the bill is dropped.
 ///
 /// A request without a response remains charged, because the client could otherwise avoid charges
 /// by disconnecting.

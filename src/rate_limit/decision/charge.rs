@@ -53,8 +53,8 @@ impl<'a> Charge<'a> {
 ///
 /// The states are in the order of the charges. If one policy denies, none is charged, and the
 /// decisions of the other policies contain the remaining quota before the charge. A policy in
-/// shadow mode never denies a request. Such a policy is charged if both its own decision and the
-/// other policies admit the request.
+/// shadow mode never denies a request. Such a policy is charged if it would admit the request and
+/// no other policy denies the request.
 ///
 /// A store must read all states, call this function, and write all states back in one atomic step.
 ///
@@ -100,7 +100,7 @@ pub enum StateRef<'a> {
     Log(&'a mut Log),
 }
 
-/// Decides like [`decide_all`] for a store that also stores logs.
+/// Decides one request like [`decide_all`], for a store that also stores logs.
 ///
 /// # Panics
 ///

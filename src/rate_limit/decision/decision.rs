@@ -25,7 +25,7 @@ enum DecisionKind {
     Never,
 }
 
-/// A receipt that identifies a charge. A refund with this receipt applies only to that charge, and
+/// A receipt that identifies a charge. A refund with this receipt applies only to that charge,
 /// never to a later window.
 ///
 /// A store can persist a receipt as one number: the time at which the charge expires.

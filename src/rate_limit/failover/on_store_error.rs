@@ -12,7 +12,7 @@ use crate::{
 ///
 /// Call [`on_store_error`] to set the action for a limiter, or [`Policy::on_store_error`] to set
 /// the action for a single policy. Defaults to [`Deny`](Self::Deny), because a limiter has no
-/// second store by default. With a second store, set by [`local`](Self::local), a store outage
+/// second store by default. If a second store is set with [`local`](Self::local), a store outage
 /// neither stops the service nor lifts all limits.
 ///
 /// [`on_store_error`]: crate::rate_limit::RateLimitLayerBuilder::on_store_error
@@ -61,22 +61,22 @@ impl OnStoreError {
     /// instance admits the entire quota.
     ///
     /// The local store has no record of requests that were admitted before the failure. Once the
-    /// main store decides requests of a partition again, it is charged in the background for the
-    /// locally admitted requests that still count. Each amount is charged at most once: it is sent
-    /// again only after [`Unavailable`](crate::StoreErrorKind::Unavailable), which means that the
-    /// call had no effect.
+    /// main store decides a partition's requests again, the locally admitted requests that still
+    /// count are charged to it in the background. Each amount is charged at most once: an amount is
+    /// sent again only after [`Unavailable`](crate::StoreErrorKind::Unavailable), which means that
+    /// the call had no effect.
     ///
     /// The local count remains until the charge is acknowledged and the main store still has quota
-    /// left. Over any number of outages, a window therefore admits at most the limit and one share
+    /// left. Over any number of outages, a window therefore admits at most the limit plus one share
     /// per instance. This bound holds even if the main store replies to one call and then fails
     /// again, or loses charges. During outages, the local share of a bucket refills at one
     /// instance's rate.
     ///
     /// Background charges require a main store that can [charge](RateLimitStore::charge) and a
     /// local store that replies immediately, such as a `MemoryStore`. With other stores, the bound
-    /// is the same, but locally admitted requests are not charged to the main store, and the local
-    /// count remains until its window ends. If the local store fails too, the request is rejected
-    /// with `503`.
+    /// is the same, but locally admitted requests are not charged to the main store. The local
+    /// count then remains until its window ends. If the local store fails too, the request is
+    /// rejected with `503`.
     ///
     /// [`RateLimitLayerBuilder::build`](crate::rate_limit::RateLimitLayerBuilder::build) rejects a
     /// share of zero.
@@ -144,8 +144,8 @@ impl OnStoreError {
 }
 
 impl Policy {
-    /// Overrides the limiter's [`OnStoreError`] for this policy. Defaults to the limiter's
-    /// `OnStoreError`.
+    /// Overrides the limiter's [`OnStoreError`] for this policy. By default, the limiter's
+    /// `OnStoreError` applies.
     ///
     /// The strictest rule among a request's policies applies. If one policy denies, the request is
     /// rejected. The request is admitted without a decision only if all policies allow it. Policies

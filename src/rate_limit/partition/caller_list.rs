@@ -39,7 +39,8 @@ impl CallerList {
         Self::default()
     }
 
-    /// Adds callers whose address, as determined by the resolver, is in one of these networks.
+    /// Adds the callers whose address is in one of these networks. The resolver determines the
+    /// address.
     pub fn networks(
         mut self,
         resolver: ClientAddrResolver,
@@ -50,7 +51,7 @@ impl CallerList {
         self
     }
 
-    /// Adds callers whose identity has one of these [lineages](crate::Identity::lineage).
+    /// Adds the callers whose identity has one of these [lineages](crate::Identity::lineage).
     pub fn lineages<I>(mut self, lineages: I) -> Self
     where
         I: IntoIterator,
@@ -60,7 +61,7 @@ impl CallerList {
         self
     }
 
-    /// Adds callers whose identity has one of these owners.
+    /// Adds the callers whose identity has one of these owners.
     pub fn owners<I>(mut self, owners: I) -> Self
     where
         I: IntoIterator,

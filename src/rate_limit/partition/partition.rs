@@ -33,8 +33,8 @@ use crate::{
 /// # let _ = (by_caller, by_both, Partition::header(HOST));
 /// ```
 ///
-/// Values in a partition digest are typed and length-prefixed, so distinct combinations of values
-/// always have distinct keys.
+/// The values that are digested into a partition key are typed and length-prefixed, so distinct
+/// combinations of values are always distinct inputs.
 #[derive(Clone, Debug)]
 pub struct Partition {
     // The first alternative of which the request has all components applies.
@@ -61,8 +61,8 @@ impl Partition {
         Self::one(Component::Identity)
     }
 
-    /// Partitions requests by the owner of the caller's key, or by the
-    /// [lineage](crate::Identity::lineage) of a key without an owner.
+    /// Partitions requests by the owner of the caller's key. If the key has no owner, its
+    /// [lineage](crate::Identity::lineage) is used instead.
     ///
     /// Requests without an identity belong to no partition and are not limited; see
     /// [`or`](Self::or).
@@ -75,10 +75,10 @@ impl Partition {
     /// Requests without the header share a partition, so a client cannot evade the limit by
     /// omitting the header. A client can still vary the value, so use a header that a proxy sets.
     ///
-    /// Equivalent forms of an address share a partition: with or without a port, brackets or
-    /// quotes, and an IPv4 address in its IPv6 form. IPv6 addresses are grouped by /56, which is
-    /// also the default of [`client_addr`](Self::client_addr). In `Host` and `X-Forwarded-Host`,
-    /// case, the port and a trailing dot are ignored. The authority of the request target takes
+    /// Equivalent forms of an address share a partition. A port, brackets, quotes, and the IPv6
+    /// form of an IPv4 address make no difference. IPv6 addresses are grouped by /56, which is also
+    /// the default of [`client_addr`](Self::client_addr). In `Host` and `X-Forwarded-Host`, case,
+    /// the port and a trailing dot are ignored. The authority of the request target takes
     /// precedence over `Host`, as in HTTP/2.
     ///
     /// [`RateLimitLayerBuilder::build`](crate::rate_limit::RateLimitLayerBuilder::build) reports an
@@ -94,7 +94,7 @@ impl Partition {
         }
     }
 
-    /// Counts all requests together, in one partition for the entire service.
+    /// Counts all requests to the entire service together, in one partition.
     pub fn global() -> Self {
         Self::one(Component::Global)
     }
@@ -108,7 +108,7 @@ impl Partition {
     /// Partitions requests by the pattern of the matched route, such as `/users/{id}` (axum's
     /// `MatchedPath`).
     ///
-    /// Requests without a route share a partition; for example, requests have no route in a layer
+    /// Requests without a route share a partition. For example, requests have no route in a layer
     /// outside the router. Paths never have separate partitions, because a client can invent any
     /// number of paths.
     pub fn route() -> Self {
@@ -124,7 +124,7 @@ impl Partition {
         Self::one(Component::By(Arc::new(find)))
     }
 
-    /// Combines two partitions. Each combination of their values is a partition of its own.
+    /// Combines two partitions. Each combination of their values has its own partition.
     ///
     /// Alternatives that were already added by [`or`](Self::or) are combined as a whole.
     #[must_use]
@@ -140,7 +140,7 @@ impl Partition {
         }
     }
 
-    /// Adds an alternative partition for requests that do not belong to this one.
+    /// Adds an alternative for requests that do not belong to this partition.
     #[must_use]
     pub fn or(mut self, other: Self) -> Self {
         self.alternatives.extend(other.alternatives);

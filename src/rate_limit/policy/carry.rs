@@ -15,14 +15,15 @@ use crate::{
 const CHANGES_MAX: usize = 4;
 
 impl Policy {
-    /// Declares that this policy replaces one with a different window, so that callers do not start
-    /// with a full quota after a deployment.
+    /// Declares that this policy replaces a policy with a different window, so that callers do not
+    /// start with a full quota after a deployment.
     ///
-    /// The previous policy must have the same algorithm as this policy, and the name and
-    /// [scope](Self::scope) under which it counted. At the first use of this policy, the usage of a
-    /// partition carries over for at most the time in which the entire quota refills; see [Changing
-    /// a quota](Self#changing-a-quota). Instances that still use the previous policy are not
-    /// affected. Remove the call once all instances use the new policy.
+    /// The previous policy must have the same algorithm as this policy. It must also have the name
+    /// and [scope](Self::scope) under which its usage was counted. When this policy is first used,
+    /// the existing usage of each partition carries over. That usage counts for at most the time in
+    /// which the entire quota refills; see [Changing a quota](Self#changing-a-quota). Instances
+    /// that still use the previous policy are not affected. Remove the call once all instances use
+    /// the new policy.
     ///
     /// The call is not needed if only the limit or the burst changes, or if you use
     /// [`RateLimitHandle::replace_policies`](crate::rate_limit::RateLimitHandle::replace_policies).

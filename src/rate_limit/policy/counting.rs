@@ -12,8 +12,8 @@ use crate::{
 };
 
 impl Policy {
-    /// Returns the maximum over-admission: the number of requests of cost 1 that this number of
-    /// instances can admit beyond the policy in any period because of their [sync mode](SyncMode).
+    /// Returns the maximum over-admission in any period: the number of requests of cost 1 that the
+    /// [sync mode](SyncMode) lets this number of instances admit beyond the limit.
     ///
     /// Lost connections and lost replies do not raise this bound. An instance that is killed and
     /// restarted counts as an additional instance in the window in which it is killed.
@@ -34,7 +34,7 @@ impl Policy {
     }
 
     /// Returns the maximum number of requests of cost 1 that one exact store admits in any period
-    /// that is as long as the window.
+    /// of one window length.
     ///
     /// ```
     /// use portcullis::rate_limit::{Policy, Quota};

@@ -43,12 +43,13 @@ use crate::{
 ///
 /// # Changing a quota
 ///
-/// Changing a quota does not refill it. A window keeps its count: 10 of 10 used become 10 of 1000
-/// used. A bucket keeps its remaining share: an empty bucket stays empty, and a half-full bucket
-/// stays half full, to within a microsecond of its refill time. This behavior applies to
+/// Changing a quota does not refill it. A window keeps its count: after 10 of 10 requests are used,
+/// raising the limit to 1000 leaves 990. A bucket keeps its remaining share: an empty bucket stays
+/// empty, and a half-full bucket stays half full, to within a microsecond of its refill time. This
+/// behavior applies to
 /// [`RateLimitHandle::replace_policies`](crate::rate_limit::RateLimitHandle::replace_policies) and
-/// to any two policies that share a count. If a deployment changes the window, it also applies to a
-/// policy that [replaces](Self::replacing) another one.
+/// to any two policies that share a count. The behavior also applies if a deployment changes the
+/// window and the new policy [replaces](Self::replacing) the previous one.
 ///
 /// # Choosing an algorithm
 ///
@@ -64,8 +65,8 @@ use crate::{
 /// | [`leaky_queue`](Self::leaky_queue) | one per interval; others wait for their turn | callers prefer waiting to being denied |
 ///
 /// A bucket whose burst equals its limit admits up to twice the limit in the first window: the
-/// burst, and the refill during the window. Windows admit up to twice the limit around an edge. For
-/// a lower maximum, give the bucket a smaller burst.
+/// burst, and the refill during the window. Windows admit up to twice the limit around the boundary
+/// between two windows. For a lower maximum, give the bucket a smaller burst.
 ///
 /// ```
 /// use portcullis::rate_limit::{Policy, Quota};
@@ -91,13 +92,13 @@ pub struct Policy {
 }
 
 impl Policy {
-    /// Creates a policy that counts in windows, each of which starts with the first request after
-    /// the previous window.
+    /// Creates a policy that counts requests in consecutive windows. Each window starts with the
+    /// first request after the previous window has ended.
     ///
     /// # Errors
     ///
-    /// Returns an error if the name or the quota is invalid. The other constructors return the same
-    /// error.
+    /// Returns an error if the name or the quota is invalid. The other constructors return an error
+    /// in the same cases.
     pub fn fixed_window(name: &str, quota: impl IntoQuota) -> Result<Self, ConfigError> {
         let quota = quota.into_quota()?;
         let algorithm = Algorithm::fixed_window(&quota, Alignment::FirstRequest)?;
@@ -123,12 +124,14 @@ impl Policy {
         Self::aligned_window(name, Quota::per_month(limit))
     }
 
-    /// Creates a policy that counts the current clock-aligned window and a share of the previous
-    /// one, as if the requests of the previous window had been evenly spaced.
+    /// Creates a policy that counts the requests in the current clock-aligned window and a share of
+    /// the requests in the previous window. The share assumes that the requests in the previous
+    /// window were evenly spaced.
     ///
-    /// A caller whose requests are evenly spaced at the limit's rate is never denied. Any period
-    /// that is as long as the window admits at most twice the limit, and only if all requests of
-    /// the previous window arrived at its end; see [`max_per_window`](Self::max_per_window).
+    /// A caller whose requests are evenly spaced at the limit's rate is never denied. In any period
+    /// of one window length, at most twice the limit is admitted. This maximum is reached only if
+    /// all requests of the previous window arrived at the end of that window; see
+    /// [`max_per_window`](Self::max_per_window).
     pub fn sliding_window(name: &str, quota: impl IntoQuota) -> Result<Self, ConfigError> {
         let quota = quota.into_quota()?;
         Self::new(name, quota, Algorithm::sliding_window(&quota)?)
@@ -137,7 +140,7 @@ impl Policy {
     /// Creates a policy that stores the time of each request in the last window and admits at most
     /// the limit in any window.
     ///
-    /// The limit is at most 10 000. Each partition can take 16 bytes per admitted request, or 20
+    /// The limit is at most 10 000. Each partition takes up to 16 bytes per admitted request, or 20
     /// bytes on a Redis server. Both of this crate's stores count exactly. A store that does not
     /// support logs counts the policy as a [`sliding_window`](Self::sliding_window).
     pub fn sliding_log(name: &str, quota: impl IntoQuota) -> Result<Self, ConfigError> {
@@ -145,8 +148,8 @@ impl Policy {
         Self::new(name, quota, Algorithm::sliding_log(&quota)?)
     }
 
-    /// Creates a policy that counts in a bucket that leaks at the quota's rate and holds its burst.
-    /// Requests that would overflow the bucket are denied.
+    /// Creates a policy that counts in a bucket that leaks at the quota's rate and holds the
+    /// quota's burst. Requests that would overflow the bucket are denied.
     pub fn leaky_bucket(name: &str, quota: impl IntoQuota) -> Result<Self, ConfigError> {
         let quota = quota.into_quota()?;
         Self::new(name, quota, Algorithm::leaky_bucket(&quota)?)
@@ -178,7 +181,8 @@ impl Policy {
         Self::new(name, quota, Algorithm::leaky_queue(&quota, max_wait)?)
     }
 
-    /// Creates a policy that counts in a bucket that refills at the quota's rate, up to its burst.
+    /// Creates a policy that counts in a bucket that refills at the quota's rate, up to the quota's
+    /// burst.
     pub fn token_bucket(name: &str, quota: impl IntoQuota) -> Result<Self, ConfigError> {
         let quota = quota.into_quota()?;
         Self::new(name, quota, Algorithm::token_bucket(&quota)?)
@@ -232,9 +236,9 @@ impl Policy {
     /// Enables shadow mode, in which requests that the policy would deny are admitted. Off by
     /// default.
     ///
-    /// The policy counts as if it were enforced. Its decision appears in the access-log record, but
-    /// not in any header or response. Use shadow mode to test a limit on real traffic before you
-    /// enforce it.
+    /// The policy still counts requests as if it were enforced. Its decision appears in the
+    /// access-log record, but not in any header or response. Use shadow mode to test a limit on
+    /// real traffic before you enforce it.
     #[must_use]
     pub fn shadow(mut self) -> Self {
         self.shadow = true;
@@ -244,11 +248,11 @@ impl Policy {
     /// Hides the policy from callers: it is enforced, but no header field and no response body
     /// contains its name, limit, window or remaining quota. Off by default.
     ///
-    /// A request that it denies receives `429` and `Retry-After`. The other policies of the request
-    /// are reported as usual, and a response has no `RateLimit` or `X-RateLimit` field if all of
-    /// them are hidden. The access-log record, metrics, audit events and the
+    /// A request that the policy denies receives `429` and `Retry-After`. The request's other
+    /// policies are reported as usual. If all policies are hidden, the response has no `RateLimit`
+    /// or `X-RateLimit` field. The access-log record, metrics, audit events and the
     /// [`RateLimitOutcome`](crate::outcome::RateLimitOutcome) contain the policy, so a handler or a
-    /// custom [`Responder`](crate::Responder) that renders the outcome can disclose it.
+    /// custom [`Responder`](crate::Responder) that renders the outcome can disclose the policy.
     ///
     /// ```
     /// use portcullis::rate_limit::{Policy, Quota};
@@ -272,7 +276,7 @@ impl Policy {
         self
     }
 
-    /// Returns how instances that share a store synchronize their counts.
+    /// Returns the sync mode of instances that share a store.
     pub fn sync_mode(&self) -> SyncMode {
         if self.algorithm.queue().is_some() || self.algorithm.log().is_some() {
             return SyncMode::Exact;

@@ -14,11 +14,11 @@ pub(crate) const EXACT_MAX: u64 = 1 << 53;
 
 /// The number of requests that a policy admits per window.
 ///
-/// The first argument is the number of admitted requests: `per_second(10)` admits ten requests per
-/// second.
+/// The first argument of each constructor is the number of admitted requests: `per_second(10)`
+/// admits ten requests per second.
 ///
 /// A quota can be [parsed from text](Self#impl-FromStr-for-Quota). If a policy can count the quota,
-/// its `Display` output parses to the same quota.
+/// the quota's `Display` output parses to the same quota.
 ///
 /// ```
 /// use std::time::Duration;
@@ -74,16 +74,16 @@ impl Quota {
 
     /// Creates a quota that admits `limit` requests per calendar month.
     ///
-    /// [`Policy::aligned_window`](crate::rate_limit::Policy::aligned_window) counts months that
-    /// start at midnight UTC. The other algorithms count a month as 31 days.
+    /// [`Policy::aligned_window`](crate::rate_limit::Policy::aligned_window) counts calendar
+    /// months, which start at midnight UTC. The other algorithms treat a month as 31 days.
     pub const fn per_month(limit: u64) -> Self {
         Self::of(limit, QuotaPeriod::Month)
     }
 
     /// Creates a quota that admits `limit` requests per calendar year.
     ///
-    /// [`Policy::aligned_window`](crate::rate_limit::Policy::aligned_window) counts years that
-    /// start at midnight UTC. The other algorithms count a year as 366 days.
+    /// [`Policy::aligned_window`](crate::rate_limit::Policy::aligned_window) counts calendar years,
+    /// which start at midnight UTC. The other algorithms treat a year as 366 days.
     pub const fn per_year(limit: u64) -> Self {
         Self::of(limit, QuotaPeriod::Year)
     }

@@ -47,7 +47,7 @@ const CALENDAR: [(&[&str], QuotaPeriod); 2] = [
 pub struct Quotas(Vec<Quota>);
 
 impl Quotas {
-    /// Returns an iterator over the quotas in the order of the text.
+    /// Returns an iterator over the quotas in the order in which the text lists them.
     pub fn iter(&self) -> std::slice::Iter<'_, Quota> {
         self.0.iter()
     }

@@ -56,17 +56,18 @@ pub enum SyncMode {
     /// amounts in the background. It reports when the unreported amount reaches half of
     /// `max_unreported`, and after one second at the latest.
     ///
-    /// The unreported amount never exceeds `max_unreported`; beyond that amount, the server
-    /// decides. Once a quota is spent, each instance admits at most `max_unreported` more,
-    /// regardless of traffic. Those requests are charged too, and a bucket first refills the amount
-    /// of those requests. Choose `max_unreported` so that the total of all instances is at most the
-    /// capacity of a bucket.
+    /// The unreported amount never exceeds `max_unreported`. The server decides any request that
+    /// would exceed it. Once a quota is spent, each instance admits at most `max_unreported` more,
+    /// regardless of traffic. Those requests are charged too: a bucket must refill their total
+    /// amount before it admits another request. For a bucket, choose `max_unreported` so that its
+    /// sum across all instances is at most the bucket's capacity.
     ///
-    /// A report that may have arrived is not sent again, so its requests can remain uncharged. The
-    /// lost report counts toward `max_unreported` until its window ends, so lost reports do not
-    /// raise the bound. An instance that has lost `max_unreported` sends each request of that
-    /// partition to the server until then. An instance that is killed loses its unreported amounts,
-    /// so each kill can add `max_unreported` to the bound.
+    /// A report that may have reached the server is not sent again, so the requests in a lost
+    /// report remain uncharged. The lost report counts toward `max_unreported` until its window
+    /// ends, so lost reports do not raise the bound. Once an instance's lost reports for a
+    /// partition add up to `max_unreported`, the server decides that partition's requests until the
+    /// window ends. An instance that is killed loses its unreported amounts, so each kill can add
+    /// `max_unreported` to the bound.
     ///
     /// While the server is unavailable, an instance admits up to the unused part of
     /// `max_unreported`. If several policies apply to a request, all of them must use this mode;
@@ -88,9 +89,10 @@ const WORTH_A_DEBT: u64 = 10;
 const OWES: u64 = 20;
 
 impl SyncMode {
-    /// Returns a mode for a limit and a number of instances. The mode is leased if the limit per
-    /// instance is at least 100. It is deferred, with a twentieth of the limit per instance, if
-    /// that limit is at least 10. Otherwise, it is exact.
+    /// Returns a suitable mode for a limit and a number of instances. If the limit per instance is
+    /// at least 100, the mode is [`Leased`](Self::Leased). If the limit per instance is from 10 to
+    /// 99, the mode is [`Deferred`](Self::Deferred), and `max_unreported` is a twentieth of that
+    /// limit, but at least 1. Otherwise, the mode is [`Exact`](Self::Exact).
     pub fn auto(limit: u64, instances: NonZeroU32) -> Self {
         match limit / u64::from(instances.get()) {
             WORTH_A_LEASE.. => Self::Leased { instances },

@@ -21,8 +21,8 @@ use crate::core::error::ConfigError;
 /// # Ok::<(), portcullis::ConfigError>(())
 /// ```
 ///
-/// If a caller's tier changes, its count continues under the new tier if the policies of both tiers
-/// [share a count](Policy#sharing-a-count). Otherwise, a new count starts.
+/// If a caller's tier changes, the caller's count continues under the new tier if the policies of
+/// both tiers [share a count](Policy#sharing-a-count). Otherwise, a new count starts.
 #[derive(Clone, Debug)]
 pub struct Tiers {
     pub(super) fallback: String,
@@ -62,7 +62,7 @@ impl Tiers {
         self.tiers.iter().any(|(tier, _)| tier == name)
     }
 
-    /// Returns an iterator over the names of the tiers, in the order in which they were added.
+    /// Returns an iterator over the names of the tiers, in the order in which the tiers were added.
     pub fn names(&self) -> impl Iterator<Item = &str> {
         self.tiers.iter().map(|(tier, _)| tier.as_str())
     }

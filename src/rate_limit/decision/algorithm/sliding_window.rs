@@ -19,8 +19,8 @@ use crate::{
 /// admitted exactly the limit in each clock-aligned window.
 ///
 /// A clock-aligned window admits at most the limit. Any other interval of the same length admits at
-/// most twice the limit, and only if all requests of the previous window arrived at the end of that
-/// window.
+/// most twice the limit. This maximum is reached only if all requests of the previous window
+/// arrived at the end of that window.
 ///
 /// The state contains the end of the next window, the count of the current window, and the count of
 /// the previous window. Shares are compared as products, without rounding.
