@@ -1,4 +1,4 @@
-//! The amount that one caller can use in a period.
+//! The amount that one caller can use in each period.
 
 use std::{fmt, str::FromStr, time::Duration};
 

@@ -64,13 +64,14 @@ impl From<StoreErrorKind> for StoreError {
     }
 }
 
-/// The kind of a [`StoreError`].
+/// The kind of failure that a [`StoreError`] reports.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum StoreErrorKind {
     /// The store is unavailable. The call was not executed.
     Unavailable,
-    /// The call timed out. The store may have executed the call, so a charge is never repeated.
+    /// The call timed out. The store may have executed the call, so a charge that timed out is
+    /// never repeated.
     Timeout,
     /// The entry already exists or was changed concurrently.
     Conflict,
@@ -149,7 +150,7 @@ impl ConfigError {
         self.option
     }
 
-    /// Returns the rejected value as text.
+    /// Returns the rejected value as a string.
     pub fn value(&self) -> &str {
         &self.value
     }

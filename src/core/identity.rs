@@ -57,8 +57,8 @@ impl Identity {
     /// `acme/alice`.
     ///
     /// The cache shares responses between two requests only if their identities are equal in
-    /// everything that a handler can read. A handler must not derive a response from other sources,
-    /// such as another request extension. Add such data to the
+    /// everything that a handler can read. A handler must not derive a response from other data
+    /// about the caller, such as another request extension. Add such data to the
     /// [metadata](IdentityBuilder::metadata) instead.
     pub fn builder(key_id: impl Into<String>) -> IdentityBuilder {
         let key_id = key_id.into();
@@ -93,8 +93,8 @@ impl Identity {
         &self.inner.key_id
     }
 
-    /// Returns the caller's lineage: the id of the first of the keys that rotations link. The
-    /// lineage remains the same when the key is rotated.
+    /// Returns the caller's lineage: the id of the first key in the series of keys that rotations
+    /// link. The lineage remains the same when the key is rotated.
     pub fn lineage(&self) -> &str {
         &self.inner.lineage
     }
@@ -110,7 +110,7 @@ impl Identity {
     }
 
     /// Returns the credits of the caller's [lineage](Self::lineage), if any. Only limiters that are
-    /// configured to charge credits do so.
+    /// configured to enforce credits read them.
     pub fn credits(&self) -> Option<Allowance> {
         self.inner.credits
     }
@@ -200,7 +200,7 @@ impl IdentityBuilder {
         self
     }
 
-    /// Adds scopes. None by default.
+    /// Adds scopes. An identity has no scopes by default.
     pub fn scopes<I>(mut self, scopes: I) -> Self
     where
         I: IntoIterator,

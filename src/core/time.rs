@@ -16,8 +16,9 @@ use std::{
 
 /// A point in time, in whole microseconds since the Unix epoch.
 ///
-/// All stores can represent microseconds exactly, because such a number fits in a Lua double until
-/// the year 2255. Arithmetic saturates and never panics.
+/// All stores can represent a timestamp in microseconds exactly: until the year 2255, the number of
+/// microseconds since the Unix epoch is an integer that a Lua double represents exactly. Arithmetic
+/// saturates and never panics.
 ///
 /// ```
 /// use std::time::Duration;
@@ -108,11 +109,11 @@ pub trait Clock: fmt::Debug + Send + Sync + 'static {
     /// not affect it.
     fn now(&self) -> Timestamp;
 
-    /// Returns the monotonic time at a lower cost. The returned time can be a few milliseconds
-    /// late.
+    /// Returns the monotonic time at a lower cost than [`now`](Self::now). The returned time can be
+    /// a few milliseconds late.
     ///
-    /// Use this method for calls on each request that do not need millisecond precision. The
-    /// default implementation calls [`now`](Self::now).
+    /// Use this method for calls that are made for each request and do not need millisecond
+    /// precision. The default implementation calls [`now`](Self::now).
     fn coarse(&self) -> Timestamp {
         self.now()
     }
@@ -140,8 +141,9 @@ impl<C: Clock + ?Sized> Clock for Arc<C> {
 
 /// The system clock.
 ///
-/// [`Clock::now`] returns the wall-clock time at the creation of this clock plus the monotonic time
-/// elapsed since then. Setting the system clock back by an hour therefore does not reopen a window.
+/// [`Clock::now`] returns the wall-clock time at which this clock was created, plus the monotonic
+/// time that has elapsed since then. Setting the system clock back by an hour therefore does not
+/// reopen a window.
 #[derive(Clone, Debug)]
 pub struct SystemClock {
     started: Instant,
@@ -259,7 +261,7 @@ struct Hands {
 }
 
 impl ManualClock {
-    /// Creates a clock that shows this time as both the monotonic time and the wall-clock time.
+    /// Creates a clock whose monotonic time and wall-clock time are both set to this time.
     pub fn new(at: Timestamp) -> Self {
         Self {
             hands: Arc::new(Hands {
@@ -283,8 +285,8 @@ impl ManualClock {
             .store(at.as_micros(), Ordering::SeqCst);
     }
 
-    /// Sets the monotonic time, forward or back. A real clock never moves back. Tests use this
-    /// method to verify that nothing breaks if the clock does move back.
+    /// Sets the monotonic time, forward or back. A real monotonic clock never moves back. Use this
+    /// method to test that nothing breaks if a clock does move back.
     pub fn set_now(&self, at: Timestamp) {
         self.hands
             .now_micros
@@ -293,7 +295,7 @@ impl ManualClock {
 }
 
 impl Default for ManualClock {
-    /// Returns a clock at 2026-01-01T00:00:00Z.
+    /// Returns a clock that is set to 2026-01-01T00:00:00Z.
     fn default() -> Self {
         Self::new(Timestamp::from_secs(1_767_225_600))
     }

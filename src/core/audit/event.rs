@@ -35,7 +35,7 @@ pub enum AuditEvent {
         /// The actor, if known.
         by: Option<Arc<str>>,
     },
-    /// A key record in the store is invalid because this service did not write it.
+    /// A key record in the store is invalid: this service did not write the record.
     KeyRecordForged {
         /// The key's public id.
         key_id: Arc<str>,
@@ -93,7 +93,7 @@ pub enum AuditEvent {
         /// The cause: `error`, `status` (500, 502, 503 or 504), or `timeout`.
         cause: Arc<str>,
     },
-    /// A configuration is invalid or contradictory.
+    /// The configuration is invalid or contradictory.
     ConfigWarning {
         /// A description of the problem and its fix.
         message: Arc<str>,
@@ -120,7 +120,7 @@ impl AuditEvent {
     }
 }
 
-/// The creation or a change of a key.
+/// The creation of a key, or a change to a key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum KeyAction {

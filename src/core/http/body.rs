@@ -11,8 +11,7 @@ use http_body::{Body, Frame, SizeHint};
 use pin_project_lite::pin_project;
 
 pin_project! {
-    /// The response body of this crate's services: the body of the inner service, or bytes from a
-    /// layer.
+    /// The response body of this crate's services: the inner service's body, or bytes from a layer.
     ///
     /// The inner body's trailers, size hints and errors pass through unchanged.
     #[derive(Debug)]

@@ -4,8 +4,8 @@ use http::{Extensions, Uri};
 
 use crate::core::framework;
 
-/// A request extension that contains the URI that the client sent, for requests whose URI a layer
-/// rewrites.
+/// A request extension that contains the URI that the client sent. It is needed if a layer rewrites
+/// the URI of the request.
 ///
 /// The cache derives its keys from the client's URI, purges by that URI, and resolves `Location`
 /// against it. The cache reads this extension if it is present. Otherwise, it reads axum's
@@ -13,9 +13,9 @@ use crate::core::framework;
 /// URI of the request.
 ///
 /// A layer outside the cache that rewrites URIs must insert this extension first, unless the layer
-/// is inside an axum `Router`. Otherwise, the cache uses the rewritten URI. Different URIs with the
-/// same rewritten URI then share a cache entry, and purges and invalidation by the client's URI do
-/// not affect that entry.
+/// is inside an axum `Router`. Otherwise, the cache uses the rewritten URI. Different URIs that are
+/// rewritten to the same URI then share a cache entry, and purges and invalidation by the client's
+/// URI do not affect that entry.
 ///
 /// ```
 /// use http::{Request, Uri};

@@ -13,12 +13,12 @@ use crate::core::json;
 
 /// A response that a layer returns instead of calling the handler.
 ///
-/// The response has this status, `Cache-Control: no-store`, the rejection's headers, and an
+/// The response has the rejection's status and headers, `Cache-Control: no-store`, and an
 /// `application/problem+json` body (RFC 9457). A [`Responder`](crate::Responder) can replace the
 /// body, but not the status or the headers.
 ///
-/// A gRPC request over HTTP/2 receives a `200` response with `grpc-status` in the header and no
-/// body.
+/// A gRPC request over HTTP/2 receives a `200` response that has a `grpc-status` header field and
+/// no body.
 #[derive(Clone, Debug)]
 pub struct Rejection {
     status: StatusCode,
@@ -51,8 +51,8 @@ impl Rejection {
         }
     }
 
-    /// Sets the description of this occurrence of the problem. The caller sees the description, so
-    /// it must not contain a secret.
+    /// Sets the description of this occurrence of the problem. The description must not contain a
+    /// secret, because it is sent to the caller.
     #[must_use]
     pub fn detail(mut self, detail: impl Into<Cow<'static, str>>) -> Self {
         self.detail = Some(detail.into());
@@ -74,7 +74,7 @@ impl Rejection {
         self
     }
 
-    /// Adds a member to the body. The value of the member is a list of strings.
+    /// Adds a member to the JSON body. The member's value is a list of strings.
     #[must_use]
     pub fn extension_member<I>(mut self, name: &'static str, values: I) -> Self
     where
@@ -194,9 +194,9 @@ pub enum RejectionKind {
     Banned,
     /// `403`: the request matches the deny list of a rate limit.
     CallerDenied,
-    /// `503`: too many requests wait in the queue of a policy.
+    /// `503`: too many requests are already waiting in queues.
     QueueFull,
-    /// `503`: the store of the layer is unavailable.
+    /// `503`: the layer's store is unavailable.
     StoreUnavailable,
     /// `500`: the layer is misconfigured, or the layer's verifier failed.
     Internal,

@@ -4,8 +4,8 @@ use http::{Extensions, HeaderMap, Method, Request, Uri, Version};
 
 /// The head of a request, which is everything except the body.
 ///
-/// Application functions use it to choose the partition, the cost and the policies of a rate limit,
-/// and to choose the [`CachePolicy`](crate::cache::CachePolicy) of a request.
+/// Application functions use the head to choose a request's rate-limit partition, cost and
+/// policies, and its [`CachePolicy`](crate::cache::CachePolicy).
 #[derive(Clone, Copy, Debug)]
 #[non_exhaustive]
 pub struct RequestHead<'a> {

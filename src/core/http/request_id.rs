@@ -6,8 +6,8 @@ use http::HeaderValue;
 
 pub(super) const UUID_BYTES: usize = 36;
 
-/// The id of a request, which appears in the request's record and in the `x-request-id` field of
-/// the response.
+/// The id of a request. It appears in the request's record and in the response's `x-request-id`
+/// field.
 ///
 /// The id is a UUIDv7, unless a trusted caller sent an id. UUIDv7 values sort by the arrival time
 /// of their requests, with millisecond precision. A request id is not a secret and can be guessed.

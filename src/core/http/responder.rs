@@ -25,7 +25,7 @@ use crate::core::record::{RateLimitOutcome, RecordHandle};
 /// a custom responder panics, the client receives `500` with the default body.
 ///
 /// The function receives a [`RejectionContext`], which dereferences to the [`Rejection`]. The
-/// context provides the status, the title and the kind of problem, as well as the head of the
+/// context provides the status, the title and the kind of the rejection, as well as the head of the
 /// rejected request.
 ///
 /// ```
@@ -122,20 +122,20 @@ impl<'a> RejectionContext<'a> {
 
     /// Returns the head of the rejected request, if it is available.
     ///
-    /// The head is available for all rejections by this crate's layers, but not for those that are
-    /// converted by [`Rejection::into_response`]. The headers are the headers that the client sent,
+    /// The head is available for all rejections by this crate's layers, but not for rejections that
+    /// [`Rejection::into_response`] converts. The headers are the headers that the client sent,
     /// including credentials.
     pub fn request(&self) -> Option<&RequestHead<'a>> {
         self.request.as_ref()
     }
 
-    /// Returns the request id that the access log assigned, if the request passed through an access
-    /// log.
+    /// Returns the request id, if the request passed through an access log.
     pub fn request_id(&self) -> Option<RequestId> {
         RecordHandle::from_extensions(self.request?.extensions)?.request_id()
     }
 
-    /// Returns the outcome of the rate limit that rejected the request, if any.
+    /// Returns the outcome of the rate limiter that rejected the request, if a rate limiter
+    /// rejected it.
     pub fn rate_limit(&self) -> Option<&'a RateLimitOutcome> {
         self.rate_limit
     }

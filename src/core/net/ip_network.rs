@@ -38,9 +38,9 @@ impl IpNetwork {
 
     /// Returns `true` if the address is in the network.
     ///
-    /// On both sides, an IPv4-mapped IPv6 address (`::ffff:192.0.2.1`) counts as IPv4. No IPv6
-    /// network contains such an address, except networks within `::ffff:0:0/96`, which count as
-    /// IPv4 networks.
+    /// In both the network and the argument, an IPv4-mapped IPv6 address (`::ffff:192.0.2.1`)
+    /// counts as an IPv4 address. An IPv6 network therefore contains no such address. Networks
+    /// within `::ffff:0:0/96` count as IPv4 networks.
     pub fn contains(&self, ip: IpAddr) -> bool {
         self.0.contains(&ip.to_canonical())
     }

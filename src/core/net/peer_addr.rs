@@ -18,10 +18,10 @@ use super::client_addr::PeerAddr;
 /// A layer that inserts [`PeerAddr`] into each request. A function reads the address from the
 /// request's extensions.
 ///
-/// Each server stores the peer address in its own type. axum's `ConnectInfo<SocketAddr>` needs no
-/// layer (feature `axum`). For other servers, apply this layer outside all other layers. The
-/// address is then available to rate limits by client address, to the network constraints of keys,
-/// and to the access log.
+/// Each server stores the peer address in its own type. With the feature `axum`, axum's
+/// `ConnectInfo<SocketAddr>` is read without this layer. For other servers, apply this layer
+/// outside all other layers. The address is then available to rate limits by client address, to the
+/// network constraints of keys, and to the access log.
 ///
 /// A request is passed on unchanged if it already has a `PeerAddr`, or if the function returns
 /// `None`.

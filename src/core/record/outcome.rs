@@ -84,8 +84,8 @@ impl AuthDenial {
     }
 }
 
-/// The outcome of a rate limiter. A response contains it as an extension if the limiter rejected
-/// the request or if the request has a record.
+/// The outcome of a rate limiter. The response contains the outcome as an extension if the limiter
+/// rejected the request or if the request has a record.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct RateLimitOutcome {
@@ -173,8 +173,8 @@ pub struct PolicyOutcome {
     pub remaining: u64,
     /// `true` if this policy rejected the request.
     pub denied: bool,
-    /// The time until the same request would be admitted. `None` if the request was admitted, or if
-    /// it can never be admitted.
+    /// The time until the same request would be admitted. `None` if the request was admitted or can
+    /// never be admitted.
     pub retry_after: Option<Duration>,
     /// The time until the entire quota is available again, if nothing more is charged.
     pub reset_after: Duration,
@@ -212,14 +212,14 @@ impl PolicyOutcome {
     }
 }
 
-/// The outcome of the cache. Also inserted as an extension of the response.
+/// The outcome of the cache. The cache also inserts the outcome into the response's extensions.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct CacheOutcome {
     /// The source of the response.
     pub source: CacheSource,
-    /// The reason why the response was not served from the cache or was not stored. RFC 9211 terms
-    /// are used where they exist.
+    /// The reason why the response was not served from the cache or was not stored. The terms of
+    /// RFC 9211 are used where they exist.
     pub detail: Option<&'static str>,
     /// The remaining freshness lifetime in seconds. Negative for a stale response.
     pub ttl_secs: Option<i64>,
@@ -230,8 +230,8 @@ pub struct CacheOutcome {
     /// The time that the request waited for another request's response, whether or not that
     /// response was used.
     pub waited: Option<Duration>,
-    /// Part of the digest of the first lookup. The part is equal for requests that can share a
-    /// response. The request cannot be derived from the digest.
+    /// A part of the digest with which the request was first looked up. It is equal for requests
+    /// that can share a response. The request cannot be derived from the digest.
     pub key_hash: Option<[u8; 8]>,
 }
 
@@ -257,9 +257,10 @@ pub enum CacheSource {
     /// The response came from the cache and was fresh. The handler was not called.
     Hit,
     /// The response came from the cache and was stale. The response or the configuration permits
-    /// serving it.
+    /// serving stale responses.
     Stale,
-    /// The response came from the cache after the handler confirmed that it had not changed.
+    /// The response came from the cache, and the handler confirmed that the response had not
+    /// changed.
     Revalidated,
     /// The response came from the handler because no cached response matched.
     Miss,

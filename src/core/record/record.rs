@@ -20,8 +20,8 @@ use crate::core::http::request_id::RequestId;
 
 /// A handle to the record of the current request.
 ///
-/// The access log inserts the handle into the request's extensions. Each inner layer uses it to
-/// write an outcome, and handlers can use it to add fields. Changes that are made after the record
+/// The access log inserts the handle into the request's extensions. Each inner layer writes its
+/// outcome through the handle, and handlers can add fields. Changes that are made after the record
 /// is emitted are lost. Clones share the record.
 ///
 /// ```
@@ -96,7 +96,7 @@ impl RecordHandle {
         extensions.get()
     }
 
-    /// Sets the outcome of authentication. A later call replaces the outcome.
+    /// Sets the outcome of authentication. Replaces any outcome that was set earlier.
     pub fn set_auth(&self, outcome: AuthOutcome) {
         self.lock().auth = Some(outcome);
     }
@@ -106,23 +106,23 @@ impl RecordHandle {
         self.lock().rate_limits.push(outcome);
     }
 
-    /// Sets the outcome of the cache. A later call replaces the outcome.
+    /// Sets the outcome of the cache. Replaces any outcome that was set earlier.
     pub fn set_cache(&self, outcome: CacheOutcome) {
         self.lock().cache = Some(outcome);
     }
 
     /// Sets a custom field. Replaces any field with the same name.
     ///
-    /// A record has at most [`RecordData::MAX_FIELDS`] fields. Additional fields are counted and
-    /// omitted.
+    /// A record has at most [`RecordData::MAX_FIELDS`] fields. Additional fields are omitted, and
+    /// only their number is recorded.
     pub fn set_field(&self, name: impl Into<Cow<'static, str>>, value: impl Into<FieldValue>) {
         self.lock().set_field(name.into(), value.into());
     }
 
     /// Sets the route that the request matched, in the router's notation, such as `/users/{id}`.
     ///
-    /// Do not pass the path. The number of routes is bounded, but the number of paths is not. A
-    /// later call replaces the route.
+    /// Do not pass the path, because the number of paths is not bounded. Replaces any route that
+    /// was set earlier.
     pub fn set_route(&self, route: impl Into<Cow<'static, str>>) {
         self.lock().route = Some(route.into());
     }
@@ -136,7 +136,7 @@ impl RecordHandle {
 
     /// Adds a store call that the request waited for or that failed.
     ///
-    /// A record has at most [`RecordData::MAX_STORE_CALLS`] store calls. Additional calls are
+    /// A record lists at most [`RecordData::MAX_STORE_CALLS`] store calls. Additional calls are
     /// omitted.
     pub fn push_store_call(&self, call: StoreCall) {
         let calls = &mut self.lock().store_calls;

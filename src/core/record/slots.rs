@@ -7,7 +7,7 @@ use smallvec::SmallVec;
 use super::outcome::{AuthOutcome, CacheOutcome, RateLimitOutcome};
 use crate::core::error::StoreErrorKind;
 
-/// The data that the layers and the handler have recorded about a request.
+/// The data that the layers and the handler recorded about a request.
 #[derive(Debug, Default)]
 pub struct RecordData {
     pub(super) auth: Option<AuthOutcome>,
@@ -94,7 +94,7 @@ pub struct StoreCall {
 }
 
 impl StoreCall {
-    /// Creates a store call from its layer, its duration and its failure.
+    /// Creates a store call from the layer, the duration and the kind of failure.
     pub fn new(
         layer: &'static str,
         duration: impl Into<Option<Duration>>,

@@ -7,9 +7,9 @@ pub type Task = Pin<Box<dyn Future<Output = ()> + Send>>;
 
 /// A runtime that spawns tasks and creates timers for the layers.
 ///
-/// Layers use a runtime for background work and timeouts. Responses from memory do not need one.
-/// `TokioRuntime` (feature `tokio`, enabled by default) is the default implementation. Implement
-/// this trait to use another runtime.
+/// Layers use a runtime for background work and timeouts. Responses that are served from memory
+/// need no runtime. `TokioRuntime` (feature `tokio`, enabled by default) is the default
+/// implementation. Implement this trait to use another runtime.
 ///
 /// ```
 /// use std::{
@@ -54,7 +54,7 @@ pub trait Runtime: fmt::Debug + Send + Sync + 'static {
     /// Runs a task to completion, concurrently with the caller.
     fn spawn(&self, task: Task);
 
-    /// Returns `true` if a spawned task runs on the caller's runtime.
+    /// Returns `true` if a task that is spawned now runs on the caller's runtime.
     ///
     /// Layers call this method before they spawn an application's futures, such as a handler that
     /// refreshes a cache entry. They also call it before they spawn in a destructor, which can run

@@ -45,7 +45,7 @@ pub(crate) fn sleep_here(duration: Duration) -> Option<Task> {
 /// Outside a Tokio runtime, [`spawn`](Runtime::spawn) and [`sleep`](Runtime::sleep) use a thread
 /// named `portcullis`, which the process starts on first use. That thread runs one Tokio runtime
 /// with all drivers. In a runtime without a time driver, `sleep` also uses that thread. Neither
-/// method panics. If the system cannot start the thread, a notice is reported, tasks are dropped,
+/// method panics. If the system cannot start the thread, a notice is emitted, tasks are dropped,
 /// and sleeps complete immediately.
 ///
 /// Outside a Tokio runtime, [`try_sleep`](Runtime::try_sleep) returns `None`, so a layer has no

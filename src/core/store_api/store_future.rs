@@ -11,10 +11,10 @@ use crate::core::error::StoreError;
 
 /// The result of a store call, which is available immediately or pending.
 ///
-/// `StoreFuture` is one concrete type, so stores can be trait objects and no type parameters appear
-/// in the API. An in-memory store allocates nothing for a result. A store on a server allocates one
-/// box per round trip. Dropping the future cancels the wait, but not an operation that the server
-/// has already started.
+/// `StoreFuture` is a concrete type, so stores can be trait objects, and the API needs no type
+/// parameters for futures. An in-memory store allocates nothing for a result. A store on a server
+/// allocates one box per round trip. Dropping the future cancels the wait, but not an operation
+/// that the server has already started.
 ///
 /// ```
 /// use portcullis::StoreFuture;
@@ -73,17 +73,17 @@ impl<T> ReadyOrPending<T> {
 }
 
 impl<T> StoreFuture<T> {
-    /// Creates a future whose result is available.
+    /// Creates a future that is immediately ready with a result.
     pub fn ready(value: T) -> Self {
         Self::Ready(Some(Ok(value)))
     }
 
-    /// Creates a future whose error is available.
+    /// Creates a future that is immediately ready with an error.
     pub fn failed(error: impl Into<StoreError>) -> Self {
         Self::Ready(Some(Err(error.into())))
     }
 
-    /// Creates a future whose result is pending.
+    /// Creates a future from a pending result.
     pub fn pending(future: impl Future<Output = Result<T, StoreError>> + Send + 'static) -> Self {
         Self::Pending(Box::pin(future))
     }

@@ -26,8 +26,7 @@ impl ClientAddr {
         self.ip
     }
 
-    /// Returns the network that counts as one client, which is a single IPv4 address or an IPv6
-    /// prefix.
+    /// Returns the network that counts as one client: a single IPv4 address or an IPv6 prefix.
     pub fn network(&self) -> IpNetwork {
         IpNetwork::around(self.ip, self.prefix())
     }

@@ -24,13 +24,13 @@ const PROXIES_CHECKED_MAX: u32 = 1_024;
 
 /// The peer address of the connection, stored as a request extension.
 ///
-/// A hyper server inserts this extension into each request. `PeerAddr` takes precedence over an
-/// address from a framework. axum's `ConnectInfo<SocketAddr>` needs no `PeerAddr`. For tonic and
-/// other servers, [`PeerAddrLayer`](crate::net::PeerAddrLayer) inserts it.
+/// The accept loop of a hyper server inserts this extension into each request. For tonic and other
+/// servers, [`PeerAddrLayer`](crate::net::PeerAddrLayer) inserts the extension. An axum server with
+/// `ConnectInfo<SocketAddr>` needs no `PeerAddr`. If both are present, `PeerAddr` takes precedence.
 ///
 /// A Unix socket has no peer address. If the proxy connects through a Unix socket, insert a
 /// loopback address. For example, `PeerAddr(([127, 0, 0, 1], 0).into())` represents the proxy,
-/// which is the first hop to trust.
+/// which is then the first trusted hop.
 ///
 /// ```
 /// use portcullis::PeerAddr;
@@ -73,9 +73,9 @@ pub struct PeerAddr(pub SocketAddr);
 ///
 /// All lines of the header form a single list. An entry is an address with an optional port; an
 /// IPv6 address with a port is in brackets. Any other entry (`unknown`, an obfuscated `_name`, a
-/// zone id) ends the search. In that case, the client is the hop to the right of that entry, and
-/// entries further left are not trusted. IPv4-mapped IPv6 addresses (`::ffff:192.0.2.1`) count as
-/// IPv4.
+/// zone id) ends the search. In that case, the client is the entry to the right of the invalid
+/// entry, or the peer if there is no such entry. IPv4-mapped IPv6 addresses (`::ffff:192.0.2.1`)
+/// count as IPv4.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ClientAddrResolver {
     pub(super) source: AddressSource,
@@ -127,7 +127,7 @@ impl ClientAddrResolver {
     /// Sets the header that the trusted proxies write. Defaults to `X-Forwarded-For`.
     ///
     /// Each trusted proxy must write this header. If a proxy passes the header on unchanged, the
-    /// client controls its contents.
+    /// client controls the contents of the header.
     #[must_use]
     pub fn forwarded_header(mut self, header: impl Into<ForwardedHeader>) -> Self {
         self.forwarded_header = header.into();
@@ -137,9 +137,9 @@ impl ClientAddrResolver {
     /// Sets the prefix length that identifies an IPv6 client. Defaults to 56. The value must be
     /// from 32 to 128.
     ///
-    /// An Internet customer usually has an entire network, often a /56 or a /64, and can use each
-    /// of its addresses. With a longer prefix, one client can count as several clients. With a
-    /// shorter prefix, neighbors share a limit.
+    /// An Internet customer usually has an entire network, often a /56 or a /64, and can use any
+    /// address in that network. With a longer prefix, one client can count as several clients. With
+    /// a shorter prefix, neighbors share a limit.
     ///
     /// # Errors
     ///
@@ -259,7 +259,7 @@ impl Default for ClientAddrResolver {
     }
 }
 
-/// The error for a request whose peer address is missing, so that the client is unknown.
+/// The error for a request whose client is unknown because the peer address is missing.
 ///
 /// A layer that needs the address responds with `500`, because the server is misconfigured. If all
 /// unknown clients counted as one client, one of them could lock out the others.

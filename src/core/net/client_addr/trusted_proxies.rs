@@ -20,10 +20,10 @@ pub(super) static X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwa
 
 /// The proxies whose forwarded headers are trusted.
 ///
-/// Each proxy appends the address of its peer to the right of a forwarded header. Entries further
-/// left arrived with the request, and the client may have written them. The header is therefore
-/// read from the right, and only as far as the proxies are trusted. An entry is never used merely
-/// because it is the leftmost one.
+/// Each proxy appends the address of its peer to the right of a forwarded header. The entries
+/// further left were already in the request that the proxy received, so the client may have written
+/// them. The header is therefore read from the right, and only as far as the proxies are trusted.
+/// An entry is never used merely because it is the leftmost one.
 ///
 /// ```
 /// use portcullis::TrustedProxies;
@@ -46,20 +46,20 @@ pub enum TrustedProxies {
     /// Trusts no proxy. The peer is the client, and forwarded headers are not read.
     #[default]
     None,
-    /// Trusts a number of proxies, including the peer. The client is the entry at that position
-    /// from the right.
+    /// Trusts this number of proxies, including the peer. The client is the entry at that position,
+    /// counted from the right.
     ///
     /// This mode is correct only if *every* request passes through all of these proxies. A client
-    /// that reaches the second proxy directly controls the entry. If there are fewer entries, the
-    /// client is the leftmost entry. If there are no entries, the client is the peer. `Hops(0)` is
-    /// equivalent to `None`. At most 64 hops are followed.
+    /// that connects directly to the second proxy can forge its address. If there are fewer
+    /// entries, the client is the leftmost entry. If there are no entries, the client is the peer.
+    /// `Hops(0)` is equivalent to `None`. At most 64 hops are followed.
     Hops(usize),
     /// Trusts the proxies in these networks. The client is the first entry from the right that is
     /// outside these networks.
     ///
-    /// If the peer is outside these networks, the peer is the client. If all entries are inside,
-    /// the client is the leftmost entry. Prefer [`cidrs`](Self::cidrs), which rejects lists that
-    /// are likely mistakes.
+    /// If the peer is outside these networks, the peer is the client. If all entries are inside
+    /// these networks, the client is the leftmost entry. Prefer [`cidrs`](Self::cidrs), which
+    /// rejects lists that are likely mistakes.
     Cidrs(Vec<IpNetwork>),
 }
 
@@ -91,8 +91,8 @@ impl TrustedProxies {
     ///
     /// The private networks are `10.0.0.0/8`, `172.16.0.0/12`, `192.168.0.0/16` (RFC 1918) and
     /// `fc00::/7` (RFC 4193). The networks of this host are `127.0.0.0/8` and `::1`. Clients in
-    /// these networks also count as proxies and can forge their addresses. If that matters, call
-    /// [`cidrs`](Self::cidrs) with the networks of the proxies.
+    /// these networks also count as proxies and can therefore forge their addresses. If you do not
+    /// trust those clients, call [`cidrs`](Self::cidrs) with the networks of the proxies.
     pub fn private_networks() -> Self {
         Self::cidrs(PRIVATE_NETWORKS).expect("the private networks are networks")
     }
@@ -162,8 +162,8 @@ pub enum ForwardedHeader {
     /// `True-Client-IP` or `Fly-Client-IP`.
     ///
     /// The header is read if the peer is a trusted proxy. The proxy at the edge must overwrite the
-    /// header, and each proxy behind it must pass the header on. If there is no valid address or
-    /// there are several lines, the peer is the client.
+    /// header, and each proxy behind that proxy must pass the header on. If the header contains no
+    /// valid address or has several lines, the peer is the client.
     Single(HeaderName),
 }
 

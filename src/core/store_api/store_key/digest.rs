@@ -9,7 +9,7 @@ pub(super) const DIGESTED_FIELD: u8 = 0xff;
 /// A mark that replaces a length. The digest of all previous bytes follows.
 pub(super) const DIGESTED_START: u8 = 0xfe;
 
-/// A 128-bit store key, which is a keyed digest that does not reveal its input.
+/// A 128-bit store key: a keyed digest that does not reveal its input.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct StoreKey(pub(super) [u8; 16]);
 
@@ -38,7 +38,7 @@ impl fmt::Display for StoreKey {
     }
 }
 
-/// A 256-bit store key, which is a keyed digest that does not reveal its input.
+/// A 256-bit store key: a keyed digest that does not reveal its input.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct LongStoreKey(pub(super) [u8; 32]);
 

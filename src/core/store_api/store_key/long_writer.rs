@@ -8,7 +8,7 @@ use super::{
 };
 
 /// A writer that digests fields into a [`LongStoreKey`]. Each field is prefixed with its length, so
-/// that distinct lists of fields are distinct inputs.
+/// distinct lists of fields are distinct inputs.
 ///
 /// As in a [`ShortKeyWriter`](crate::store::backend::ShortKeyWriter), fields are collected and
 /// digested together, and a long field is replaced by its digest.

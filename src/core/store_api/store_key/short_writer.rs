@@ -7,7 +7,7 @@ use siphasher::sip128::SipHasher13;
 use super::digest::{DIGESTED_FIELD, DIGESTED_START, StoreKey};
 
 /// A writer that digests fields into a [`StoreKey`]. Each field is prefixed with its length, so
-/// that distinct lists of fields are distinct inputs.
+/// distinct lists of fields are distinct inputs.
 ///
 /// Short fields are collected and digested together. A long field is replaced by its digest, so the
 /// size of the writer does not depend on the input.
