@@ -23,8 +23,8 @@ use crate::{
 
 /// Checks that a store meets the requirements of [`ApiKeyStore`].
 ///
-/// The store can contain keys of other owners. The suite does not remove its own keys. The suite
-/// runs on any async runtime.
+/// The store can contain keys of other owners. The suite does not remove the keys that it creates.
+/// The suite runs on any async runtime.
 ///
 /// ```
 /// # #[cfg(feature = "memory")]
@@ -36,7 +36,7 @@ use crate::{
 ///
 /// # Panics
 ///
-/// Panics if the store violates a requirement. The message names the requirement.
+/// Panics if the store violates a requirement. The message states the requirement.
 pub async fn api_key(store: impl ApiKeyStore) {
     let store = Arc::new(store);
     created_record_is_found_unchanged(&store).await;

@@ -22,9 +22,9 @@ use crate::{
 ///
 /// A lookup must return only the entry that was stored under the same key and variant. Purged
 /// entries must not be returned, even if they were filled during the purge. Purges of other names
-/// must remove nothing, regardless of their number. Expired entries must not be returned. A touch
-/// must replace the head of only the entry for which it was created. The suite also compares random
-/// histories with a model. With a `pause` that sleeps, the suite takes a few seconds.
+/// must not remove any entry, no matter how many there are. Expired entries must not be returned. A
+/// touch must replace the head of only the entry for which it was created. The suite also compares
+/// random histories with a model. With a `pause` that sleeps, the suite takes a few seconds.
 ///
 /// The suite purges all entries, so use a separate store that has space for several megabytes.
 ///
@@ -44,7 +44,7 @@ use crate::{
 ///
 /// # Panics
 ///
-/// Panics if the store violates a requirement. The message names the requirement.
+/// Panics if the store violates a requirement. The message states the requirement.
 pub async fn cache<S, P>(store: &S, pause: P)
 where
     S: CacheStore + ?Sized,

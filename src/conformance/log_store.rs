@@ -10,7 +10,7 @@ use crate::{
 ///
 /// # Panics
 ///
-/// Panics if the store violates a requirement. The message names the requirement.
+/// Panics if the store violates a requirement. The message states the requirement.
 pub async fn log_store(store: &impl LogStore) {
     returns_entries_unchanged(store).await;
     returns_latest_entries_first(store).await;

@@ -1,6 +1,7 @@
-//! Conformance suites for custom stores, which check every requirement of the layers.
+//! Conformance suites for custom stores. They check every requirement that the layers have of a
+//! store.
 //!
-//! A suite panics at the first violation, and its message names the violated requirement. A suite
+//! A suite panics at the first violation, and the message states the violated requirement. A suite
 //! runs on any async runtime.
 //!
 //! ```

@@ -13,8 +13,8 @@ use crate::{
 
 /// Checks that a store meets the requirements of [`RateLimitStore`].
 ///
-/// The suite replays random requests and compares each decision with the decision of the pure
-/// functions at the time that the store returns. It also checks concurrent requests, refunds,
+/// The suite replays random requests. It compares each decision with the decision that this crate's
+/// functions make at the time that the store returns. It also checks concurrent requests, refunds,
 /// resets and expiry. The windows are short. With a `pause` that sleeps, the suite takes about ten
 /// seconds. The store can contain other partitions.
 ///
@@ -31,7 +31,7 @@ use crate::{
 ///
 /// # Panics
 ///
-/// Panics if the store violates a requirement. The message names the requirement.
+/// Panics if the store violates a requirement. The message states the requirement.
 pub async fn rate_limit<S, P>(store: &S, pause: P)
 where
     S: RateLimitStore + ?Sized,

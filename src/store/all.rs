@@ -8,7 +8,7 @@ use crate::{
 /// `RedisStore`.
 ///
 /// This trait is implemented for every type that implements `Clone` and all four store traits. Use
-/// it as the bound of a function that builds an application's layers on any store:
+/// the trait as the bound of a function that builds an application's layers on any store:
 ///
 /// ```
 /// use portcullis::{cache::CacheLayer, store::{MemoryStore, Store}};

@@ -35,7 +35,7 @@ pub type GovernorLimiter = RateLimiter<
 /// A [`RateLimitStore`] that makes its decisions with a `governor` limiter.
 ///
 /// The limiter decides with its own quota. The quota of the [`Policy`] appears only in headers and
-/// records. Derive both from the same value so that they agree:
+/// records. Derive both quotas from the same value so that they agree:
 ///
 /// ```
 /// use std::num::NonZeroU32;
@@ -56,11 +56,11 @@ pub type GovernorLimiter = RateLimiter<
 /// # Ok::<(), portcullis::ConfigError>(())
 /// ```
 ///
-/// Unsupported features are rejected. Building a layer fails if it has several policies per
+/// Unsupported features are rejected. Building a layer fails if the layer has several policies per
 /// request, a penalty (which is a second policy), a queue, or settlement. Peeking, charging,
-/// refunding and resetting fail with [`StoreErrorKind::Misconfigured`]. So do requests for which
-/// [`policies_with`](crate::rate_limit::RateLimitLayerBuilder::policies_with) returns unsupported
-/// policies.
+/// refunding and resetting fail with [`StoreErrorKind::Misconfigured`], and so do requests for
+/// which [`policies_with`](crate::rate_limit::RateLimitLayerBuilder::policies_with) returns
+/// unsupported policies.
 ///
 /// Partitions are never evicted. Call `retain_recent` on the limiter periodically; otherwise, its
 /// memory grows with each new client. A [`MemoryStore`](super::MemoryStore) has none of these
@@ -73,7 +73,7 @@ pub struct GovernorStore {
 }
 
 impl GovernorStore {
-    /// Creates a store that uses this limiter. Keep a clone of the `Arc` if you need to maintain
+    /// Creates a store that uses this limiter. Keep a clone of the `Arc` to call `retain_recent` on
     /// the limiter.
     pub fn new(limiter: impl Into<Arc<GovernorLimiter>>) -> Self {
         Self {

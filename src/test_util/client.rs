@@ -8,7 +8,7 @@ use std::{
 
 use super::patience::PATIENCE;
 
-/// A connection to a Redis server, without pipelining (RESP2) and separate from any store.
+/// A RESP2 connection to a Redis server. It has no pipelining and is independent of any store.
 pub struct RedisClient(BufReader<TcpStream>);
 
 impl RedisClient {

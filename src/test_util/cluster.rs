@@ -5,7 +5,7 @@ use super::{client::RedisReply, patience::until, server::RedisServer};
 /// The timeout, in milliseconds, after which nodes consider another node failed.
 const NODE_TIMEOUT: &str = "2000";
 
-/// A Cluster of three primaries with one replica each. The Cluster stops when this value is
+/// A Redis Cluster of three primaries with one replica each. The Cluster stops when this value is
 /// dropped.
 #[derive(Debug)]
 pub struct RedisCluster {

@@ -5,7 +5,7 @@
 //! interface and stores its files in a temporary folder. The port and the folder are released when
 //! the server is dropped. `redis-server` must be installed.
 //!
-//! All functions panic on errors, which fails the test.
+//! All functions panic on errors, so the test fails.
 //!
 //! ```
 //! # #[cfg(feature = "rate-limit")]

@@ -27,17 +27,17 @@ pub enum Fault {
     /// one call at a time, each piece is a reply.
     Swallow(u32),
     /// Forwards this number of pieces from the server on each connection and discards the rest. If
-    /// there is only one call at a time, each piece is a reply. The first replies are those of the
+    /// there is only one call at a time, each piece is a reply. The first replies belong to the
     /// handshake.
     Replies(u32),
     /// Forwards the server's bytes one by one, with this delay between bytes.
     Slow(Duration),
-    /// Replaces the server's bytes with invalid ones.
+    /// Replaces the server's bytes with invalid bytes.
     Corrupt,
 }
 
-/// A TCP proxy that injects network faults between clients and a server. When the proxy is dropped,
-/// it stops and closes its connections.
+/// A TCP proxy that injects network faults between clients and a server. When this value is
+/// dropped, the proxy stops and closes its connections.
 pub struct FaultProxy {
     addr: SocketAddr,
     line: Arc<ProxyInner>,
@@ -69,7 +69,7 @@ impl FaultProxy {
         proxy
     }
 
-    /// Sets the fault that applies to all bytes from now on.
+    /// Sets the fault that applies to all subsequent bytes.
     pub fn set(&self, fault: Fault) {
         let mut state = self.line.state();
         state.fault = fault;
@@ -85,7 +85,7 @@ impl FaultProxy {
         self.addr
     }
 
-    /// Returns the URL with which a client reaches the server through the proxy.
+    /// Returns the Redis URL of the proxy, through which a client reaches the server.
     pub fn url(&self) -> String {
         format!("redis://{}", self.addr)
     }

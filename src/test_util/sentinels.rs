@@ -2,8 +2,8 @@
 
 use super::{patience::until, server::RedisServer};
 
-/// A server with a replica, and three Sentinels that monitor the server as `main`. All of them stop
-/// when this value is dropped.
+/// A server with a replica, and three Sentinels that monitor the server under the name `main`. All
+/// five processes stop when this value is dropped.
 #[derive(Debug)]
 pub struct RedisSentinels {
     main: RedisServer,

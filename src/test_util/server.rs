@@ -25,7 +25,7 @@ const SENTINEL_CONFIG: &str = "sentinel.conf";
 
 /// A `redis-server` process that stops when it is dropped.
 ///
-/// The server persists nothing and permits the command `DEBUG`.
+/// The server persists no data and permits the command `DEBUG`.
 #[derive(Debug)]
 pub struct RedisServer {
     child: Mutex<Child>,
@@ -164,7 +164,7 @@ impl RedisServer {
         );
     }
 
-    /// Kills the server (`SIGKILL`). The server loses its data.
+    /// Kills the server with `SIGKILL`. The server's data is lost.
     pub fn kill(&self) {
         let mut child = self.child();
         let _ = child.kill();
@@ -210,7 +210,8 @@ impl RedisServer {
         }
     }
 
-    /// Returns all keys and values as a single string, to check that no secret is stored.
+    /// Returns all keys and values as a single string. Tests can check that the string contains no
+    /// secret.
     ///
     /// # Panics
     ///
@@ -305,8 +306,7 @@ fn spawn(folder: &Path, addr: SocketAddr, options: &[String]) -> Child {
         .expect("redis-server is not installed: run `apt-get install redis-server`")
 }
 
-/// Returns an address with a free port of the loopback interface, for which the Cluster bus port is
-/// also valid.
+/// Returns a loopback address with a free port whose corresponding Cluster bus port is also valid.
 ///
 /// # Panics
 ///

@@ -23,7 +23,7 @@ const TAG_BYTES: usize = 16;
 const NONCE_AT: usize = 3;
 const SEALED_AT: usize = NONCE_AT + NONCE_BYTES;
 
-/// A secret that encrypts cached responses, together with the id of the key.
+/// A key that encrypts cached responses: a secret and an id.
 ///
 /// ```
 /// use portcullis::store::EncryptionKey;

@@ -31,14 +31,14 @@ use bytes::Bytes;
 ///
 /// The status, header fields, times and body of a response are encrypted (XChaCha20-Poly1305) and
 /// bound to the response's key and variant. Bytes that were modified, truncated, moved, or
-/// encrypted with an unknown key count as a miss, and the response is fetched again.
+/// encrypted with an unknown key are treated as a cache miss, and the handler is called.
 ///
 /// The inner store sees only the data that it needs to select, purge and evict entries. This data
 /// consists of digests of the key, variant, partition and tags; the *names* of the fields in
-/// `Vary`; the size; and the lifetime. An attacker with write access to the inner store can remove
-/// responses. Such an attacker can also restore an earlier response for the same key, but that
-/// response is not served beyond its freshness lifetime. The digests are keyed with the inner
-/// store's [`StoreKeys`].
+/// `Vary`; the size of the response; and its lifetime. An attacker with write access to the inner
+/// store can remove responses. Such an attacker can also restore an earlier response for the same
+/// key, but the restored response is not served beyond its freshness lifetime. The digests are
+/// keyed with the inner store's [`StoreKeys`].
 ///
 /// ```
 /// use portcullis::{
@@ -102,7 +102,7 @@ impl<S: CacheStore> EncryptedStoreBuilder<S> {
     /// Adds a key that is used only for decryption. None by default.
     ///
     /// Revalidation does not encrypt a body again. You can remove a previous key once all responses
-    /// that were encrypted with it have expired.
+    /// that were encrypted with that key have expired.
     pub fn previous_key(mut self, key: EncryptionKey) -> Self {
         self.keys.push(key);
         self

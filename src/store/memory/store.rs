@@ -28,8 +28,8 @@ use crate::core::{
 ///
 /// Purges take 512 KiB in addition to the cache, regardless of their number. The cost of a purge
 /// does not depend on the number of entries. A purge removes only the entries that it targets. If
-/// tens of thousands of purges occur during one fill, a few may reject that fill, and the response
-/// is then not stored.
+/// tens of thousands of purges occur during one fill, a purge of another name may cause that fill
+/// to be rejected. The response is then not stored.
 ///
 /// ```
 /// use portcullis::store::MemoryStore;
@@ -118,9 +118,10 @@ impl MemoryStoreBuilder {
     /// Sets the maximum number of rate-limit partitions. Defaults to 100 000. The value must be at
     /// least 1.
     ///
-    /// A partition counts once for each policy that applies to it. Each count takes 45 bytes. The
-    /// table takes an additional 280 kB, which are allocated at the first request. Sliding logs
-    /// store timestamps of 16 bytes each, as needed, up to an average of 8 per partition.
+    /// A partition counts once for each policy that applies to it, and each such count takes 45
+    /// bytes. The table takes an additional 280 kB of memory, which is allocated at the first
+    /// request. Sliding logs store timestamps of 16 bytes each, with an average of at most 8
+    /// timestamps per partition.
     pub fn max_rate_limit_partitions(mut self, partitions: usize) -> Self {
         self.bounds.max_rate_limit_partitions = partitions;
         self

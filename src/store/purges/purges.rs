@@ -27,10 +27,10 @@ pub(super) const SHARDS: usize = 64;
 /// The purges of one cache.
 ///
 /// Each name of a stored entry has a cell that contains the exact time of the name's last purge.
-/// The cell exists from the first entry with that name until the last one is removed. Purges of
-/// other names therefore never affect an entry, and the number of stored entries limits the memory.
-/// Purges of all other names are recorded in a [`Sketch`] of fixed size, from which a new cell is
-/// initialized. Such purges matter only to fills in flight.
+/// The cell exists from the first entry with that name until the last such entry is removed. Purges
+/// of other names therefore never affect an entry, and the number of stored entries limits the
+/// memory. Purges of all other names are recorded in a [`Sketch`] of fixed size, from which a new
+/// cell is initialized. Such purges matter only to fills in flight.
 pub(crate) struct PurgeTable {
     /// The time of the next purge.
     pub(super) clock: AtomicU64,

@@ -22,8 +22,8 @@ use std::{fmt, sync::Arc};
 /// store connects at the first call and reconnects in the background, so a service can start while
 /// its server is unavailable.
 ///
-/// Instances that share a server need the same secret, with which keys are digested. There is no
-/// default secret. Instances with different secrets do not share their counts.
+/// Instances that share a server need the same secret, because keys are digested with it. There is
+/// no default secret. Instances with different secrets do not share their counts.
 ///
 /// ```no_run
 /// use portcullis::store::{StoreKeys, RedisConfig, RedisStore};
@@ -41,17 +41,17 @@ use std::{fmt, sync::Arc};
 ///
 /// Each call has a timeout. A call that exceeds the timeout fails with
 /// [`Timeout`](crate::StoreErrorKind::Timeout) and is never sent again, because the server may have
-/// executed it. While the server replies slowly, a call waits as long as recent replies took, but
-/// at most eight times the timeout. If this process was too busy to read a reply, the process reads
-/// the reply before the call fails.
+/// executed it. While the server replies slowly, a call waits for as long as recent replies took,
+/// but for at most eight times the timeout. If this process was too busy to read a reply in time,
+/// it reads the reply before the call fails.
 ///
 /// The server counts as unavailable if it sends nothing for 50 ms while a call waits
 /// ([`idle_timeout`](RedisConfig::idle_timeout)), or after five rounds of calls without a reply.
 /// From then on, all calls fail immediately, and a background task tries to connect once per
-/// second. These calls fail with [`Misconfigured`](crate::StoreErrorKind::Misconfigured) if the
+/// second. The calls fail with [`Misconfigured`](crate::StoreErrorKind::Misconfigured) if the
 /// server rejects the credentials or the protocol version, and with
 /// [`Unavailable`](crate::StoreErrorKind::Unavailable) otherwise. Time during which this process
-/// did not run does not count. Each change in availability is reported once: as a notice, to the
+/// did not run does not count. Each change in availability is reported once in a notice, to the
 /// [`auditor`](RedisConfig::auditor), and in the [`stats`](Self::stats).
 ///
 /// # Runtime
@@ -77,10 +77,9 @@ pub(super) struct RedisInner {
 }
 
 impl RedisStore {
-    /// Creates a store, which connects at its first call.
+    /// Creates a store. The store connects at its first call.
     ///
-    /// All instances need the same secret, so passing [`StoreKeys::random`] is reported as a
-    /// mistake.
+    /// All instances need the same secret, so using [`StoreKeys::random`] is reported as a mistake.
     ///
     /// # Errors
     ///
@@ -111,15 +110,15 @@ impl RedisStore {
     ///
     /// Also call this method at startup, because the error contains the reason why the server
     /// cannot be used. Once the layers are built, the method also reads `INFO`, if that command is
-    /// permitted. It then reports settings that can lose API keys or counts, which are eviction and
-    /// a disabled append-only file. On a Cluster, the method checks one node.
+    /// permitted. It then reports settings that can cause API keys or counts to be lost: eviction
+    /// and a disabled append-only file. On a Cluster, the method checks one node.
     ///
     /// # Errors
     ///
     /// Returns an error if no reply arrives within
     /// [`api_key_timeout`](RedisConfig::api_key_timeout), or if the server cannot be used. The
-    /// error's [`source`](std::error::Error::source) names the server and the reason, as in
-    /// `cannot use 127.0.0.1:6379: WRONGPASS ...`, and never contains a password. The kind is
+    /// error's [`source`](std::error::Error::source) contains the server and the reason, as in
+    /// `cannot use 127.0.0.1:6379: WRONGPASS ...`, but never a password. The kind is
     /// [`Misconfigured`](crate::StoreErrorKind::Misconfigured) if the server rejects the
     /// credentials or the configuration, and [`Unavailable`](crate::StoreErrorKind::Unavailable) or
     /// [`Timeout`](crate::StoreErrorKind::Timeout) otherwise.
@@ -134,15 +133,16 @@ impl RedisStore {
     /// credentials.
     ///
     /// Call this method after a password or token is rotated, before the server stops accepting the
-    /// previous one. No request fails, because current and later calls use the same connections.
-    /// The connection that receives messages from other instances reconnects. For a few
-    /// milliseconds, this instance therefore looks up keys and near cache entries on the server.
-    /// Connections that are opened later always call the provider.
+    /// previous password or token. No request fails, because current and later calls use the same
+    /// connections. The connection that receives messages from other instances reconnects. For a
+    /// few milliseconds, this instance therefore looks up API keys and cache entries on the server
+    /// instead of using its local copies. Connections that are opened later always call the
+    /// provider.
     ///
     /// # Errors
     ///
     /// Returns an error if the provider fails or times out, or if a server rejects the credentials
-    /// twice. Each failure is reported as a notice, and connections keep their previous
+    /// twice. Each failure is reported as a notice, and the open connections keep their previous
     /// credentials. The kind is [`Misconfigured`](crate::StoreErrorKind::Misconfigured) if a server
     /// rejects the credentials, or if the store has no
     /// [`credentials_provider`](RedisConfig::credentials_provider).
@@ -150,7 +150,7 @@ impl RedisStore {
         self.shared.link.reauthenticate().await
     }
 
-    /// Returns this store's counters.
+    /// Returns the store's counters.
     pub fn stats(&self) -> RedisStats {
         self.shared.link.stats()
     }

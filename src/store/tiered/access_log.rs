@@ -1,4 +1,4 @@
-//! The access log of the tiered store, which is stored on the server.
+//! The tiered store's access log, which is stored on the server.
 
 use super::store::TieredStore;
 use crate::{

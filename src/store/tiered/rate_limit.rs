@@ -1,4 +1,4 @@
-//! The rate limits of the tiered store, which are counted on the server that all instances share.
+//! The tiered store's rate limits, which are counted on the server that all instances share.
 
 use super::store::TieredStore;
 use crate::{

@@ -7,14 +7,15 @@ use crate::store::RedisStore;
 
 /// A [`RedisStore`] with a near cache in the memory of this process.
 ///
-/// After a cached response is looked up on the server, it is served from memory without a command
-/// for up to two seconds. Each purge is published to all instances. An instance invalidates its
-/// copies when it receives the purge, usually within milliseconds. While an instance cannot receive
-/// purges, it bypasses the near cache and looks up each response on the server.
+/// After a cached response is looked up on the server, it is served from memory for up to two
+/// seconds, without a command to the server. Each purge is published to all instances. An instance
+/// invalidates its copies when it receives the purge, usually within milliseconds. While an
+/// instance cannot receive purges, it bypasses the near cache and looks up each response on the
+/// server.
 ///
 /// A purge takes effect immediately on the instance that sends it, as with a [`RedisStore`]. On
-/// other instances, the purge takes effect when they receive the message, or after two seconds if
-/// the message is lost.
+/// each other instance, the purge takes effect when that instance receives the message, or after
+/// two seconds if the message is lost.
 ///
 /// Calls for API keys, rate limits and the log are passed to the server unchanged. A
 /// [`KeyRing`](crate::api_key::KeyRing) has its own cache of keys.

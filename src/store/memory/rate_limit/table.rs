@@ -21,12 +21,12 @@
 //! Two tasks therefore never take two slots for one key or one slot for two keys.
 //!
 //! Once all groups are in use, a key whose group has no free slot is counted in a shared slot. Each
-//! policy has [`SHARED_PER_GROUP`] such slots in each shared group, and all keys that use a shared
-//! slot are counted together. When a slot in the key's own group becomes free, the key takes that
-//! slot and copies the count of the shared slot. Such a key may therefore be counted too high, but
-//! no key is ever counted too low. With `n` requests from such keys in one window and `w` shared
-//! slots, a request exceeds its limit `l` with the probability that a Poisson variable with mean
-//! `n / w` is at least `l`.
+//! policy has [`SHARED_PER_GROUP`] such slots in each shared group, and all keys that use the same
+//! shared slot are counted together. When a slot in the key's own group becomes free, the key takes
+//! that slot and copies the count of the shared slot. Such a key may therefore be counted too high,
+//! but no key is ever counted too low. With `n` requests from such keys in one window and `w`
+//! shared slots, a request exceeds its limit `l` with the probability that a Poisson variable with
+//! mean `n / w` is at least `l`.
 //!
 //! Locks are taken in this order: groups in ascending order, then slots in ascending order. A task
 //! that holds a slot never waits for a group. There is one safe exception: [`Table::move_key`]

@@ -22,7 +22,7 @@ static MARK: LazyLock<Script> =
 /// The interval between two reads of the acknowledgment counter.
 const PAUSE: Duration = Duration::from_millis(5);
 
-/// The acknowledgments of all previous key changes by the subscribed instances.
+/// The acknowledgments of previous key changes, sent by the subscribed instances.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct InvalidationAcks {
@@ -46,8 +46,8 @@ impl RedisStore {
     ///
     /// An instance subscribes at its first key lookup. While an instance is not subscribed, it
     /// caches no keys and needs no acknowledgment. In a Cluster, only the instances that are
-    /// subscribed to the node with the keys are counted. The other instances receive the message at
-    /// the same time.
+    /// subscribed to the node that stores the keys are counted. The other instances receive the
+    /// message at the same time.
     ///
     /// ```no_run
     /// use std::time::Duration;

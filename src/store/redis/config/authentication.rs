@@ -40,12 +40,12 @@ impl RedisConfig {
     /// calls the function again if the server rejects the returned credentials (`WRONGPASS` or
     /// `NOAUTH`).
     /// [`RedisStore::reauthenticate`](crate::store::redis::store::RedisStore::reauthenticate)
-    /// applies new credentials to open connections. Calls can overlap, so the function should
-    /// return a cached value as long as that value is valid.
+    /// applies new credentials to open connections. Calls can overlap, so the function should cache
+    /// the credentials and return them for as long as they are valid.
     ///
     /// If the function fails, panics or exceeds [`credentials_timeout`](Self::credentials_timeout),
-    /// the server is unavailable until a later attempt succeeds. The store makes one attempt per
-    /// second. The notice contains the error text, which must not contain secrets.
+    /// the server is unavailable until a later attempt to connect succeeds. The store makes one
+    /// attempt per second. The notice contains the error text, which must not contain secrets.
     ///
     /// The credentials in the URL are not used. For Sentinels, use
     /// [`sentinel_credentials_provider`](Self::sentinel_credentials_provider).
@@ -96,7 +96,7 @@ impl RedisConfig {
     /// [`sentinel_credentials_provider`](Self::sentinel_credentials_provider). Defaults to 5 s. The
     /// value must be positive and at most 60 s.
     ///
-    /// Requests do not wait that long. They wait for a connection for at most
+    /// Requests do not wait for the entire timeout. They wait for a connection for at most
     /// [`connect_timeout`](Self::connect_timeout).
     pub fn credentials_timeout(mut self, timeout: Duration) -> Self {
         self.login.timeout = timeout;

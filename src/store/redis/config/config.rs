@@ -73,20 +73,21 @@ pub(crate) struct RedisBounds {
 }
 
 impl RedisConfig {
-    /// Creates the configuration of a single server, which may be behind a name that fails over to
+    /// Creates the configuration of a single server. The host can be a DNS name that fails over to
     /// another server.
     pub fn single(url: impl Into<String>) -> Self {
         Self::new(Servers::Single(url.into()))
     }
 
-    /// Creates the configuration of a primary that Sentinels monitor under the name `main`.
+    /// Creates the configuration of a primary that Sentinels monitor. `main` is the primary's name
+    /// on the Sentinels.
     ///
     /// The store queries the Sentinels each time it connects, including after the primary has
-    /// become a replica. The username and password in a URL authenticate only to that Sentinel. The
-    /// primary uses [`username`](Self::username) and [`password`](Self::password), or
-    /// [`credentials_provider`](Self::credentials_provider), as well as
-    /// [`database`](Self::database). If the first Sentinel is reached over TLS, so is the primary.
-    /// The primary also uses the protocol version of the URLs.
+    /// become a replica. The username and password in a URL authenticate only to that Sentinel.
+    /// Connections to the primary use [`username`](Self::username) and
+    /// [`password`](Self::password), or [`credentials_provider`](Self::credentials_provider), and
+    /// select [`database`](Self::database). They use TLS if the first Sentinel's URL does, and the
+    /// protocol version that the URLs specify.
     pub fn sentinel<U: Into<String>>(
         sentinels: impl IntoIterator<Item = U>,
         main: impl Into<String>,
@@ -97,10 +98,10 @@ impl RedisConfig {
         })
     }
 
-    /// Creates the configuration of a Cluster, which is discovered through these nodes.
+    /// Creates the configuration of a Cluster that is discovered through these nodes.
     ///
-    /// The username, password and TLS setting of the first URL apply to all nodes of the Cluster.
-    /// So does the protocol version of the URLs.
+    /// The username, password and TLS setting of the first URL apply to all nodes of the Cluster,
+    /// and so does the protocol version that the URLs specify.
     pub fn cluster<U: Into<String>>(nodes: impl IntoIterator<Item = U>) -> Self {
         Self::new(Servers::Cluster(
             nodes.into_iter().map(Into::into).collect(),
@@ -149,8 +150,8 @@ impl RedisConfig {
     /// Sets the timeout for rate-limit decisions. Defaults to 25 ms. The value must be positive and
     /// at most 60 s.
     ///
-    /// While the server replies slowly, a call waits as long as recent replies took, but at most
-    /// eight times the timeout. If the server sends nothing at all, a call waits only for the
+    /// While the server replies slowly, a call waits for as long as recent replies took, but for at
+    /// most eight times the timeout. If the server sends nothing at all, a call waits only for the
     /// timeout.
     pub fn rate_limit_timeout(mut self, timeout: Duration) -> Self {
         self.timeouts.rate_limit = timeout;
@@ -177,24 +178,24 @@ impl RedisConfig {
         self
     }
 
-    /// Sets the time without any reply, while calls wait, after which the server counts as
-    /// unavailable. Defaults to 50 ms. The value must be positive and at most 60 s.
+    /// Sets the time after which the server counts as unavailable if it sends no reply although
+    /// calls are waiting. Defaults to 50 ms. The value must be positive and at most 60 s.
     ///
     /// Any reply restarts this time, including a reply to a call that has already timed out. Time
     /// during which this process was delayed does not count. For a server with a high latency, the
-    /// maximum is twice the latency, but at most four times this value. Regardless of this value, a
-    /// server also counts as unavailable after five consecutive rounds of calls without a reply.
-    /// Calls that wait at the same time form one round.
+    /// time is extended to twice the latency, but to at most four times this value. Regardless of
+    /// this value, a server also counts as unavailable after five consecutive rounds of calls
+    /// without a reply. Calls that wait at the same time form one round.
     pub fn idle_timeout(mut self, silence: Duration) -> Self {
         self.timeouts.silence = silence;
         self
     }
 
-    /// Sets the timeout for opening a connection, and for a Sentinel or node to return the
+    /// Sets the timeout for opening a connection, and for querying a Sentinel or node for the
     /// addresses of the servers. Defaults to 250 ms. The value must be positive and at most 60 s.
     ///
-    /// A call waits for a connection no longer than the call's own timeout. The server counts as
-    /// unavailable once the attempt to connect fails or exceeds this timeout.
+    /// A call waits for a connection for no longer than the call's own timeout. The server counts
+    /// as unavailable once the attempt to connect fails or exceeds this timeout.
     pub fn connect_timeout(mut self, timeout: Duration) -> Self {
         self.timeouts.connect = timeout;
         self
@@ -208,14 +209,14 @@ impl RedisConfig {
     }
 
     /// Sets the maximum number of rejected partitions that are remembered. Defaults to 10 000. With
-    /// a value of 0, none are remembered.
+    /// a value of 0, no rejected partitions are remembered.
     ///
-    /// Repeated requests in a rejected partition are rejected locally until the partition's
-    /// `retry_after` elapses, by the same algorithm and with the state that the server returned.
-    /// These rejections are exact unless another instance refunds or resets the partition. In that
-    /// case, the change takes effect on this instance once that time has elapsed. A limiter that
-    /// settles or charges by the response expects refunds, so its rejections are remembered for at
-    /// most half a second.
+    /// Until a rejected partition's `retry_after` elapses, repeated requests are rejected locally,
+    /// by the same algorithm and with the state that the server returned. These rejections are
+    /// exact unless another instance refunds or resets the partition. In that case, the refund or
+    /// reset takes effect on this instance once `retry_after` has elapsed. A limiter that settles
+    /// costs or charges only some responses expects refunds, so its rejections are remembered for
+    /// at most half a second.
     pub fn max_cached_denials(mut self, partitions: usize) -> Self {
         self.bounds.max_cached_denials = partitions;
         self
@@ -224,8 +225,8 @@ impl RedisConfig {
     /// Sets the maximum number of rate-limit decisions in one call. Defaults to 32. The value must
     /// be from 1 to 255; a value of 1 disables batching.
     ///
-    /// Decisions are batched only while four calls for other decisions are in flight, so batching
-    /// adds no waiting time below that load. The decisions in a batch are independent of one
+    /// Decisions are batched only while four calls for other decisions are in flight. Below that
+    /// load, batching adds no waiting time. The decisions in a batch are independent of one
     /// another. The server runs a batch without interruption; 32 decisions take about 200 µs. On a
     /// Cluster, decisions are not batched, because a call is limited to one slot.
     pub fn max_batch(mut self, decisions: usize) -> Self {

@@ -41,7 +41,8 @@ impl RedisCredentials {
         }
     }
 
-    /// Creates the credentials of the user `default`, whose password `requirepass` sets.
+    /// Creates the credentials of the user `default`, whose password is the server's `requirepass`
+    /// setting.
     pub fn password(password: impl Into<String>) -> Self {
         Self {
             username: None,

@@ -3,7 +3,7 @@
 use super::config::RedisConfig;
 
 impl RedisConfig {
-    /// Sets the root certificates to which server certificates must chain, as one or more PEM
+    /// Sets the root certificates with which server certificates are verified, as one or more PEM
     /// certificates. Defaults to the system's root certificates.
     ///
     /// A connection uses TLS 1.2 or 1.3 if the scheme of its URL is `rediss://`. Server
@@ -24,9 +24,9 @@ impl RedisConfig {
         self
     }
 
-    /// Sets the name that is verified in server certificates. Defaults to the host of the
-    /// connection. Use this option for Sentinels and Cluster nodes that refer to one another by IP
-    /// address.
+    /// Sets the name for which server certificates must be valid. Defaults to the host of the
+    /// connection. Use this option for Sentinels and Cluster nodes that announce one another's IP
+    /// addresses.
     pub fn certificate_name(mut self, name: impl Into<String>) -> Self {
         self.tls.set_name(name.into());
         self

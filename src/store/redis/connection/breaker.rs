@@ -103,7 +103,7 @@ impl Pulse {
         self.silent_since = self.silent_since.map(|since| now.min(since + delay));
     }
 
-    /// Records that no reply arrived in time to a call that started at `begun`. Returns `true` if
+    /// Records that no reply arrived in time for a call that started at `begun`. Returns `true` if
     /// the server counts as unavailable. This is the case after a silence of `idle_timeout` (up to
     /// four times as long for a slow server), or after five consecutive rounds of failed calls.
     pub(crate) fn failed(

@@ -46,8 +46,8 @@ const JITTER_MAX_MICROS: u64 = 100_000;
 /// ```
 ///
 /// While the server is unavailable, calls fail immediately, and a background task tries to connect
-/// once per second. A call waits for a connection no longer than the call's own timeout, and never
-/// opens a connection itself.
+/// once per second. A call waits for a connection for no longer than the call's own timeout, and
+/// never opens a connection itself.
 pub(crate) struct Node {
     pub(super) endpoint: Endpoint,
     pub(super) ground: Arc<Ground>,

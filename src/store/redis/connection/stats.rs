@@ -107,8 +107,8 @@ impl From<Outage> for StoreError {
     }
 }
 
-/// The counters of a [`RedisStore`](crate::store::redis::store::RedisStore) since the store was
-/// created.
+/// The counters of a [`RedisStore`](crate::store::redis::store::RedisStore). They start at zero
+/// when the store is created.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct RedisStats {

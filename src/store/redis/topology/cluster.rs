@@ -198,7 +198,7 @@ impl Cluster {
         nodes
     }
 
-    /// Queries one node after another. Returns `true` if one returned the topology.
+    /// Queries one node after another. Returns `true` if a node returned the topology.
     async fn ask_each(self: &Arc<Self>) -> bool {
         let known: Vec<Address> = {
             let mut state = self.lock();

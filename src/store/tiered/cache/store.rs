@@ -1,4 +1,4 @@
-//! Cache calls of the tiered store, which try the near cache first and then the Redis server.
+//! The tiered store's cache calls, which try the near cache first and then the Redis server.
 
 use super::state::Near;
 use std::{sync::Arc, time::Duration};
