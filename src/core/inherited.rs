@@ -3,8 +3,8 @@
 
 use std::sync::OnceLock;
 
-/// A setting of a layer. The first value that is set remains in effect. If none is set, the default
-/// applies.
+/// A setting of a layer. The first value that is set remains in effect. If no value is set, the
+/// default applies.
 #[derive(Clone, Debug)]
 pub(crate) struct Inherited<T>(OnceLock<T>);
 

@@ -3,12 +3,12 @@
 //! The alternatives are HMAC-SHA-256 from the crate `hmac`, which compresses at least twice as many
 //! blocks, and keyed BLAKE3 from the crate `blake3` with the feature `pure`, which does not use the
 //! processor's instructions. Both were measured against this file in one process, in paired rounds
-//! (x86-64 with SHA extensions, two runs on a busy machine). A cache hit of an identified caller
+//! (x86-64 with SHA extensions, two runs on a busy machine). A cache hit for an identified caller
 //! through the cache layer alone takes 1 900 ns. On that path, `hmac` costs 24 to 29 % more than
-//! this file, and `blake3` costs 9 % more. Both exceed the limit of 5 % for replacing own code with
-//! a crate. Under all layers of `Gate`, a hit takes at least 6 800 ns, and the additional cost is 4
-//! to 7 % for `hmac` and 1 to 2 % for `blake3`. `blake3` also depends on the crate `cc` at build
-//! time, which the default build does not contain.
+//! this file, and `blake3` costs 9 % more. Both exceed the limit of 5 % for replacing this crate's
+//! own code with a dependency. Under all layers of `Gate`, a hit takes at least 6 800 ns, and the
+//! additional cost is 4 to 7 % for `hmac` and 1 to 2 % for `blake3`. `blake3` also depends on the
+//! crate `cc` at build time, which the default build does not contain.
 
 use sha2::block_api::compress256;
 

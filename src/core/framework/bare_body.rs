@@ -1,4 +1,4 @@
-//! The request body without a framework: none.
+//! The absence of a framework's request body type.
 
 use std::any::{Any, TypeId};
 

@@ -1,4 +1,4 @@
-//! The route of a request without a framework: none.
+//! The absence of a matched route without a framework.
 
 use http::Extensions;
 

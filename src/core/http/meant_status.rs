@@ -5,7 +5,7 @@ use http::{HeaderValue, Response, StatusCode, Version};
 use super::rejection::{GRPC_STATUS, Meant};
 
 /// Returns the effective status of a response to a request with this HTTP version: the status of
-/// its rejection, the status that corresponds to its gRPC status, or its own status.
+/// the rejection, the status that corresponds to the gRPC status, or the response's own status.
 pub(crate) fn meant_status<B>(response: &Response<B>, version: Version) -> StatusCode {
     if let Some(Meant(status)) = response.extensions().get() {
         return *status;

@@ -84,7 +84,7 @@ fn is_port(port: &str) -> bool {
 /// Splits a line at unquoted separators, starting with the rightmost part.
 ///
 /// Quotes are also paired from the right. The text that a trusted proxy writes is well-formed, so
-/// an unbalanced quote that the client wrote further left does not affect it.
+/// an unbalanced quote that the client wrote further left does not affect the proxy's text.
 pub(crate) fn rsplit_unquoted(line: &[u8], separator: u8) -> impl Iterator<Item = &[u8]> {
     let mut rest = Some(line);
     iter::from_fn(move || {

@@ -1,4 +1,4 @@
-//! The default runtime of a layer without Tokio, which is none.
+//! The absence of a default runtime without Tokio.
 
 use std::sync::Arc;
 

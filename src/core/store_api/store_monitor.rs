@@ -22,8 +22,8 @@ use crate::core::{
 };
 
 /// Monitors a layer's calls to its store. The auditor receives an event when the store becomes
-/// unavailable, when it becomes available again, and when it is full. The request's record receives
-/// each call.
+/// unavailable, when it becomes available again, and when it is full. Each call is added to the
+/// request's record.
 ///
 /// Clones monitor the same store.
 #[derive(Clone)]

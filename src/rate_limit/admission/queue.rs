@@ -20,8 +20,9 @@ use crate::core::{
 /// The waiting requests of a limiter, ordered by turn within each partition.
 ///
 /// The store assigns the turns. When a request leaves before its turn, the next request takes over
-/// that turn and passes on its own, so that all later requests move up. The last turn is refunded.
-/// A shared store accepts the refund only if no request in another process has a later turn.
+/// that turn and passes on its own turn, so that all later requests move up. The last turn is
+/// refunded. A shared store accepts the refund only if no request in another process has a later
+/// turn.
 pub(crate) struct TurnQueue {
     runtime: Arc<dyn Runtime>,
     max_waiters: usize,
@@ -43,7 +44,7 @@ struct QueueEntryState {
     waker: Option<Waker>,
 }
 
-/// A turn: its charges, and the sleep until it arrives.
+/// A turn's charges, and the sleep until the turn arrives.
 struct QueueTurn {
     paid: Paid,
     sleep: Task,

@@ -31,7 +31,7 @@ pub(super) struct ChargeCondition {
 }
 
 impl ChargeCondition {
-    /// Creates the condition of a request of this HTTP version.
+    /// Creates the condition for a request with this HTTP version.
     pub(super) fn new(charge_if: &Arc<ChargeIfFn>, version: Version) -> Self {
         Self {
             charge_if: Arc::clone(charge_if),

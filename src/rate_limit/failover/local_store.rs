@@ -26,10 +26,10 @@ use crate::{
 /// store.
 ///
 /// The store has two counts per partition. The first count decides requests. It is lowered only by
-/// amounts that the main store acknowledged while it had quota left. A window therefore admits at
-/// most the limit and one share over any number of outages, even if charges are lost. The second
-/// count, under a separate key, contains the unsent amounts. Both counts expire with their windows,
-/// within the bounds of the local store.
+/// amounts that the main store acknowledged while the main store had quota left. Over any number of
+/// outages, a window therefore admits at most the limit plus one share, even if charges are lost.
+/// The second count, under a separate key, contains the unsent amounts. Both counts expire with
+/// their windows and are subject to the local store's limits.
 ///
 /// A local store that does not reply immediately has only the first count, which is never lowered.
 #[derive(Debug)]

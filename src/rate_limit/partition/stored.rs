@@ -46,8 +46,9 @@ impl StoredPartition {
         Some(spaces.map(|space| space.short_key(b"comparison")).collect())
     }
 
-    /// Returns the subject of audit events. The subject is the id of the API key, otherwise the
-    /// client's network if it is a component, and otherwise the key in the store.
+    /// Returns the subject of audit events. The subject is the id of the API key, if there is one.
+    /// Otherwise, it is the client's network if the partition includes the network, and the key in
+    /// the store if not.
     pub(crate) fn subject(&self, key: &StoreKey, head: &RequestHead<'_>) -> Arc<str> {
         if let Some(caller) = identity(head) {
             return caller.key_id().into();

@@ -81,7 +81,8 @@ impl PolicySet {
     }
 
     /// Returns a set with other policies and the same share. The names of the policies must be
-    /// distinct. If a policy's share cannot be counted, the local store does not decide with them.
+    /// distinct. If a policy's share cannot be counted, the local store does not decide with these
+    /// policies.
     pub(super) fn with_policies(&self, policies: Vec<Policy>) -> Self {
         Self::new(policies.clone(), self.share)
             .or_else(|_| Self::new(policies, None))

@@ -125,7 +125,7 @@ impl PolicySets {
     }
 }
 
-/// The active sets, which are the first sets until those are replaced.
+/// The active sets. These are the initial sets until the sets are replaced.
 #[derive(Debug)]
 pub(crate) struct LiveSets {
     first: PolicySets,
@@ -191,7 +191,7 @@ impl LiveSets {
         Chosen::Latest(Arc::clone(sets.for_tier(tier.as_deref())))
     }
 
-    /// Chooses among the first sets, unless those were replaced.
+    /// Chooses among the initial sets, unless the sets were replaced.
     #[inline]
     pub(crate) fn choose_first<'t>(
         &self,

@@ -106,8 +106,7 @@ impl TrustedProxies {
         }
     }
 
-    /// Returns the client, determined from the peer and the entries, which are ordered from the
-    /// right.
+    /// Determines the client from the peer and the entries. The entries are ordered from the right.
     ///
     /// An entry that cannot be parsed is `None` and ends the search.
     pub(super) fn client(

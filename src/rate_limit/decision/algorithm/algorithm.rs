@@ -25,7 +25,7 @@ use crate::{
 pub(crate) enum Algorithm {
     FixedWindow(FixedWindow),
     SlidingWindow(SlidingWindow),
-    /// Exact with a log, or a sliding window in a store that supports only states.
+    /// A sliding log, or a sliding window in a store that supports only states.
     SlidingLog(SlidingLog, SlidingWindow),
     TokenBucket(TokenBucket),
     LeakyBucket(LeakyBucket),
