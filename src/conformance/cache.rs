@@ -21,10 +21,10 @@ use crate::{
 /// Checks that a store meets the requirements of [`CacheStore`].
 ///
 /// A lookup must return only the entry that was stored under the same key and variant. Purged
-/// entries must not be returned, even if they were filled during the purge. Purges of other names
-/// must not remove any entry, no matter how many there are. Expired entries must not be returned. A
-/// touch must replace the head of only the entry for which it was created. The suite also compares
-/// random histories with a model. With a `pause` that sleeps, the suite takes a few seconds.
+/// entries must not be returned, even if they were filled during the purge. Purges of other names,
+/// however many, must not remove any entry. Expired entries must not be returned. A touch must
+/// replace the head of only the entry for which it was created. The suite also compares random
+/// histories with a model. With a `pause` that sleeps, the suite takes a few seconds.
 ///
 /// The suite purges all entries, so use a separate store that has space for several megabytes.
 ///

@@ -1,4 +1,4 @@
-//! Types for implementing a store. Applications do not need them.
+//! Types for implementing a store. Applications do not need these types.
 //!
 //! A store implements the traits of the layers that it serves:
 //! [`ApiKeyStore`](crate::api_key::ApiKeyStore),

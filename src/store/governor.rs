@@ -62,9 +62,9 @@ pub type GovernorLimiter = RateLimiter<
 /// which [`policies_with`](crate::rate_limit::RateLimitLayerBuilder::policies_with) returns
 /// unsupported policies.
 ///
-/// Partitions are never evicted. Call `retain_recent` on the limiter periodically; otherwise, its
-/// memory grows with each new client. A [`MemoryStore`](super::MemoryStore) has none of these
-/// restrictions.
+/// Partitions are never evicted. Call `retain_recent` on the limiter periodically; otherwise, the
+/// limiter's memory grows with each new client. A [`MemoryStore`](super::MemoryStore) has none of
+/// these restrictions.
 #[derive(Clone)]
 pub struct GovernorStore {
     limiter: Arc<GovernorLimiter>,

@@ -23,7 +23,7 @@ static SERVERS: AtomicU64 = AtomicU64::new(0);
 /// The file that contains the configuration and the state of a Sentinel.
 const SENTINEL_CONFIG: &str = "sentinel.conf";
 
-/// A `redis-server` process that stops when it is dropped.
+/// A `redis-server` process that stops when this value is dropped.
 ///
 /// The server persists no data and permits the command `DEBUG`.
 #[derive(Debug)]

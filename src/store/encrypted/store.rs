@@ -161,7 +161,7 @@ impl EncryptedInner {
         Ok(Some(Arc::new(entry.seal(head, body))))
     }
 
-    /// Returns `true` if the body can be retained when the head is replaced, which is the case if
+    /// Returns `true` if the body can be retained when the head is replaced. This is the case if
     /// the body is not encrypted or is encrypted with the current key. Otherwise, a previous key
     /// would stay in use.
     fn body_stays(&self, entry: &StoredResponse) -> bool {

@@ -1,8 +1,9 @@
 //! Records of purges, with which lookups compare entries.
 //!
-//! A purge targets a URL, a tag, a caller, or all entries. It records its time for the targeted
-//! names and does not visit any entry, so its cost does not depend on the number of entries. An
-//! entry is valid as long as its fence is later than the last purge of each of its names.
+//! A purge targets a URL, a tag, a caller, or all entries. A purge records its time for the
+//! targeted names and does not visit any entry, so the cost of a purge does not depend on the
+//! number of entries. An entry is valid as long as its fence is later than the last purge of every
+//! name of the entry.
 
 use super::{
     cells::{Cell, CellId, Cells},

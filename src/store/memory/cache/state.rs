@@ -421,10 +421,10 @@ mod tests {
         ]
     }
 
-    /// A list of all stored entries and all purges.
+    /// The model of a store: all stored entries and all purges.
     ///
-    /// A fill is in flight from its lookup until it is stored. Purges in that time may affect it
-    /// even if they name other entries: their times are upper bounds then.
+    /// A fill is in flight from its lookup until it is stored. Purges during that time may affect
+    /// the fill even if they target other entries, because their times are then upper bounds.
     #[derive(Default)]
     struct Model {
         stored: Vec<StoredSample>,

@@ -13,7 +13,7 @@ static HEARD: LazyLock<Script> =
 /// The prefix of messages that request an acknowledgment.
 pub(super) const MARK_START: &[u8] = b"? ";
 
-/// Acknowledges a message if the message requests it. Returns `true` if it does.
+/// Acknowledges a message if the message requests an acknowledgment. Returns `true` if it does.
 pub(crate) fn acknowledge(link: &Weak<Link>, message: &[u8]) -> bool {
     let Some(mark) = message.strip_prefix(MARK_START) else {
         return false;

@@ -25,7 +25,7 @@ static PURGE: LazyLock<Script> =
     LazyLock::new(|| Script::new(&[PURGES, include_str!("../scripts/cache_purge.lua")]));
 
 /// The maximum number of recent purges in each set, which take about 10 MB. If more purges than
-/// this occur during a fill, its response is not stored.
+/// this occur during a fill, the response is not stored.
 const PURGES_MAX: usize = 1 << 16;
 
 /// An event of the subscription to purges.

@@ -80,8 +80,8 @@ impl Node {
 impl Pass {
     /// Sends a command and returns the reply.
     ///
-    /// If the server rejects the connection's credentials, it has executed nothing. The command is
-    /// then sent once more, on a new connection.
+    /// If the server rejects the connection's credentials, the server has not executed the command.
+    /// The command is then sent once more, on a new connection.
     pub(crate) async fn ask(&mut self, command: &Cmd) -> Result<RedisResult<Value>, Fault> {
         let reply = self.ask_once(command).await?;
         if !matches!(&reply, Err(error) if is_denied(error)) {

@@ -9,8 +9,8 @@ use super::error::Fault;
 
 /// A script that a server runs atomically.
 ///
-/// The script's first argument is a number. The script returns it as the first element of its
-/// reply, which is an array, so that a reply cannot be mistaken for the reply to another call.
+/// The script's first argument is a number. The script's reply is an array that starts with the
+/// same number, so a reply cannot be mistaken for the reply to another call.
 #[derive(Debug)]
 pub(crate) struct Script {
     source: String,
