@@ -100,8 +100,8 @@ impl fmt::Display for StoreErrorKind {
     }
 }
 
-/// An error that describes an invalid configuration: the option, its value, the problem and the
-/// fix.
+/// An error that reports an invalid configuration. It contains the option, the option's value, the
+/// problem and the fix.
 ///
 /// All of this crate's builders return this error before the first request.
 ///

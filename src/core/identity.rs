@@ -51,9 +51,9 @@ impl Identity {
     /// Creates a builder for an identity that the application has verified.
     ///
     /// All inner layers trust the identity. `key_id` is public and appears in logs. It must be
-    /// unique among all callers of the service, across owners, tenants and authentication methods,
-    /// because the rate limiter counts by the [lineage](Self::lineage), which defaults to the key
-    /// id. If users are identified by a tenant and a name, include both in the id, as in
+    /// unique among all callers of the service, across owners, tenants and authentication methods.
+    /// The reason is that the rate limiter counts by the [lineage](Self::lineage), which defaults
+    /// to the key id. If users are identified by a tenant and a name, include both in the id, as in
     /// `acme/alice`.
     ///
     /// The cache shares responses between two requests only if their identities are equal in
@@ -115,8 +115,8 @@ impl Identity {
         self.inner.credits
     }
 
-    /// Returns the caller's own limit, if any. In limiters that are configured to use it, this
-    /// limit replaces the tier's limit.
+    /// Returns the caller's own limit, if any. In limiters that are configured to use callers' own
+    /// limits, this limit replaces the tier's limit.
     pub fn limit(&self) -> Option<Allowance> {
         self.inner.limit
     }

@@ -12,7 +12,7 @@ use std::{
 /// The flights in progress, by key.
 ///
 /// A flight that is removed from the table continues for its waiters, but no further request can
-/// find it. The table's owner provides its lock. The table's lock is always acquired before a
+/// find it. The table's owner provides the lock of the table. That lock is always acquired before a
 /// flight's lock.
 pub(crate) struct FlightTable<K, F> {
     in_progress: HashMap<K, Arc<F>>,

@@ -3,7 +3,7 @@
 use super::error::StoreErrorKind;
 
 impl StoreErrorKind {
-    /// Returns `true` if the call was not executed, so that it can be repeated.
+    /// Returns `true` if the call was not executed and can therefore be repeated.
     pub(crate) fn is_undone(self) -> bool {
         match self {
             Self::Unavailable | Self::Misconfigured => true,

@@ -1,8 +1,8 @@
 //! Rate limits.
 //!
 //! A request that exceeds its quota receives `429 Too Many Requests` with `Retry-After` and an
-//! `application/problem+json` body. It never reaches the inner service. The rejected request is not
-//! charged, so a client that retries early is not penalized.
+//! `application/problem+json` body. The request never reaches the inner service and is not charged,
+//! so a client that retries early is not penalized.
 //!
 //! ```
 //! use std::time::Duration;

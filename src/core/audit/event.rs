@@ -77,7 +77,8 @@ pub enum AuditEvent {
         /// The store's name.
         store: Arc<str>,
     },
-    /// A store is available but rejects commands, because it is full or a permission is missing.
+    /// A store is available but rejects commands, because the store is full or a permission is
+    /// missing.
     ///
     /// Each cause is reported once, and again if it recurs after a minute without an occurrence.
     StoreRejected {

@@ -8,9 +8,9 @@ use crate::core::framework;
 /// the URI of the request.
 ///
 /// The cache derives its keys from the client's URI, purges by that URI, and resolves `Location`
-/// against it. The cache reads this extension if it is present. Otherwise, it reads axum's
-/// `OriginalUri`, which an axum `Router` inserts (feature `axum`). If both are missing, it uses the
-/// URI of the request.
+/// against it. The cache reads this extension if it is present. Otherwise, the cache reads axum's
+/// `OriginalUri`, which an axum `Router` inserts (feature `axum`). If both are missing, the cache
+/// uses the URI of the request.
 ///
 /// A layer outside the cache that rewrites URIs must insert this extension first, unless the layer
 /// is inside an axum `Router`. Otherwise, the cache uses the rewritten URI. Different URIs that are

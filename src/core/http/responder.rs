@@ -134,8 +134,7 @@ impl<'a> RejectionContext<'a> {
         RecordHandle::from_extensions(self.request?.extensions)?.request_id()
     }
 
-    /// Returns the outcome of the rate limiter that rejected the request, if a rate limiter
-    /// rejected it.
+    /// Returns the outcome of the rate limiter, if a rate limiter rejected the request.
     pub fn rate_limit(&self) -> Option<&'a RateLimitOutcome> {
         self.rate_limit
     }

@@ -47,7 +47,8 @@ pub enum AuthDenial {
     Ambiguous,
     /// The key does not belong to this service, because its format or its checksum is wrong.
     Malformed,
-    /// The key is well-formed, but the store does not contain it, or its secret is wrong.
+    /// The key is well-formed, but either the store does not contain the key or the secret is
+    /// wrong.
     Unknown,
     /// The key has expired.
     Expired,

@@ -39,8 +39,8 @@ pub(crate) struct Paid {
 struct PaidCharge {
     cost: u64,
     receipt: Receipt,
-    /// `true` if the charge is not settled: it was refunded, or never made because a policy in
-    /// shadow mode denied.
+    /// `true` if the charge is not settled: it was refunded, or was never made because a policy in
+    /// shadow mode denied the request.
     is_final: bool,
 }
 

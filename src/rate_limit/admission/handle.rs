@@ -43,7 +43,7 @@ impl RateLimitHandle {
 
     /// Replaces the active policies and tiers in all services that the layer has created.
     ///
-    /// Replacing a policy does not refill its quota if its name, [scope](Policy::scope) and
+    /// Replacing a policy does not refill the quota if the name, the [scope](Policy::scope) and the
     /// algorithm are unchanged. A window retains its count: after 10 of 10 requests are used,
     /// raising the limit to 1000 leaves 990. A bucket retains its remaining share: an empty bucket
     /// stays empty, and a half-full bucket stays half full. If the window changes, other layers and

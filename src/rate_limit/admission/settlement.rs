@@ -15,14 +15,14 @@ use super::{charged::Paid, charging::ChargingOptions, response_head::ChargeCondi
 use crate::rate_limit::policy::policy_set::PolicySet;
 
 /// A handle that sets the actual cost of a request. A limiter that
-/// [settles](crate::rate_limit::RateLimitLayerBuilder::settle_after_response) inserts one into the
-/// extensions of each request that it admits.
+/// [settles](crate::rate_limit::RateLimitLayerBuilder::settle_after_response) inserts a settlement
+/// into the extensions of each request that it admits.
 ///
 /// A request is charged an estimate before it reaches the inner service. The charge is settled when
-/// the response body ends, the client disconnects, or the handler panics: the difference between
-/// the estimate and the most recently set cost is charged or refunded. If no cost was set, the
-/// estimate remains charged. A refund applies only to the window in which the estimate was charged.
-/// A charge can exceed the remaining quota; see
+/// the response body ends, the client disconnects, or the handler panics. The limiter then charges
+/// or refunds the difference between the estimate and the most recently set cost. If no cost was
+/// set, the estimate remains charged. A refund applies only to the window in which the estimate was
+/// charged. A charge can exceed the remaining quota; see
 /// [`Policy::charge`](crate::rate_limit::Policy::charge).
 ///
 /// Clones refer to the same request. If several limiters settle the same request, a single

@@ -62,9 +62,9 @@ impl OnStoreError {
     ///
     /// The local store has no record of requests that were admitted before the failure. Once the
     /// main store decides a partition's requests again, the locally admitted requests that still
-    /// count are charged to it in the background. Each amount is charged at most once: an amount is
-    /// sent again only after [`Unavailable`](crate::StoreErrorKind::Unavailable), which means that
-    /// the call had no effect.
+    /// count are charged to the main store in the background. Each amount is charged at most once:
+    /// an amount is sent again only after [`Unavailable`](crate::StoreErrorKind::Unavailable),
+    /// which means that the call had no effect.
     ///
     /// The local count remains until the charge is acknowledged and the main store still has quota
     /// left. Over any number of outages, a window therefore admits at most the limit plus one share

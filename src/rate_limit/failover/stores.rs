@@ -82,6 +82,8 @@ impl StoreOptions {
         self.on_error.share().ok().flatten()
     }
 
+    /// Checks that the timeout is valid.
+    ///
     /// # Errors
     ///
     /// Returns an error if the timeout is zero.
@@ -94,7 +96,9 @@ impl StoreOptions {
         Err(error.fix("set some tens of milliseconds, or call `without_store_timeout`"))
     }
 
-    /// Returns an error if the store cannot adjust its charges after the fact.
+    /// Checks that the store can settle and refund charges.
+    ///
+    /// # Errors
     ///
     /// Returns an error if the store cannot change its charges.
     pub(crate) fn check_settlement(&self, option: &'static str) -> Result<(), ConfigError> {

@@ -162,10 +162,10 @@ impl Previous {
 
 /// The usage that a store carries over to a policy that [replaces](Policy::replacing) another one.
 ///
-/// Before a store decides with a policy, it must call [`Policy::carry`]. If that call returns a
-/// carry-over, the store first applies the carry-over of the [previous](Self::previous) policy, if
-/// any. It then replaces the state of the policy with the result of [`state`](Self::state).
-/// Applying a carry-over twice is harmless.
+/// Before a store decides with a policy, the store must call [`Policy::carry`]. If that call
+/// returns a carry-over, the store first applies the carry-over of the [previous](Self::previous)
+/// policy, if any. It then replaces the state of the policy with the result of
+/// [`state`](Self::state). Applying a carry-over twice is harmless.
 #[derive(Clone, Copy, Debug)]
 pub struct CarriedCounts<'a> {
     policy: &'a Policy,

@@ -89,8 +89,8 @@ impl Policy {
         self.algorithm.log().is_some()
     }
 
-    /// Returns the maximum time that a request can wait for its turn, if the policy is a
-    /// [queue](Self::leaky_queue).
+    /// Returns the maximum time that a request can wait for its turn, or `None` if the policy is
+    /// not a [queue](Self::leaky_queue).
     pub fn max_wait(&self) -> Option<Duration> {
         Some(self.algorithm.queue()?.max_wait())
     }

@@ -70,7 +70,7 @@ impl OwnSets {
         self.reads
     }
 
-    /// Returns the policies of a caller, given those of its tier.
+    /// Returns the policies of a caller, given the policies of the caller's tier.
     pub(crate) fn for_caller<'a>(&self, base: Chosen<'a>, caller: Option<&Identity>) -> Chosen<'a> {
         let Some(own) = caller.map(|caller| self.reads.of(caller)) else {
             return base;

@@ -28,9 +28,9 @@ use crate::{
 /// # Sharing a count
 ///
 /// A store has one count for each partition and each combination of name, algorithm, window and
-/// scope. Two layers or routes on one store share a count if all of these are equal, even if their
-/// limits differ. Policies with the same name but different windows never affect one another. To
-/// give a route its own count, call [`scope`](Self::scope):
+/// scope. Two layers or routes on one store share a count if all of these properties are equal,
+/// even if the limits differ. Policies with the same name but different windows never affect one
+/// another. To give a route its own count, call [`scope`](Self::scope):
 ///
 /// ```
 /// use portcullis::rate_limit::{Policy, Quota};
@@ -43,10 +43,10 @@ use crate::{
 ///
 /// # Changing a quota
 ///
-/// Changing a quota does not refill it. A window keeps its count: after 10 of 10 requests are used,
-/// raising the limit to 1000 leaves 990. A bucket keeps its remaining share: an empty bucket stays
-/// empty, and a half-full bucket stays half full, to within a microsecond of its refill time. This
-/// behavior applies to
+/// Changing a quota does not refill the quota. A window keeps its count: after 10 of 10 requests
+/// are used, raising the limit to 1000 leaves 990. A bucket keeps its remaining share: an empty
+/// bucket stays empty, and a half-full bucket stays half full, to within a microsecond of its
+/// refill time. This behavior applies to
 /// [`RateLimitHandle::replace_policies`](crate::rate_limit::RateLimitHandle::replace_policies) and
 /// to any two policies that share a count. The behavior also applies if a deployment changes the
 /// window and the new policy [replaces](Self::replacing) the previous one.

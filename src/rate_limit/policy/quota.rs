@@ -149,7 +149,7 @@ impl Quota {
         }
     }
 
-    /// Returns the id of the window, which is its length in microseconds.
+    /// Returns the id of the window, which is the window's length in microseconds.
     pub(super) const fn window_id(&self) -> u64 {
         // No policy has a longer window than 71 years.
         self.window().as_micros() as u64

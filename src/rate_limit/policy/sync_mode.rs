@@ -56,11 +56,11 @@ pub enum SyncMode {
     /// amounts in the background. It reports when the unreported amount reaches half of
     /// `max_unreported`, and after one second at the latest.
     ///
-    /// The unreported amount never exceeds `max_unreported`. The server decides any request that
-    /// would exceed it. Once a quota is spent, each instance admits at most `max_unreported` more,
-    /// regardless of traffic. Those requests are charged too: a bucket must refill their total
-    /// amount before it admits another request. For a bucket, choose `max_unreported` so that its
-    /// sum across all instances is at most the bucket's capacity.
+    /// The unreported amount never exceeds `max_unreported`. If a request would exceed this
+    /// maximum, the server decides the request. Once a quota is spent, each instance admits at most
+    /// `max_unreported` more, regardless of traffic. Those requests are charged too: a bucket must
+    /// refill their total amount before it admits another request. For a bucket, choose
+    /// `max_unreported` so that its sum across all instances is at most the bucket's capacity.
     ///
     /// A report that may have reached the server is not sent again, so the requests in a lost
     /// report remain uncharged. The lost report counts toward `max_unreported` until its window

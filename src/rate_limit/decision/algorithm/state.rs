@@ -5,7 +5,8 @@ use crate::{core::time::Timestamp, rate_limit::policy::quota::EXACT_MAX};
 /// The usage of one partition under one policy, as three words.
 ///
 /// The first word has the same meaning for all algorithms: it is the time at which the state
-/// expires and a store can remove it. The meaning of the other two words depends on the algorithm.
+/// expires and a store can remove the state. The meaning of the other two words depends on the
+/// algorithm.
 ///
 /// ```
 /// use portcullis::{Timestamp, store::backend::State};
