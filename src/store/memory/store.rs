@@ -22,7 +22,7 @@ use crate::core::{
 /// | Table | Default limit | Beyond the limit |
 /// |---|---|---|
 /// | API keys | 100 000 keys | creating another key fails |
-/// | rate limits | 100 000 partitions | new partitions share buckets, so usage can only be overcounted |
+/// | rate limits | 100 000 partitions | new partitions share counts, so usage can be overcounted but never undercounted |
 /// | cache | 64 MiB, including headers and index | the least useful entry is evicted |
 /// | access log | 1 000 records, 1 MiB | the oldest record is evicted |
 ///

@@ -1,4 +1,4 @@
-//! Records of purges, with which lookups compare entries.
+//! Records of purges. Lookups compare entries with these records.
 
 mod cells;
 mod name;

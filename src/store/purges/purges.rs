@@ -1,4 +1,4 @@
-//! Records of purges, with which lookups compare entries.
+//! Records of purges. Lookups compare entries with these records.
 //!
 //! A purge targets a URL, a tag, a caller, or all entries. A purge records its time for the
 //! targeted names and does not visit any entry, so the cost of a purge does not depend on the

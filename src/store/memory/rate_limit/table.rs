@@ -312,7 +312,7 @@ impl Table {
             .or_else(|| self.claim(group, fingerprint, State::NONE, now, taken))
     }
 
-    /// Splits the group that contains a key, unless it already is the group of the key at this
+    /// Splits the group that contains a key, unless that group already is the key's group at this
     /// depth.
     fn split(&self, key: Key, depth: u8) {
         let group_at = |depth| self.group(key.fingerprint, depth);

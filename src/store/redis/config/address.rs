@@ -58,7 +58,7 @@ impl Address {
         })
     }
 
-    /// Returns the host and the port of a URL, without its credentials.
+    /// Returns the host and the port of a URL, without the credentials.
     pub(super) fn place_of(url: &str) -> Option<String> {
         let (url, _) = without_tls(url).ok()?;
         Some(read(&url).ok()?.0.to_string())

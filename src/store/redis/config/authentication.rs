@@ -75,8 +75,8 @@ impl RedisConfig {
     }
 
     /// Sets a function that returns the current credentials for the Sentinels. Overrides the
-    /// credentials in the URLs of the Sentinels. The function is called in the same way as
-    /// [`credentials_provider`](Self::credentials_provider).
+    /// credentials in the URLs of the Sentinels. The function is called under the same conditions
+    /// as the function that is set with [`credentials_provider`](Self::credentials_provider).
     ///
     /// # Errors
     ///

@@ -25,7 +25,7 @@ use crate::{
     store::redis::{config::credentials::RedisCredentials, topology::endpoint::Endpoint},
 };
 
-/// The timeout for an attempt to connect. Calls wait no longer than their own timeouts.
+/// The timeout for an attempt to connect. Calls wait for no longer than their own timeouts.
 const ATTEMPT_MAX: Duration = Duration::from_secs(1);
 
 /// The minimum interval between the starts of two attempts.

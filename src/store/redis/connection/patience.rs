@@ -23,8 +23,8 @@ const LAST_LOOK: Duration = Duration::from_millis(1);
 ///
 /// A timer that fires late shows that this process was delayed, and that the reply may have arrived
 /// without being read. In that case, the call waits again for as long as the process was delayed.
-/// If the server replies slowly, a call waits as long as replies take, but at most eight times the
-/// timeout.
+/// If the server replies slowly, a call waits for as long as replies take, but for at most eight
+/// times the timeout.
 pub(crate) struct Patience {
     node: Option<Arc<Node>>,
     timeout: Duration,

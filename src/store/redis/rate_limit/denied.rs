@@ -57,7 +57,7 @@ impl DenialMemory {
         }
     }
 
-    /// Returns the decision that the server would make, if it would reject the request.
+    /// Returns the decision that the server would make if that decision would be a rejection.
     pub(super) fn decide(
         &self,
         partition: &StoreKey,
