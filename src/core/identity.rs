@@ -16,8 +16,8 @@ use super::{allowance::Allowance, error::ConfigError, notice};
 /// chooses limits by the tier. The cache partitions responses by [`Identity::digest`], and the
 /// access log records the key id. Cloning an identity only increments a reference count.
 ///
-/// The API key layer inserts the identity. An application that authenticates by other means creates
-/// one with [`Identity::builder`].
+/// The API key layer inserts the identity. An application that authenticates callers by other means
+/// creates an identity with [`Identity::builder`].
 ///
 /// ```
 /// use portcullis::Identity;

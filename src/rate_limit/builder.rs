@@ -198,11 +198,11 @@ impl RateLimitLayerBuilder {
     ///
     /// The predicate does not depend on the body. A request without a response remains charged.
     /// This is the case if the client disconnects before the head, the handler panics, or the inner
-    /// service returns an error. Cached responses and rejections by inner layers count like other
-    /// responses. Requests that this limiter rejects are never charged. The refund applies only to
-    /// the window of the charge. The store must support [refunds](RateLimitStore::can_settle);
-    /// otherwise, [`build`](Self::build) returns an error. With
-    /// [`settle_after_response`](Self::settle_after_response), only the policies to which the
+    /// service returns an error. Cached responses and rejections by inner layers are treated like
+    /// other responses. Requests that this limiter rejects are never charged. The refund applies
+    /// only to the window of the charge. The store must support
+    /// [refunds](RateLimitStore::can_settle); otherwise, [`build`](Self::build) returns an error.
+    /// With [`settle_after_response`](Self::settle_after_response), only the policies to which the
     /// response is charged are settled.
     ///
     /// ```

@@ -1,4 +1,4 @@
-//! The counts of a limiter, for comparison with other limiters in the process.
+//! A limiter's counts, which are compared with those of other limiters in the process.
 
 use std::sync::atomic::AtomicBool;
 

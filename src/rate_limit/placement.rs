@@ -1,4 +1,4 @@
-//! Checks of a limiter against its outer layers and against other limiters on the same store.
+//! Checks a limiter against its outer layers and against other limiters on the same store.
 
 use std::sync::{Arc, atomic::Ordering};
 

@@ -25,9 +25,9 @@ use crate::core::{
 /// [`decide_all`](crate::store::backend::decide_all) performs the arithmetic.
 ///
 /// If a store loses a state, up to one additional quota is admitted. If a store's step is not
-/// atomic, each concurrent request of a caller can be admitted, so the limit is not enforced. A
-/// call whose result is unknown, such as one that timed out, is never repeated for the same
-/// request.
+/// atomic, each concurrent request of a caller can be admitted, so the limit is not enforced. If
+/// the result of a call is unknown, for example because the call timed out, the call is never
+/// repeated for the same request.
 ///
 /// A policy can [replace](Policy::replacing) another one. A store that does not [carry
 /// over](crate::store::backend::CarriedCounts) the usage of the replaced policy starts the new
@@ -73,16 +73,16 @@ pub trait RateLimitStore: fmt::Debug + Send + Sync + 'static {
         false
     }
 
-    /// Returns the decisions that [`take`](Self::take) would return, without taking anything.
+    /// Returns the decisions that [`take`](Self::take) would return, but takes nothing.
     fn peek(&self, partition: &StoreKey, charges: &[Charge<'_>]) -> StoreFuture<Decisions>;
 
     /// Charges amounts that are already used, even beyond the remaining quota; see
     /// [`Policy::charge`](super::Policy::charge). The entire amount is charged at the current time.
     ///
     /// This method is called only by limiters that settle the actual cost of requests or that
-    /// decide locally while the store is unavailable. The default implementation fails with
-    /// [`Misconfigured`](crate::StoreErrorKind::Misconfigured), for stores that do not support such
-    /// charges.
+    /// decide locally while the store is unavailable. The default implementation, for stores that
+    /// do not support such charges, fails with
+    /// [`Misconfigured`](crate::StoreErrorKind::Misconfigured).
     fn charge(&self, partition: &StoreKey, charges: &[Charge<'_>]) -> StoreFuture<()> {
         let _ = (partition, charges);
         StoreFuture::failed(StoreErrorKind::Misconfigured)

@@ -30,7 +30,7 @@ impl Audit {
         self.auditor.get().map_or(0, lost)
     }
 
-    /// Sends all later notices of this process as events for as long as a clone of this audit
+    /// Sends all later notices in this process as events for as long as a clone of this audit
     /// exists.
     pub(crate) fn forward_notices(&self) {
         let auditor = Arc::downgrade(&self.auditor);

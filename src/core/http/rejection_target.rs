@@ -52,7 +52,7 @@ impl RejectionTarget {
         }
     }
 
-    /// Returns `true` if the responder is custom, and therefore reads more than the rejection.
+    /// Returns `true` if the responder is custom and therefore reads more than the rejection.
     #[cfg_attr(not(feature = "rate-limit"), allow(dead_code))]
     pub(crate) fn is_custom(&self) -> bool {
         self.head.is_some()

@@ -22,8 +22,8 @@ impl From<TrustedProxies> for ClientAddrResolver {
 ///
 /// # Errors
 ///
-/// Returns an error if the text has none of these forms, or the same error as
-/// [`TrustedProxies::cidrs`].
+/// Returns an error if the text has none of these forms, or if [`TrustedProxies::cidrs`] rejects
+/// the networks.
 impl FromStr for TrustedProxies {
     type Err = ConfigError;
 

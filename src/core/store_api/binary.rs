@@ -159,7 +159,7 @@ impl<B: ByteSource> BinaryReader<B> {
         self.array().map(f64::from_le_bytes)
     }
 
-    /// Reads a length or a count of at most `max`, so that no more memory than that is reserved.
+    /// Reads a length or a count of at most `max`, which limits the memory that is reserved.
     pub(crate) fn len(&mut self, max: usize) -> Option<usize> {
         let len = usize::try_from(self.u32()?).ok()?;
         (len <= max).then_some(len)

@@ -1,4 +1,4 @@
-//! The admission of a request, from policy selection to the call of the inner service.
+//! The admission of a request, from policy selection to the call to the inner service.
 
 use std::{
     future::Future,

@@ -86,8 +86,8 @@ impl Paid {
         &self.partition
     }
 
-    /// Returns `true` if `other` charges the same costs to the same policies and has a turn that is
-    /// not earlier than this one.
+    /// Returns `true` if `other` charges the same costs to the same policies and its turn is not
+    /// earlier than this turn.
     pub(super) fn is_before(&self, other: &Self) -> bool {
         let same_or_later = |(paid, later): (&PaidCharge, &PaidCharge)| {
             paid.cost == later.cost && paid.receipt <= later.receipt

@@ -37,7 +37,7 @@ pub(super) fn quota_exceeded(
 
 /// Returns the rejection of a request that the local store denies.
 ///
-/// The rejection always has a `Retry-After` delay. A request that costs more than one instance's
+/// The rejection always has a `Retry-After` delay. A request whose cost exceeds one instance's
 /// share can be admitted once the main store is available again.
 pub(super) fn local_quota_exceeded(
     set: &PolicySet,

@@ -158,8 +158,8 @@ impl<'a> Ruling<'a> {
         }
     }
 
-    /// Returns the outcome of a request that is denied after the store admitted it, with additional
-    /// denying policies.
+    /// Returns the outcome of a request that additional policies deny after the store admitted the
+    /// request.
     pub(super) fn denied_outcome(
         &self,
         more: impl IntoIterator<Item = PolicyOutcome>,

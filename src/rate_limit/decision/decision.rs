@@ -125,8 +125,8 @@ impl Decision {
         self.reset_after_micros
     }
 
-    /// Returns the time, in seconds rounded up, during which no more than the remaining quota is
-    /// available.
+    /// Returns the time during which no more than the remaining quota is available, in seconds,
+    /// rounded up.
     #[inline]
     pub(crate) fn effective_secs(&self) -> u64 {
         let micros = match self.verdict() {

@@ -36,7 +36,7 @@ use crate::{
 #[derive(Clone, Debug, Default)]
 #[non_exhaustive]
 pub enum OnStoreError {
-    /// A store in this process decides, with quotas divided by `share`. Created by
+    /// An in-process store decides. The quotas are divided by `share`. Created by
     /// [`local`](Self::local).
     Local {
         /// The store that decides.

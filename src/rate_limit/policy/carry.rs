@@ -111,8 +111,8 @@ impl Policy {
         std::iter::successors(Some(self), |policy| Some(&policy.previous.as_ref()?.policy))
     }
 
-    /// Returns the [`CarriedCounts`] that a store must apply before it decides with this policy, if
-    /// any.
+    /// Returns the [`CarriedCounts`], if any, that a store must apply before it decides with this
+    /// policy.
     #[inline]
     pub fn carry(&self, now: Timestamp) -> Option<CarriedCounts<'_>> {
         self.previous.as_ref()?.carry(self, now)

@@ -99,7 +99,8 @@ impl Policy {
     /// too short, and is less than two microseconds too long.
     ///
     /// The time is zero for policies other than [queues](Self::leaky_queue). A decision with a cost
-    /// of zero has no turn; for such a decision, the time is the length of the queue.
+    /// of zero has no turn; for such a decision, the method returns the time until the last turn in
+    /// the queue.
     pub fn delay(&self, said: &Decision) -> Duration {
         let queue = self.algorithm.queue();
         queue.map_or(Duration::ZERO, |queue| queue.delay(said))

@@ -59,7 +59,7 @@ use crate::{
 /// | [`fixed_window`](Self::fixed_window) | the limit in each window from a client's first request | clients expect "100 in a minute" to be literal |
 /// | [`aligned_window`](Self::aligned_window) | the limit in each clock-aligned window | quotas are per hour or per day |
 /// | [`calendar_month`](Self::calendar_month) | the limit in each month | quotas are billed |
-/// | [`sliding_window`](Self::sliding_window) | the limit in each clock-aligned window, and at most twice that in any other window | windows should have no edges |
+/// | [`sliding_window`](Self::sliding_window) | the limit in each clock-aligned window, and at most twice that in any other window | usage should not reset at window boundaries |
 /// | [`sliding_log`](Self::sliding_log) | the limit in any window | limits are small and strict |
 /// | [`leaky_bucket`](Self::leaky_bucket) | the same as a token bucket | you prefer this name |
 /// | [`leaky_queue`](Self::leaky_queue) | one per interval; others wait for their turn | callers prefer waiting to being denied |

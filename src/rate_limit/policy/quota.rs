@@ -307,7 +307,7 @@ pub(crate) struct Pace {
 }
 
 /// A span of time, in whole microseconds and parts of one microsecond. The [`Pace`] defines the
-/// number of parts per microsecond, which is greater than `parts`.
+/// number of parts per microsecond, and `parts` is less than that number.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Span {
     pub(crate) micros: u64,
@@ -336,7 +336,7 @@ impl Pace {
         }
     }
 
-    /// Returns the time from `other` to `one`, which must not be shorter.
+    /// Returns `one` minus `other`. `one` must not be shorter than `other`.
     #[inline]
     pub(crate) fn sub(&self, one: Span, other: Span) -> Span {
         let borrow = one.parts < other.parts;

@@ -10,7 +10,7 @@ use std::num::NonZeroU32;
 /// |---|---|---|
 /// | [`Exact`](Self::Exact) | one per request | none |
 /// | [`Deferred`](Self::Deferred) | in the background, one for several requests | at most `max_unreported` per instance |
-/// | [`Leased`](Self::Leased) | one for many requests of a busy caller | none in a window; for a bucket at most half its burst |
+/// | [`Leased`](Self::Leased) | one for many requests from a busy caller | none in a window; for a bucket at most half its burst |
 ///
 /// ```
 /// use std::num::NonZeroU32;

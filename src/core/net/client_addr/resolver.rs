@@ -227,7 +227,7 @@ impl ClientAddrResolver {
         }
     }
 
-    /// Reports once that trusted proxies write a header other than the one that is read.
+    /// Reports once that trusted proxies write a header other than the header that is read.
     fn report_other_header(&self, headers: &HeaderMap) {
         static SAID: AtomicBool = AtomicBool::new(false);
 

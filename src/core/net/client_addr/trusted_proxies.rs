@@ -23,7 +23,7 @@ pub(super) static X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwa
 /// Each proxy appends the address of its peer to the right of a forwarded header. The entries
 /// further left were already in the request that the proxy received, so the client may have written
 /// them. The header is therefore read from the right, and only as far as the proxies are trusted.
-/// An entry is never used merely because it is the leftmost one.
+/// An entry is never used merely because it is the leftmost entry.
 ///
 /// ```
 /// use portcullis::TrustedProxies;

@@ -223,8 +223,8 @@ impl Algorithm {
         }
     }
 
-    /// Returns the maximum number of requests of cost 1 that are admitted in any interval that is
-    /// as long as the quota's window.
+    /// Returns the maximum number of requests of cost 1 that are admitted in any interval of one
+    /// window length.
     pub(crate) fn max_per_window(&self, quota: &Quota) -> u64 {
         // The gain in the window without its last microsecond, plus `more` microseconds.
         let gained = |more: u128| {
