@@ -196,11 +196,11 @@ impl RateLimitLayerBuilder {
     /// concurrent requests from one client. The `RateLimit` fields and the outcome show the quota
     /// before the refund.
     ///
-    /// The predicate does not depend on the body. A request without a response remains charged.
-    /// This is the case if the client disconnects before the head, the handler panics, or the inner
-    /// service returns an error. Cached responses and rejections by inner layers are treated like
-    /// other responses. Requests that this limiter rejects are never charged. The refund applies
-    /// only to the window of the charge. The store must support
+    /// The predicate receives only the head of the response. A request without a response remains
+    /// charged. This is the case if the client disconnects before the head, the handler panics, or
+    /// the inner service returns an error. Cached responses and rejections by inner layers are
+    /// treated like other responses. Requests that this limiter rejects are never charged. The
+    /// refund applies only to the window of the charge. The store must support
     /// [refunds](RateLimitStore::can_settle); otherwise, [`build`](Self::build) returns an error.
     /// With [`settle_after_response`](Self::settle_after_response), only the policies to which the
     /// response is charged are settled.

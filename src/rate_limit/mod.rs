@@ -78,9 +78,9 @@
 //! # Costs that are known later
 //!
 //! If the cost of a request is known only after its response, use
-//! [`settle`](RateLimitLayerBuilder::settle_after_response). The limiter first charges an estimate,
-//! and then charges or refunds the difference when the response body ends or the client
-//! disconnects. See [`Settlement`].
+//! [`settle_after_response`](RateLimitLayerBuilder::settle_after_response). The limiter first
+//! charges an estimate, and then charges or refunds the difference when the response body ends or
+//! the client disconnects. See [`Settlement`].
 //!
 //! # Charging only some responses
 //!

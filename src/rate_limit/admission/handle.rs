@@ -172,8 +172,8 @@ impl RateLimitHandle {
         }
     }
 
-    /// Charges an amount that is already used to each policy that applies to a request with this
-    /// head, even beyond the remaining quota.
+    /// Charges usage that has already occurred. The amount is charged to each policy that applies
+    /// to a request with this head, even beyond the remaining quota.
     ///
     /// # Errors
     ///

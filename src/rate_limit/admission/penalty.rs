@@ -107,7 +107,8 @@ impl Penalty {
         self
     }
 
-    /// Omits the name of the ban from responses, as [`Policy::hidden`] does. Off by default.
+    /// Omits the name of the ban from responses, as [`Policy::hidden`] does for a policy. Off by
+    /// default.
     ///
     /// Responses to banned requests still contain `Retry-After`, and a problem type for an abnormal
     /// request pattern.

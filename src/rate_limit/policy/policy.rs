@@ -245,8 +245,8 @@ impl Policy {
         self
     }
 
-    /// Hides the policy from callers: it is enforced, but no header field and no response body
-    /// contains its name, limit, window or remaining quota. Off by default.
+    /// Hides the policy from callers. The policy is enforced, but no header field and no response
+    /// body contains its name, limit, window or remaining quota. Off by default.
     ///
     /// A request that the policy denies receives `429` and `Retry-After`. The request's other
     /// policies are reported as usual. If all policies are hidden, the response has no `RateLimit`

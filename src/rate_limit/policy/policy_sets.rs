@@ -125,7 +125,7 @@ impl PolicySets {
     }
 }
 
-/// The active sets. These are the initial sets until the sets are replaced.
+/// The active sets: the initial sets, until those are replaced.
 #[derive(Debug)]
 pub(crate) struct LiveSets {
     first: PolicySets,
