@@ -236,8 +236,7 @@ impl DeferredCharge {
         self.on_its_way == 0 && self.unreported >= self.most.div_ceil(2)
     }
 
-    /// Removes the charges of a window that has ended, so that these charges do not count in a
-    /// later window.
+    /// Removes charges whose window has ended, so that no later window counts those charges.
     fn expire_windows(&mut self, now: Timestamp) {
         let is_over = self.view.is_some_and(|view| !view.is_alive(now));
         if is_over && matches!(self.policy.terms().letter(), 'w' | 'a' | 'm' | 'y') {
