@@ -11,7 +11,7 @@ impl CacheLayerBuilder {
     ///
     /// Concurrent requests for the same response result in one call to the handler, regardless of
     /// their conditions and ranges. A URL or route whose last response could not be stored is
-    /// excluded for three minutes: see [Collapsing](crate::guide) in the guide.
+    /// excluded for at least two minutes: see [Collapsing](crate::guide) in the guide.
     /// [`CachePolicy::collapse`](crate::cache::CachePolicy::collapse) overrides this exclusion for
     /// a route.
     pub fn max_waiters(mut self, waiters: usize) -> Self {
