@@ -63,7 +63,7 @@ pub(crate) struct Config {
     pub(super) flights: Arc<Flights>,
     pub(super) storable: StorableMemory,
     pub(super) backoffs: Backoffs,
-    pub(super) order: Order,
+    pub(super) order: Arc<Order>,
     /// Bodies for a GET that is sent to the handler again.
     pub(super) empty_bodies: EmptyBodies,
     /// The timeout of a background refresh.

@@ -17,7 +17,6 @@ use super::{
     fill::body::CacheBody,
     future::future::ResponseFuture,
     lookup::{plan::RequestPlan, search::Search, step::LookupOutcome},
-    placement,
 };
 use crate::core::{error::BoxError, service_accessors::service_accessors};
 
@@ -63,7 +62,7 @@ where
                         return ResponseFuture::served(search.show(response, &request));
                     }
                     LookupOutcome::ServeAndRefresh(stale, leased) => {
-                        let exchange = Exchange::past(config, plan, &request);
+                        let exchange = Exchange::past(config, plan, &mut request);
                         let ready = take_ready(inner);
                         return ResponseFuture::refreshing(
                             exchange, *stale, leased, ready, request,
@@ -73,8 +72,7 @@ where
                 }
             }
         };
-        placement::check(config, &plan, &mut request);
-        let mut exchange = Exchange::past(config, plan, &request);
+        let mut exchange = Exchange::past(config, plan, &mut request);
         if let LookupOutcome::Wait(waiting) = next {
             return ResponseFuture::waiting(exchange, waiting, take_ready(inner), request);
         }

@@ -324,7 +324,6 @@ impl fmt::Debug for ParsedKey<'_> {
 /// ```toml
 /// [[rules]]
 /// id = "acme-api-key"
-/// description = "An API key of acme"
 /// regex = '''\b(acme_(?:live|test)_1[0-9A-Za-z]{15}_[0-9A-Za-z]{49})\b'''
 /// keywords = ["acme_live_1", "acme_test_1"]
 /// ```

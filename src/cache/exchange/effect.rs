@@ -27,7 +27,7 @@ use crate::{
         },
         lookup::{
             facts::PartitionKind,
-            look::{Finding, Look, Stale},
+            look::{Look, Stale},
         },
         store::Lookup,
     },
@@ -60,24 +60,28 @@ impl Exchange {
         B: Body<Data = Bytes> + Send + 'static,
         B::Error: Send,
     {
-        if let Some(found) = self.look_up_stored_since(&mut asked, response.status()) {
-            return Conclusion::LookUp(self.with(asked), response, found);
-        }
-        let Some(stale) = asked.look.stale().cloned() else {
-            self.note_failure(&mut asked.look, response.status());
-            let replaced = replaced_part(&asked.look, response.status());
-            return self.fill(asked, response, replaced, cx);
-        };
-        let unconfirmed = asked.unconfirmed.take();
-        let is_other = unconfirmed.is_some();
-        if let Some(fields) = unconfirmed
+        let stale = asked.look.stale().cloned();
+        if let (Some(stale), Some(fields)) = (&stale, &mut asked.unconfirmed)
             && response.status().as_u16() >= 600
         {
             // A status out of range is invalid (RFC 9110 section 15): the earlier `304` counts.
-            *response.headers_mut() = *fields;
+            *response.headers_mut() = mem::take(fields);
             *response.status_mut() = StatusCode::NOT_MODIFIED;
-            return self.revalidated(asked, &stale, &response);
+            return self.revalidated(asked, stale, &response);
         }
+        if let Some(found) = self.look_up_stored_since(&mut asked, response.status()) {
+            return Conclusion::LookUp(self.with(asked), response, found);
+        }
+        let stored_since = mem::take(&mut asked.stored_since);
+        for entry in stored_since.iter() {
+            self.config.backoffs.succeeded(entry.key.full());
+        }
+        let Some(stale) = stale else {
+            self.note_failure(&mut asked.look, response.status());
+            let part = replaced_part(&asked.look, response.status());
+            return self.fill(asked, response, part.and(stored_since), cx);
+        };
+        let is_other = asked.unconfirmed.take().is_some();
         let effect = match self.effect(&asked, &stale, &response) {
             // The earlier `304` named another version, which the origin cannot send now.
             Effect::MayStandIn | Effect::Nothing if is_other => Effect::Replaces,
@@ -106,14 +110,17 @@ impl Exchange {
             }
             Effect::Nothing => {
                 self.note_failure(&mut asked.look, response.status());
-                self.fill(asked, response, None, cx)
+                self.fill(asked, response, Replaced::default(), cx)
             }
-            Effect::Replaces => self.fill(asked, response, Some(Replaced::new(&stale)), cx),
+            Effect::Replaces => {
+                let replaced = Replaced::new(&stale).and(stored_since);
+                self.fill(asked, response, replaced, cx)
+            }
         }
     }
 
-    /// Looks up a response that another request has stored since the lookup of this one. Returns
-    /// `None` if there is none, or if the handler's response has no effect on it.
+    /// Looks up a response that another request may have stored since the lookup of this one.
+    /// Returns `None` if there is none, or if the handler's response has no effect on it.
     fn look_up_stored_since(
         &self,
         asked: &mut ForwardedRequest,
@@ -134,7 +141,7 @@ impl Exchange {
         Some(config.deadline.bound(config.store.get(&key, &selection)))
     }
 
-    /// Handles the lookup of a stored response that this response may invalidate, then concludes.
+    /// Handles the lookup of a stored response that this response may replace, then concludes.
     pub(crate) fn conclude_after<B>(
         mut self,
         found: Result<Lookup, StoreError>,
@@ -148,14 +155,9 @@ impl Exchange {
         if let Course::Look(asked) = &mut self.course
             && let Ok(lookup) = found
         {
-            let look = &mut asked.look;
-            let key = *look.key();
-            let now = Stale::found(key, lookup).map_or(Finding::Nothing, Finding::Stale);
-            if let Finding::Stale(before) = mem::replace(&mut look.round.finding, now)
-                && before.key != key
-            {
-                Replaced::new(&before).invalidate_before(&self.config, || {});
-            }
+            let found = Stale::found(*asked.look.key(), lookup);
+            let found = found.as_ref().map(Replaced::new).unwrap_or_default();
+            asked.stored_since = mem::take(&mut asked.stored_since).and(found);
         }
         self.conclude(response, cx)
     }
@@ -215,7 +217,7 @@ impl Exchange {
 }
 
 impl Look {
-    /// Returns a key under which another request has stored a response since the lookup, and
+    /// Returns a key under which another request may have stored a response since the lookup, and
     /// selects its partition. Returns each key once.
     fn take_stored_since(&mut self, config: &Config) -> Option<CacheKey> {
         let (order, round, keys) = (&config.order, &mut self.round, &self.facts.keys);
@@ -228,7 +230,7 @@ impl Look {
             (keys.own(), &mut round.own_looked_up, PartitionKind::Own),
         ];
         for (key, since, partition) in keys {
-            if let Some(key) = key.filter(|key| order.has_stored_since(key.full(), *since)) {
+            if let Some(key) = key.filter(|key| order.may_have_changed_since(key.full(), *since)) {
                 *since = order.now();
                 round.partition = partition;
                 return Some(*key);
@@ -254,9 +256,9 @@ impl ForwardedRequest {
 
 /// Returns the stored partial response that a response replaces. Further partial content and
 /// responses to the client's own condition or range do not replace it.
-fn replaced_part(look: &Look, status: StatusCode) -> Option<Replaced> {
+fn replaced_part(look: &Look, status: StatusCode) -> Replaced {
     let is_final = !matches!(status.as_u16(), 100..=199 | 206 | 304 | 412 | 416 | 417);
     let part = look.round.part.as_ref();
-    let part = part.filter(|_| is_final && !look.wanted().is_head())?;
-    (!stands_in_for(status)).then(|| Replaced::new(part))
+    let part = part.filter(|_| is_final && !look.wanted().is_head() && !stands_in_for(status));
+    part.map(|part| Replaced::new(part)).unwrap_or_default()
 }

@@ -17,6 +17,7 @@ use crate::{
             search::Search,
             shown::ServeContext,
         },
+        placement,
     },
     core::{record::RecordHandle, time::Timestamp},
 };
@@ -39,9 +40,15 @@ pub(super) enum Course {
 }
 
 impl Exchange {
-    /// Starts the exchange of a request that is forwarded to the handler.
+    /// Starts the exchange of a request that is forwarded to the handler, and checks the position
+    /// of the cache among its layers.
     #[inline(always)]
-    pub(crate) fn past<B>(config: &Arc<Config>, plan: RequestPlan, request: &Request<B>) -> Self {
+    pub(crate) fn past<B>(
+        config: &Arc<Config>,
+        plan: RequestPlan,
+        request: &mut Request<B>,
+    ) -> Self {
+        placement::check(config, &plan, request);
         let course = match plan {
             RequestPlan::Pass(forward, reason) => Course::Pass(forward, reason),
             RequestPlan::Change(change) => Course::Change(change),

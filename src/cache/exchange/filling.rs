@@ -30,7 +30,7 @@ impl Exchange {
         self,
         mut asked: Box<ForwardedRequest>,
         mut response: Response<B>,
-        replaced: Option<Replaced>,
+        replaced: Replaced,
         cx: &mut Context<'_>,
     ) -> Conclusion<B>
     where
@@ -53,14 +53,8 @@ impl Exchange {
         self.config.backoffs.succeeded(fill.head.key.full());
         self.remember(look, scope(look, &fill), now);
         self.hand_over(look, &mut fill);
-        let mut settling = None;
-        let mut replaced = replaced.map(Box::new);
         fill.replaced.clone_from(&replaced);
-        if let Some(other) =
-            replaced.take_if(|replaced| !replaced.is_at(&fill.head.key, &fill.head.variant))
-        {
-            settling = Some(self.settle(other.invalidate(&self.config)));
-        }
+        let (key, variant) = (fill.head.key, fill.head.variant);
         if asked.is_wider_than_requested() {
             let role = asked.look.role;
             let is_first = matches!(role, LookupRole::Open | LookupRole::Collapsed);
@@ -68,6 +62,7 @@ impl Exchange {
                 return self.read(asked, response, fill, cx);
             }
             if !wants_body(&asked, &response) {
+                let settling = self.invalidate(&replaced);
                 drop(fill);
                 let response = self.passed(&asked, response, Some(CacheReason::Incomplete));
                 return Conclusion::Send(response, settling.map(Settling::from));
@@ -76,12 +71,11 @@ impl Exchange {
         self.report_stored(&asked, &mut fill, &mut response);
         let response = response.map(|body| CacheBody::filling(body, fill, cx));
         // The client receives a newer head, so no later request is served an older response.
-        if let Some(replaced) = replaced
-            && response.body().is_filling()
-            && !asked.look.refreshes()
-        {
-            settling = Some(self.settle(replaced.demote(&self.config)));
-        }
+        let settling = match response.body().is_filling() && !asked.look.refreshes() {
+            true if replaced.is_empty() => None,
+            true => Some(self.settle(replaced.make_way(&self.config, &key, &variant))),
+            false => self.invalidate(&replaced.elsewhere(&key, &variant)),
+        };
         Conclusion::Send(response, settling.map(Settling::from))
     }
 

@@ -2,7 +2,7 @@
 
 use http::{Extensions, HeaderMap, HeaderName, HeaderValue, Method, Request, Uri, Version};
 
-use crate::cache::{config::Config, lookup::look::Look};
+use crate::cache::{config::Config, fill::replaced::Replaced, lookup::look::Look};
 
 /// A request with a lookup, once the handler is to be called for it.
 pub(crate) struct ForwardedRequest {
@@ -15,6 +15,9 @@ pub(crate) struct ForwardedRequest {
     pub(crate) again: Option<Box<RequestLine>>,
     /// The fields of a `304` that named another version than the stored one.
     pub(crate) unconfirmed: Option<Box<HeaderMap>>,
+    /// The entries that other requests have stored since the lookup, and that the response
+    /// replaces.
+    pub(crate) stored_since: Replaced,
 }
 
 /// The form of a forwarded request.
@@ -49,6 +52,7 @@ impl ForwardedRequest {
             fields: ForwardedFields::default(),
             again: None,
             unconfirmed: None,
+            stored_since: Replaced::default(),
         }
     }
 

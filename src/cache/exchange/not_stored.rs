@@ -32,15 +32,14 @@ impl Exchange {
         mut asked: Box<ForwardedRequest>,
         response: Response<B>,
         reason: Option<CacheReason>,
-        replaced: Option<Replaced>,
+        replaced: Replaced,
         now: Timestamp,
     ) -> Conclusion<B>
     where
         B: Body<Data = Bytes> + Send + 'static,
     {
         let look = &asked.look;
-        let invalidated = replaced.map(|replaced| replaced.invalidate(&self.config));
-        let settling = invalidated.map(|write| self.settle(write));
+        let settling = self.invalidate(&replaced);
         // A partial response, a comparison or a head does not show whether a whole response is
         // storable; nor does a request with `no-store`, or a failure of the store.
         let is_whole = asked.question != RequestForm::AsIs || look.wanted() == Wanted::Whole;
@@ -53,8 +52,7 @@ impl Exchange {
             self.remember(look, Storable::No, now);
         }
         if asked.is_last_word(response.status()) {
-            let keys = &asked.look.facts.keys;
-            for key in [keys.shared(), keys.own()].into_iter().flatten() {
+            for key in asked.look.facts.keys.all() {
                 self.config.order.refuse_before_now(key.full());
             }
         }

@@ -14,7 +14,11 @@ use super::{
 use crate::{
     cache::{
         entry::entry::{StoredResponse, compact},
-        fill::{body::CacheBody, replaced::Replaced},
+        fill::{
+            body::CacheBody,
+            order::{Coverage, StoreChange},
+            replaced::Replaced,
+        },
         flight::{single_flight::Landing, storable::Storable},
         http::{
             cache_status::Report,
@@ -91,9 +95,8 @@ impl Exchange {
         };
         let report = report.reason(verdict.err());
         let (look, fields) = (&asked.look, asked.fields.to_map());
-        let response = self
-            .serve_context(Some(look))
-            .stored(&entry, look, &fields, now, report);
+        let (context, plain) = (self.serve_context(Some(look)), look.stale_plain());
+        let response = context.stored(&entry, plain, look, &fields, now, report);
         let settling = land_after(write, lead, landing);
         Conclusion::Send(response.map(CacheBody::stored), settling)
     }
@@ -114,14 +117,22 @@ impl Exchange {
             entry.tags = tags;
         }
         let fence = look.round.fence?;
-        self.config.order.confirm(stale.key.full());
-        Some(self.touch(Touch {
+        let other_key = look.facts.keys.other(&stale.key);
+        let change = self.config.order.confirm(&Coverage {
+            key: *stale.key.full(),
+            other_key: other_key.map(|key| *key.full()),
+            says_shared: entry.says_shared,
+            vary: entry.vary.clone(),
+            variant: entry.variant,
+        });
+        let touch = Touch {
             key: stale.key,
             entry: Arc::new(entry.clone()),
             stamp: stale.stamp,
             fence,
             retain: self.retain(verdict),
-        }))
+        };
+        Some(self.touch(touch, change))
     }
 
     /// Ends the use of a stored response for other clients: it is confirmed for this one alone.
@@ -133,13 +144,15 @@ impl Exchange {
         })
     }
 
-    fn touch(&self, touch: Touch) -> StoreFuture<()> {
+    fn touch(&self, touch: Touch, change: StoreChange) -> StoreFuture<()> {
         match self.config.store.touch(touch).into_ready() {
             // An entry that was replaced meanwhile stays as it is.
             ReadyOrPending::Ready(touched) => self.settle(touched.map(drop).into()),
-            ReadyOrPending::Pending(pending) => {
-                self.settle(StoreFuture::pending(async { pending.await.map(drop) }))
-            }
+            ReadyOrPending::Pending(pending) => self.settle(StoreFuture::pending(async move {
+                let touched = pending.await;
+                drop(change);
+                touched.map(drop)
+            })),
         }
     }
 }

@@ -3,6 +3,7 @@
 use super::exchange::Exchange;
 use crate::{
     cache::{
+        fill::replaced::Replaced,
         flight::single_flight::{Landing, Lead},
         lookup::plan::PostAsGet,
     },
@@ -37,6 +38,11 @@ impl Exchange {
     pub(super) fn settle(&self, write: StoreFuture<()>) -> StoreFuture<()> {
         let write = self.config.deadline.bound(write);
         self.config.watch.over(write, || self.record.clone())
+    }
+
+    /// Removes outdated entries from the store. Returns `None` if there are none.
+    pub(super) fn invalidate(&self, replaced: &Replaced) -> Option<StoreFuture<()>> {
+        (!replaced.is_empty()).then(|| self.settle(replaced.invalidate(&self.config)))
     }
 }
 

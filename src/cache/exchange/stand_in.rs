@@ -91,7 +91,8 @@ impl Exchange {
         })
     }
 
-    /// Returns a stale response. `status` is that of the origin's response, if it returned one.
+    /// Returns the stale response that the lookup found. `status` is that of the origin's response,
+    /// if it returned one.
     pub(super) fn stale(
         &self,
         asked: &ForwardedRequest,
@@ -104,8 +105,8 @@ impl Exchange {
             report.forward = Some(look.round.forward);
             report.forward_status = status;
         }
-        let context = self.serve_context(Some(look));
-        context.stored(entry, look, &asked.fields.to_map(), now, report)
+        let (context, plain) = (self.serve_context(Some(look)), look.stale_plain());
+        context.stored(entry, plain, look, &asked.fields.to_map(), now, report)
     }
 
     /// Records a failure of the origin. If there is a stale response, the backoff of the key

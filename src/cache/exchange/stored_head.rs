@@ -75,7 +75,9 @@ impl Exchange {
         if let Some(place) = place {
             head.headers.insert(header::CONTENT_RANGE, place.to_value());
         }
-        let mut fill = ResponseFill::new(Arc::clone(&self.config), head, expected_bytes);
+        let other_key = look.facts.keys.other(&head.key);
+        let config = Arc::clone(&self.config);
+        let mut fill = ResponseFill::new(config, head, other_key, expected_bytes);
         fill.packer = rules.packer.filter(|packer| {
             fill.head.status == StatusCode::OK
                 && fill.head.is_shared

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{order::FillOrdinal, replaced::Replaced};
+use super::{order::FillTurn, replaced::Replaced};
 use crate::{
     cache::{
         config::Config,
@@ -15,10 +15,8 @@ use crate::{
         store::{PurgeMode, PurgeTarget, Put, PutOutcome},
     },
     core::{
-        error::StoreError,
-        record::RecordHandle,
-        runtime::Task,
-        store_api::store_future::{ReadyOrPending, StoreFuture},
+        error::StoreError, record::RecordHandle, runtime::Task,
+        store_api::store_future::ReadyOrPending,
     },
 };
 
@@ -28,8 +26,8 @@ pub(super) struct Done {
     pub(super) lead: Option<Lead>,
     pub(super) lease: Option<Box<HeldLease>>,
     pub(super) record: Option<RecordHandle>,
-    pub(super) replaced: Option<Box<Replaced>>,
-    pub(super) turn: FillOrdinal,
+    pub(super) replaced: Replaced,
+    pub(super) turn: FillTurn,
     pub(super) put: Put,
 }
 
@@ -45,11 +43,16 @@ impl Done {
         self
     }
 
-    /// Stores the response, after the removal of an entry under another key or variant that it
+    /// Stores the response, after the removal of the entries under another key or variant that it
     /// invalidates. Returns the rest of the work if the store does not reply at once.
     pub(super) fn keep(self) -> Option<Task> {
-        let removed = self.remove_elsewhere().map(StoreFuture::into_ready);
-        let Some(ReadyOrPending::Pending(removed)) = removed else {
+        let (key, variant) = (&self.put.key, &self.put.entry.variant);
+        let elsewhere = self.replaced.elsewhere(key, variant);
+        let removed = self
+            .config
+            .keeping
+            .bound(elsewhere.invalidate(&self.config));
+        let ReadyOrPending::Pending(removed) = removed.into_ready() else {
             return self.store();
         };
         Some(Box::pin(async move {
@@ -59,13 +62,6 @@ impl Done {
                 rest.await;
             }
         }))
-    }
-
-    fn remove_elsewhere(&self) -> Option<StoreFuture<()>> {
-        let (key, variant) = (&self.put.key, &self.put.entry.variant);
-        let replaced = self.replaced.as_ref()?;
-        let is_elsewhere = !replaced.is_at(key, variant);
-        is_elsewhere.then(|| replaced.make_way(&self.config, key, variant))
     }
 
     fn store(self) -> Option<Task> {
@@ -84,8 +80,8 @@ impl Done {
             lease,
             record,
         };
-        if !config.order.complete(turn) {
-            if config.order.refuse(turn) {
+        if !turn.complete() {
+            if turn.refuse() {
                 purge_url(&config, &put.key);
             }
             landing.give_way(&config);
@@ -95,7 +91,9 @@ impl Done {
         let stored = config.keeping.bound(config.store.put(put));
         let stored = config.watch.over(stored, || None).into_ready();
         let landed = move |outcome| {
-            if config.order.is_refused(turn) {
+            let is_stored = matches!(outcome, Ok(PutOutcome::Stored));
+            // An older one must not remain in its place.
+            if turn.is_refused() || (!is_stored && turn.refuse()) {
                 purge_url(&config, &key);
             }
             landing.land(&config, &outcome);
@@ -114,7 +112,7 @@ impl Done {
 
 /// The resources that are released at the end of a fill.
 pub(super) struct Landed {
-    pub(super) replaced: Option<Box<Replaced>>,
+    pub(super) replaced: Replaced,
     pub(super) lead: Option<Lead>,
     pub(super) lease: Option<Box<HeldLease>>,
     pub(super) record: Option<RecordHandle>,
@@ -149,10 +147,8 @@ impl Landed {
     }
 
     pub(super) fn end(mut self, config: &Arc<Config>, landing: Landing) {
-        match self.replaced.take() {
-            None => self.finish(landing),
-            Some(replaced) => replaced.invalidate_before(config, move || self.finish(landing)),
-        }
+        let replaced = std::mem::take(&mut self.replaced);
+        replaced.invalidate_before(config, move || self.finish(landing));
     }
 
     fn finish(self, landing: Landing) {

@@ -1,172 +1,303 @@
 //! The order of responses: one whose body completes late does not replace a newer one.
 
 use std::{
+    collections::HashMap,
     fmt,
-    sync::atomic::{AtomicU64, Ordering},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU8, AtomicU64, AtomicUsize, Ordering},
+    },
 };
 
-use crate::{cache::http::vary::VariantId, core::store_api::store_key::LongStoreKey};
+use smallvec::SmallVec;
 
-/// The number of slots for cache keys and variants. They take 16 KiB.
-const PLACES: usize = 2_048;
-const NUMBER: u64 = u32::MAX as u64;
-/// Distinguishes the mark of a stored key from that of a response.
-const STORED: u64 = 0x9e37_79b9_7f4a_7c15;
+use crate::{
+    cache::http::vary::{VariantId, VarySpec},
+    core::store_api::store_key::LongStoreKey,
+};
 
-/// Numbers the responses, and records the newest completed response of each cache key, in a table
-/// of fixed size. A key whose slot was taken by another key counts as a key without a completed
-/// response.
+/// The number of slots for the changes of the store. They take 16 KiB.
+const SLOTS: usize = 2_048;
+/// The number of maps of fills. A lock of one does not block the others.
+const SHARDS: usize = 16;
+
+/// Orders the responses that are being stored, and records the changes of the store.
+///
+/// A fill is registered from the arrival of its head until it is stored or given up. So there are
+/// no more registered fills than requests, and none of them is discarded.
 pub(crate) struct Order {
-    next: AtomicU64,
-    places: Box<[AtomicU64]>,
+    /// The number of changes of the store so far.
+    now: AtomicU64,
+    /// The moment of the last change of each key. Keys share slots, so a change can also be that of
+    /// another key.
+    changed: Box<[AtomicU64]>,
+    /// The number of fills so far.
+    begun: AtomicU64,
+    /// The registered fills.
+    fills: [Mutex<FillsByKey>; SHARDS],
+    /// Their number. No lock is taken while it is zero.
+    open: AtomicUsize,
 }
 
-/// A moment in the order of responses.
+/// The fills of each cache key.
+type FillsByKey = HashMap<LongStoreKey, SmallVec<[Arc<FillState>; 1]>>;
+
+/// A moment in the order of the changes of the store.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Moment(u64);
 
-/// A response of a cache key and variant, by its number.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct FillOrdinal {
-    key: u64,
-    variant: u64,
-    moment: Moment,
+/// The requests for which a response can be served from the store.
+#[derive(Clone, Debug)]
+pub(crate) struct Coverage {
+    pub(crate) key: LongStoreKey,
+    /// The key of the other partition that the same requests look up.
+    pub(crate) other_key: Option<LongStoreKey>,
+    /// `true` if a response in the shared partition is for identified callers, too.
+    pub(crate) says_shared: bool,
+    pub(crate) vary: VarySpec,
+    pub(crate) variant: VariantId,
 }
 
-/// A digest and a number, with the index of their slot.
-#[derive(Clone, Copy, Debug)]
-struct Mark {
-    at: usize,
-    bits: u64,
+/// A registered fill. Dropping it ends the registration.
+#[derive(Debug)]
+pub(crate) struct FillTurn {
+    order: Arc<Order>,
+    state: Arc<FillState>,
+}
+
+/// The state of a fill in the order of responses.
+#[derive(Debug)]
+pub(crate) struct FillState {
+    covers: Coverage,
+    number: u64,
+    flags: AtomicU8,
+}
+
+/// A newer response for the same requests is stored under the key, or confirmed.
+const SUPERSEDED: u8 = 1;
+/// A newer response for the same requests is not stored under the key.
+const REFUSED: u8 = 1 << 1;
+/// An older response for the same requests has been stored since this one began.
+const OLDER_STORED: u8 = 1 << 2;
+/// The response itself is about to be stored.
+const COMPLETE: u8 = 1 << 3;
+
+/// A change of an entry in the store. It is noted at its start and at its end: a lookup in between
+/// may not see it.
+#[derive(Debug)]
+pub(crate) struct StoreChange {
+    order: Arc<Order>,
+    key: LongStoreKey,
 }
 
 impl Default for Order {
     fn default() -> Self {
         Self {
-            next: AtomicU64::new(1),
-            places: (0..PLACES).map(|_| AtomicU64::new(0)).collect(),
+            now: AtomicU64::new(0),
+            changed: (0..SLOTS).map(|_| AtomicU64::new(0)).collect(),
+            begun: AtomicU64::new(0),
+            fills: Default::default(),
+            open: AtomicUsize::new(0),
         }
     }
 }
 
 impl Order {
-    /// Returns the current moment. It is later than each response that has a number.
+    /// Returns the current moment.
     #[inline]
     pub(crate) fn now(&self) -> Moment {
-        Moment(self.next.load(Ordering::Acquire) & NUMBER)
+        Moment(self.now.load(Ordering::Acquire))
     }
 
-    /// Numbers a response whose head has arrived. `variant` is present if the response varies.
-    pub(crate) fn begin(&self, key: &LongStoreKey, variant: Option<&VariantId>) -> FillOrdinal {
-        let variant = variant.map_or(0, |variant| word(variant.as_bytes()));
-        let key = word(key.as_bytes());
-        FillOrdinal {
-            key,
-            variant: key ^ variant,
-            moment: self.advance(),
+    /// Registers a response whose head has arrived.
+    pub(crate) fn begin(self: &Arc<Self>, covers: Coverage) -> FillTurn {
+        self.open.fetch_add(1, Ordering::AcqRel);
+        let mut fills = self.lock(&covers.key);
+        let state = Arc::new(FillState {
+            number: self.begun.fetch_add(1, Ordering::AcqRel),
+            covers,
+            flags: AtomicU8::new(0),
+        });
+        let fills_for_key = fills.entry(state.covers.key).or_default();
+        fills_for_key.push(Arc::clone(&state));
+        FillTurn {
+            order: Arc::clone(self),
+            state,
         }
     }
 
-    fn advance(&self) -> Moment {
-        Moment(self.next.fetch_add(1, Ordering::AcqRel) & NUMBER)
-    }
-
-    /// Records that a response is complete and is about to be stored. Returns `false` if a newer
-    /// one of its variant has completed, or if a newer one of its key is not stored.
-    pub(crate) fn complete(&self, turn: FillOrdinal) -> bool {
-        let is_newest = !self.is_refused(turn) && self.note(Mark::new(turn.variant, turn.moment));
-        if is_newest {
-            self.note_stored(turn.key);
+    /// Records that a stored response is confirmed, and is about to be updated. Older responses
+    /// are not stored in its place.
+    pub(crate) fn confirm(self: &Arc<Self>, covers: &Coverage) -> StoreChange {
+        self.each(covers, |fill| {
+            if fill.covers.overlaps(covers) {
+                fill.overtake_by(covers);
+            }
+        });
+        self.note_change(&covers.key);
+        StoreChange {
+            order: Arc::clone(self),
+            key: covers.key,
         }
-        is_newest
     }
 
-    /// Records that a stored response of the key was confirmed, and is about to be updated.
-    pub(crate) fn confirm(&self, key: &LongStoreKey) {
-        self.note_stored(word(key.as_bytes()));
+    /// Records that the key has a response at this moment that is not stored. Older ones are not
+    /// stored either, whatever their variant.
+    #[inline]
+    pub(crate) fn refuse_before_now(&self, key: &LongStoreKey) {
+        self.each_of(key, |fill| fill.set(REFUSED));
     }
 
-    fn note_stored(&self, key: u64) {
-        self.note(Mark::new(key ^ STORED, self.advance()));
+    /// Returns `true` if an entry of the key may have been stored or updated since that moment.
+    #[inline]
+    pub(crate) fn may_have_changed_since(&self, key: &LongStoreKey, since: Moment) -> bool {
+        let last = || self.changed[slot(key)].load(Ordering::Acquire);
+        self.now() != since && last() > since.0
+    }
+
+    fn note_change(&self, key: &LongStoreKey) {
+        let moment = self.now.fetch_add(1, Ordering::AcqRel) + 1;
+        self.changed[slot(key)].fetch_max(moment, Ordering::AcqRel);
+    }
+
+    /// Calls a function with each registered fill of the key, and of the other key if there are
+    /// callers that can be served from both partitions.
+    fn each(&self, covers: &Coverage, mut call: impl FnMut(&FillState)) {
+        self.each_of(&covers.key, &mut call);
+        if let Some(other_key) = &covers.other_key {
+            self.each_of(other_key, |fill| {
+                if fill.covers.says_shared || covers.says_shared {
+                    call(fill);
+                }
+            });
+        }
+    }
+
+    fn each_of(&self, key: &LongStoreKey, call: impl FnMut(&FillState)) {
+        if self.open.load(Ordering::Acquire) == 0 {
+            return;
+        }
+        let fills = self.lock(key);
+        let fills_for_key = fills.get(key).into_iter().flatten();
+        fills_for_key.map(|fill| &**fill).for_each(call);
+    }
+
+    fn lock(&self, key: &LongStoreKey) -> MutexGuard<'_, FillsByKey> {
+        let at = usize::from(key.as_bytes()[2]) % SHARDS;
+        // No user code runs under the lock, and each holder leaves a consistent state.
+        self.fills[at]
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Coverage {
+    /// Returns `true` if there may be a request that both can be served for. Responses that vary by
+    /// the same fields are for the same requests or for none.
+    fn overlaps(&self, other: &Self) -> bool {
+        self.variant == other.variant || self.vary != other.vary
+    }
+}
+
+impl FillTurn {
+    /// Records that the response is complete and is about to be stored. Returns `false` if a newer
+    /// one for the same requests has been stored, or if a newer one of its key is not stored.
+    pub(crate) fn complete(&self) -> bool {
+        let own = &*self.state;
+        if own.is_overtaken() {
+            return false;
+        }
+        own.set(COMPLETE);
+        self.order.each(&own.covers, |fill| {
+            if fill.number == own.number || !fill.covers.overlaps(&own.covers) {
+                return;
+            }
+            match fill.number < own.number {
+                true => fill.overtake_by(&own.covers),
+                false => fill.set(OLDER_STORED),
+            }
+        });
+        self.order.note_change(&own.covers.key);
+        // A newer one may have completed meanwhile on another thread.
+        !own.is_overtaken()
+    }
+
+    /// Records that the response is not stored. Older ones of its keys are not stored either,
+    /// whatever their variant.
+    ///
+    /// Returns `true` if an older response has been stored since this one began.
+    pub(crate) fn refuse(&self) -> bool {
+        let own = &*self.state;
+        self.order.each(&own.covers, |fill| {
+            if fill.number < own.number {
+                fill.set(REFUSED);
+            }
+        });
+        own.has(OLDER_STORED) && !own.has(SUPERSEDED)
     }
 
     /// Returns `true` if a newer response of the key is not stored.
-    pub(crate) fn is_refused(&self, turn: FillOrdinal) -> bool {
-        let refused = Mark::new(turn.key, turn.moment);
-        refused.is_older(self.found(refused.at))
+    pub(crate) fn is_refused(&self) -> bool {
+        self.state.has(REFUSED)
     }
 
-    /// Records that a response is not stored. Older ones of its key are not stored either, whatever
-    /// their variant.
-    ///
-    /// Returns `true` if an older response of the variant has been stored since this one started.
-    pub(crate) fn refuse(&self, turn: FillOrdinal) -> bool {
-        self.note(Mark::new(turn.key, turn.moment));
-        let variant_mark = Mark::new(turn.variant, turn.moment);
-        let stored = self.found(variant_mark.at);
-        variant_mark.is_newer(stored) && self.stored_since(turn.key, turn.moment)
-    }
-
-    /// Records that the key has a response at this moment that is not stored.
-    #[inline]
-    pub(crate) fn refuse_before_now(&self, key: &LongStoreKey) {
-        let mark = Mark::new(word(key.as_bytes()), self.now());
-        // The common case: nothing has been stored since the last one.
-        if self.found(mark.at) != mark.bits {
-            self.note(mark);
-        }
-    }
-
-    /// Returns `true` if a response of the key has been stored since that moment.
-    #[inline]
-    pub(crate) fn has_stored_since(&self, key: &LongStoreKey, since: Moment) -> bool {
-        self.now() != since && self.stored_since(word(key.as_bytes()), since)
-    }
-
-    fn stored_since(&self, key: u64, since: Moment) -> bool {
-        let since = Mark::new(key ^ STORED, since);
-        let stored = self.found(since.at);
-        stored == since.bits || since.is_older(stored)
-    }
-
-    fn found(&self, at: usize) -> u64 {
-        self.places[at].load(Ordering::Acquire)
-    }
-
-    fn note(&self, mark: Mark) -> bool {
-        let next = |found| (!mark.is_older(found)).then_some(mark.bits);
-        self.places[mark.at]
-            .fetch_update(Ordering::AcqRel, Ordering::Acquire, next)
-            .is_ok()
+    /// Returns the state of the fill, which outlives the registration.
+    pub(crate) fn state(&self) -> &Arc<FillState> {
+        &self.state
     }
 }
 
-impl Mark {
-    fn new(digest: u64, moment: Moment) -> Self {
-        Self {
-            at: usize::from(digest as u16) % PLACES,
-            bits: (digest & !NUMBER) | moment.0,
+impl Drop for FillTurn {
+    fn drop(&mut self) {
+        let key = &self.state.covers.key;
+        if self.state.has(COMPLETE) {
+            self.order.note_change(key);
         }
-    }
-
-    /// Returns `true` if the other mark has the same digest and a later number. Numbers wrap
-    /// around.
-    fn is_older(self, other: u64) -> bool {
-        let ahead = (other as u32).wrapping_sub(self.bits as u32);
-        (other ^ self.bits) & !NUMBER == 0 && ahead != 0 && ahead < u32::MAX / 2
-    }
-
-    /// Returns `true` if the other mark has the same digest and an earlier number.
-    fn is_newer(self, other: u64) -> bool {
-        (other ^ self.bits) & !NUMBER == 0 && other != self.bits && !self.is_older(other)
+        let mut fills = self.order.lock(key);
+        if let Some(fills_for_key) = fills.get_mut(key) {
+            fills_for_key.retain(|fill| !Arc::ptr_eq(fill, &self.state));
+            if fills_for_key.is_empty() {
+                fills.remove(key);
+            }
+        }
+        drop(fills);
+        self.order.open.fetch_sub(1, Ordering::AcqRel);
     }
 }
 
-fn word<const N: usize>(digest: &[u8; N]) -> u64 {
-    let word = digest
-        .first_chunk()
-        .expect("a digest has at least 16 bytes");
-    u64::from_le_bytes(*word)
+impl FillState {
+    /// Returns `true` if a newer response for the same requests is stored, or if a newer one of the
+    /// key is not stored.
+    pub(crate) fn is_overtaken(&self) -> bool {
+        self.has(SUPERSEDED | REFUSED)
+    }
+
+    /// Records that a newer response is stored: in place of this one, or in the other partition.
+    fn overtake_by(&self, newer: &Coverage) {
+        self.set(match self.covers.key == newer.key {
+            true => SUPERSEDED,
+            false => REFUSED,
+        });
+    }
+
+    fn has(&self, flags: u8) -> bool {
+        self.flags.load(Ordering::Acquire) & flags != 0
+    }
+
+    fn set(&self, flag: u8) {
+        self.flags.fetch_or(flag, Ordering::AcqRel);
+    }
+}
+
+impl Drop for StoreChange {
+    fn drop(&mut self) {
+        self.order.note_change(&self.key);
+    }
+}
+
+fn slot(key: &LongStoreKey) -> usize {
+    let [first, second, ..] = *key.as_bytes();
+    usize::from(u16::from_le_bytes([first, second])) % SLOTS
 }
 
 impl fmt::Debug for Order {
@@ -177,6 +308,8 @@ impl fmt::Debug for Order {
 
 #[cfg(test)]
 mod tests {
+    use http::header::{ACCEPT, ACCEPT_LANGUAGE};
+
     use super::*;
     use crate::core::store_api::store_key::StoreKeys;
 
@@ -187,74 +320,148 @@ mod tests {
         key.finish()
     }
 
-    const VARIANTS: [u8; 2] = [7, 8];
+    fn of(name: u64, variant: u8) -> Coverage {
+        Coverage {
+            key: key(name),
+            other_key: None,
+            says_shared: false,
+            vary: VarySpec::from_names(vec![ACCEPT]).unwrap(),
+            variant: VariantId::from_bytes([variant; 16]),
+        }
+    }
 
-    fn begin(order: &Order, variant: u8) -> FillOrdinal {
-        order.begin(&key(1), Some(&VariantId::from_bytes([variant; 16])))
+    fn order() -> Arc<Order> {
+        Arc::default()
     }
 
     #[test]
     fn an_older_response_that_ends_later_is_refused() {
-        let order = Order::default();
-        for variant in [None, Some(VariantId::from_bytes([7; 16]))] {
-            let [first, second, third] = [(); 3].map(|()| order.begin(&key(1), variant.as_ref()));
-            assert!(order.complete(first) && order.complete(third));
-            assert!(!order.complete(second) && order.complete(third));
+        let order = order();
+        let [first, second, third] = [(); 3].map(|()| order.begin(of(1, 7)));
+        assert!(first.complete() && third.complete());
+        assert!(second.state().is_overtaken() && !third.state().is_overtaken());
+        assert!(!second.complete() && third.complete());
+    }
+
+    #[test]
+    fn an_open_response_is_known_however_many_others_end() {
+        let order = order();
+        let older = order.begin(of(1, 7));
+        let newer = order.begin(of(1, 7));
+        assert!(newer.complete());
+        let refused = order.begin(of(2, 7));
+        order.refuse_before_now(&key(2));
+        drop(newer);
+        for name in 3..9_000 {
+            let other = order.begin(of(name, 7));
+            order.refuse_before_now(&key(name + 9_000));
+            assert!(other.complete() && !other.refuse());
         }
+        assert!(!older.complete() && !refused.complete());
     }
 
     #[test]
     fn a_response_that_is_not_stored_comes_after_all_variants() {
-        let order = Order::default();
-        let first = VARIANTS.map(|variant| begin(&order, variant));
+        let order = order();
+        let first = [7, 8].map(|variant| order.begin(of(1, variant)));
         order.refuse_before_now(&key(1));
-        let second = VARIANTS.map(|variant| begin(&order, variant));
-        assert!(!first.into_iter().any(|turn| order.complete(turn)));
-        assert!(second.into_iter().all(|turn| order.complete(turn)));
+        let second = [7, 8].map(|variant| order.begin(of(1, variant)));
+        assert!(!first.iter().any(FillTurn::complete));
+        assert!(second.iter().all(FillTurn::complete));
     }
 
     #[test]
     fn other_keys_and_variants_do_not_count() {
-        let order = Order::default();
-        let [first, second] = VARIANTS.map(|variant| begin(&order, variant));
-        assert!(order.complete(second));
-        for name in 2..9_000 {
-            order.refuse_before_now(&key(name));
+        let order = order();
+        let turns = [of(1, 7), of(1, 8), of(2, 7)].map(|covers| order.begin(covers));
+        assert!(turns.iter().rev().all(FillTurn::complete));
+    }
+
+    #[test]
+    fn responses_that_vary_by_other_fields_are_for_the_same_requests() {
+        let order = order();
+        let otherwise = |names| Coverage {
+            vary: VarySpec::from_names(names).unwrap(),
+            ..of(1, 9)
+        };
+        for names in [vec![], vec![ACCEPT_LANGUAGE]] {
+            let turns = [of(1, 7), otherwise(names.clone()), of(1, 8)];
+            let turns = turns.map(|covers| order.begin(covers));
+            assert!(turns[1].complete() && turns[2].complete() && !turns[0].complete());
         }
-        assert!(order.complete(first));
+    }
+
+    #[test]
+    fn the_other_partition_of_a_newer_response_counts() {
+        let order = order();
+        let anonymous = of(1, 7);
+        let shared = Coverage {
+            says_shared: true,
+            ..anonymous.clone()
+        };
+        let own = of(2, 7);
+        let by_caller = || Coverage {
+            other_key: Some(key(1)),
+            ..own.clone()
+        };
+        let turns = [order.begin(shared.clone()), order.begin(by_caller())];
+        assert!(turns[1].complete() && !turns[0].complete());
+        let turns = [order.begin(shared.clone()), order.begin(by_caller())];
+        assert!(!turns[1].refuse() && !turns[0].complete());
+        let turn = order.begin(shared.clone());
+        drop(order.confirm(&by_caller()));
+        assert!(!turn.complete());
+        // An older one that is stored in place of the one that is given up is known.
+        let turns = [shared.clone(), shared, by_caller()].map(|covers| order.begin(covers));
+        assert!(turns[0].complete() && turns[2].complete());
+        assert!(!turns[1].complete() && turns[1].refuse());
+        // A response to an anonymous request is not for the caller.
+        let turns = [order.begin(anonymous), order.begin(by_caller())];
+        assert!(turns[1].complete() && turns[0].complete());
     }
 
     #[test]
     fn a_response_that_is_stored_or_confirmed_since_a_moment_is_known() {
-        let order = Order::default();
-        let [before, other] = [(); 2].map(|()| order.now());
-        assert!(order.complete(begin(&order, VARIANTS[0])));
+        let order = order();
+        let before = order.now();
+        let turn = order.begin(of(1, 7));
+        assert!(turn.complete());
+        assert!(order.may_have_changed_since(&key(1), before));
+        // It may not be seen before it is stored.
         let between = order.now();
-        assert!(order.has_stored_since(&key(1), before));
-        assert!(!order.has_stored_since(&key(1), between));
-        order.confirm(&key(1));
-        assert!(order.has_stored_since(&key(1), between));
-        assert!(!order.has_stored_since(&key(1), order.now()));
-        assert!(!order.has_stored_since(&key(2), other));
+        assert!(!order.may_have_changed_since(&key(1), between));
+        drop(turn);
+        assert!(order.may_have_changed_since(&key(1), between));
+        let between = order.now();
+        let change = order.confirm(&of(1, 7));
+        assert!(order.may_have_changed_since(&key(1), between));
+        let between = order.now();
+        drop(change);
+        assert!(order.may_have_changed_since(&key(1), between));
+        assert!(!order.may_have_changed_since(&key(1), order.now()));
+        assert!(!order.may_have_changed_since(&key(2), before));
     }
 
     #[test]
     fn a_refused_response_knows_of_an_older_one_of_its_variant_stored_meanwhile() {
-        for (stored, is_known) in [(0, true), (1, false)] {
-            let order = Order::default();
-            let older = begin(&order, VARIANTS[stored]);
-            let newer = begin(&order, VARIANTS[0]);
-            assert!(order.complete(older));
-            assert_eq!(order.refuse(newer), is_known);
-            assert!(order.is_refused(older) && !order.is_refused(newer));
+        for (stored, is_known) in [(7, true), (8, false)] {
+            let order = order();
+            let older = order.begin(of(1, stored));
+            let newer = order.begin(of(1, 7));
+            assert!(older.complete());
+            assert_eq!(newer.refuse(), is_known);
+            assert!(older.is_refused() && !newer.is_refused());
         }
     }
 
     #[test]
-    fn numbers_wrap_around() {
-        let order = Order::default();
-        order.next.store(NUMBER, Ordering::Relaxed);
-        let [first, second] = [(); 2].map(|()| order.begin(&key(1), None));
-        assert!(order.complete(second) && !order.complete(first));
+    fn a_fill_that_ends_leaves_nothing() {
+        let order = order();
+        let turns: Vec<_> = (0..100).map(|name| order.begin(of(name / 2, 7))).collect();
+        assert_eq!(order.open.load(Ordering::Relaxed), 100);
+        drop(turns);
+        assert_eq!(order.open.load(Ordering::Relaxed), 0);
+        let mut fills = order.fills.iter();
+        assert!(fills.all(|shard| shard.lock().unwrap().is_empty()));
     }
 }

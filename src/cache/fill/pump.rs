@@ -87,14 +87,14 @@ impl<B: Body> Pumped<B> {
         }
     }
 
-    /// Allows the waiters to stream the response. The stored response that it replaces is
+    /// Allows the waiters to stream the response. The stored responses that it replaces are
     /// invalidated first, so that no request receives the older one after the newer one.
     pub(super) async fn publish(&mut self) {
         let Some(tapped) = self.tapped.as_mut().filter(|tapped| tapped.feed.is_none()) else {
             return;
         };
-        if let Some(write) = tapped.fill.as_ref().and_then(ResponseFill::make_way) {
-            // If the store fails, it retains the entry until that expires.
+        if let Some(write) = tapped.fill.as_ref().map(ResponseFill::make_way) {
+            // If the store fails, it retains the entries until they expire.
             let _ = write.await;
         }
         if let Some(tapped) = &mut self.tapped {

@@ -13,7 +13,7 @@ use http_body::{Frame, SizeHint};
 
 use super::{
     budget::{Budget, Open, Piece},
-    order::FillOrdinal,
+    order::FillState,
 };
 use crate::cache::{
     entry::{entry::StoredResponse, key::CacheKey},
@@ -39,8 +39,8 @@ pub(crate) struct Relay {
     pub(crate) key: CacheKey,
     /// The fence of the fill.
     pub(crate) fence: Fence,
-    /// Its number in the order of responses.
-    pub(crate) turn: FillOrdinal,
+    /// Its place in the order of responses.
+    pub(crate) turn: Arc<FillState>,
     /// The response without its body.
     pub(crate) head: StoredResponse,
     pub(super) expected_bytes: Option<u64>,
@@ -108,7 +108,7 @@ impl Relay {
     pub(crate) fn new(
         key: CacheKey,
         fence: Fence,
-        turn: FillOrdinal,
+        turn: Arc<FillState>,
         head: StoredResponse,
         expected_bytes: Option<u64>,
         open: Arc<Open>,

@@ -1,4 +1,4 @@
-//! A stored response that a newer response of the origin replaces or invalidates.
+//! The stored responses that a newer response of the origin replaces or invalidates.
 
 use std::{sync::Arc, time::Duration};
 
@@ -13,89 +13,142 @@ use crate::{
     core::store_api::store_future::{ReadyOrPending, StoreFuture},
 };
 
-/// A stored response that is outdated.
-#[derive(Clone, Debug)]
+/// Stored responses that are outdated.
+#[derive(Clone, Debug, Default)]
 pub(crate) struct Replaced {
-    stale: Stale,
+    entries: Vec<Stale>,
 }
 
 impl Replaced {
     pub(crate) fn new(stale: &Stale) -> Self {
         Self {
-            stale: stale.clone(),
+            entries: vec![stale.clone()],
         }
     }
 
-    /// Returns `true` if a response under this key and variant replaces the entry in the store.
-    pub(crate) fn is_at(&self, key: &CacheKey, variant: &VariantId) -> bool {
-        self.stale.key == *key && self.stale.entry.variant == *variant
+    /// Adds other ones.
+    pub(crate) fn and(mut self, others: Self) -> Self {
+        self.entries.extend(others.entries);
+        self
     }
 
-    /// Ends its use, before a response under this key and variant is sent or stored. If the new
-    /// response has another key or variant, the entry is removed, as it would not be replaced.
-    pub(super) fn make_way(
+    pub(crate) fn is_empty(&self) -> bool {
+        self.entries.is_empty()
+    }
+
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &Stale> {
+        self.entries.iter()
+    }
+
+    /// Returns the entries that a response under this key and variant does not replace in the
+    /// store.
+    pub(crate) fn elsewhere(&self, key: &CacheKey, variant: &VariantId) -> Self {
+        let entries = self.entries.iter();
+        let elsewhere = entries.filter(|stale| !is_at(stale, key, variant));
+        Self {
+            entries: elsewhere.cloned().collect(),
+        }
+    }
+
+    /// Ends their use, before a response under this key and variant is sent. Entries with another
+    /// key or variant are removed, as they would not be replaced.
+    pub(crate) fn make_way(
         &self,
         config: &Arc<Config>,
         key: &CacheKey,
         variant: &VariantId,
     ) -> StoreFuture<()> {
-        config.keeping.bound(match self.is_at(key, variant) {
-            true => self.demote(config),
-            false => self.invalidate(config),
+        self.hold(config, |stale| match is_at(stale, key, variant) {
+            true => config.retain_stale_for,
+            false => Duration::ZERO,
         })
     }
 
-    /// Removes the entry from the store, unless it was replaced. It is never served again, not even
-    /// in place of an error.
+    /// Removes the entries from the store, unless they were replaced. They are never served again,
+    /// not even in place of an error.
     pub(crate) fn invalidate(&self, config: &Arc<Config>) -> StoreFuture<()> {
-        self.hold(config, Duration::ZERO)
+        self.hold(config, |_| Duration::ZERO)
     }
 
-    /// Requires validation by the origin at each further use, unless the entry was replaced.
+    /// Requires validation by the origin at each further use, unless the entries were replaced.
     pub(crate) fn demote(&self, config: &Arc<Config>) -> StoreFuture<()> {
-        self.hold(config, config.retain_stale_for)
+        self.hold(config, |_| config.retain_stale_for)
     }
 
-    fn hold(&self, config: &Arc<Config>, retain: Duration) -> StoreFuture<()> {
-        let mut entry = (*self.stale.entry).clone();
-        entry.freshness = Freshness {
-            lifetime_secs: 0,
-            while_revalidate_secs: 0,
-            if_error_secs: 0,
-            always_validate: true,
-            never_stale: true,
-            ..entry.freshness
-        };
-        let touched = config.store.touch(Touch {
-            key: self.stale.key,
-            entry: Arc::new(entry),
-            stamp: self.stale.stamp,
-            fence: self.stale.fence,
-            retain,
-        });
-        let touched = match touched.into_ready() {
-            ReadyOrPending::Ready(touched) => touched.map(drop).into(),
-            ReadyOrPending::Pending(pending) => {
-                StoreFuture::pending(async { pending.await.map(drop) })
-            }
-        };
-        assured(config, touched, drop)
+    fn hold(&self, config: &Arc<Config>, retain: impl Fn(&Stale) -> Duration) -> StoreFuture<()> {
+        let entries = self.entries.iter();
+        all(entries.map(|stale| hold(config, stale, retain(stale))))
     }
 
-    /// Removes the entry, in the background if the store does not reply at once, then calls `then`.
+    /// Removes the entries, in the background if the store does not reply at once, then calls
+    /// `then`.
     pub(crate) fn invalidate_before(
         &self,
         config: &Arc<Config>,
         then: impl FnOnce() + Send + 'static,
     ) {
+        if self.entries.is_empty() {
+            return then();
+        }
         let invalidated = config.keeping.bound(self.invalidate(config));
         match config.watch.over(invalidated, || None).into_ready() {
             ReadyOrPending::Ready(_) => then(),
             ReadyOrPending::Pending(pending) => config.spawn(Box::pin(async move {
-                // If the store fails, it retains the entry until that expires.
+                // If the store fails, it retains the entries until they expire.
                 let _ = pending.await;
                 then();
             })),
         }
     }
+}
+
+/// Returns `true` if a response under this key and variant replaces the entry in the store.
+fn is_at(stale: &Stale, key: &CacheKey, variant: &VariantId) -> bool {
+    stale.key == *key && stale.entry.variant == *variant
+}
+
+/// Makes an entry useless without validation, and limits the time for which it is retained.
+fn hold(config: &Arc<Config>, stale: &Stale, retain: Duration) -> StoreFuture<()> {
+    let mut entry = (*stale.entry).clone();
+    entry.freshness = Freshness {
+        lifetime_secs: 0,
+        while_revalidate_secs: 0,
+        if_error_secs: 0,
+        always_validate: true,
+        never_stale: true,
+        ..entry.freshness
+    };
+    let touched = config.store.touch(Touch {
+        key: stale.key,
+        entry: Arc::new(entry),
+        stamp: stale.stamp,
+        fence: stale.fence,
+        retain,
+    });
+    let touched = match touched.into_ready() {
+        ReadyOrPending::Ready(touched) => touched.map(drop).into(),
+        ReadyOrPending::Pending(pending) => StoreFuture::pending(async { pending.await.map(drop) }),
+    };
+    assured(config, touched, drop)
+}
+
+/// Waits for all writes. Returns the last error, if any failed.
+fn all(writes: impl Iterator<Item = StoreFuture<()>>) -> StoreFuture<()> {
+    let mut written = Ok(());
+    let mut pending = Vec::new();
+    for write in writes {
+        match write.into_ready() {
+            ReadyOrPending::Ready(result) => written = written.and(result),
+            ReadyOrPending::Pending(write) => pending.push(write),
+        }
+    }
+    if pending.is_empty() {
+        return written.into();
+    }
+    StoreFuture::pending(async move {
+        for write in pending {
+            written = written.and(write.await);
+        }
+        written
+    })
 }

@@ -1,6 +1,7 @@
 //! A response that is being stored while it streams to the client.
 
 use std::{
+    mem,
     sync::{Arc, atomic::Ordering},
     time::Duration,
 };
@@ -11,7 +12,7 @@ use http::{HeaderMap, HeaderValue, StatusCode, header};
 use super::{
     budget::Open,
     completion::{Done, Landed, amend, purge_url},
-    order::FillOrdinal,
+    order::{Coverage, FillTurn},
     relay::Relay,
     replaced::Replaced,
 };
@@ -60,12 +61,12 @@ pub(crate) struct ResponseFill {
     pub(crate) packer: Option<Packer>,
     /// The record of the request, which reports the response as stored.
     pub(crate) record: Option<RecordHandle>,
-    /// The stored response that becomes invalid if this one cannot be stored.
-    pub(crate) replaced: Option<Box<Replaced>>,
+    /// The stored responses that this one replaces or invalidates, stored or not.
+    pub(crate) replaced: Replaced,
     /// The URL's route, if it has one.
     pub(crate) route: Option<StoreKey>,
-    /// Its number in the order of responses of its key and variant.
-    turn: FillOrdinal,
+    /// Its place in the order of responses, until it is complete.
+    turn: Option<FillTurn>,
     pub(super) chunks: Vec<Bytes>,
     /// The registered chunks, while the fill waits for more of the body.
     open: Option<Arc<Open>>,
@@ -93,11 +94,22 @@ pub(crate) struct FillHead {
 }
 
 impl ResponseFill {
-    pub(crate) fn new(config: Arc<Config>, head: FillHead, expected_bytes: Option<u64>) -> Self {
-        let variant = (!head.vary.is_empty()).then_some(&head.variant);
-        let turn = config.order.begin(head.key.full(), variant);
+    /// Starts a fill. `other_key` is that of the other partition that its request looks up.
+    pub(crate) fn new(
+        config: Arc<Config>,
+        head: FillHead,
+        other_key: Option<&CacheKey>,
+        expected_bytes: Option<u64>,
+    ) -> Self {
+        let turn = config.order.begin(Coverage {
+            key: *head.key.full(),
+            other_key: other_key.map(|key| *key.full()),
+            says_shared: head.says_shared,
+            vary: head.vary.clone(),
+            variant: head.variant,
+        });
         Self {
-            turn,
+            turn: Some(turn),
             config,
             head,
             expected_bytes,
@@ -106,7 +118,7 @@ impl ResponseFill {
             lease: None,
             packer: None,
             record: None,
-            replaced: None,
+            replaced: Replaced::default(),
             route: None,
             chunks: Vec::new(),
             open: None,
@@ -122,12 +134,13 @@ impl ResponseFill {
         if is_part || self.lead.is_none() {
             return None;
         }
+        let turn = Arc::clone(self.turn.as_ref()?.state());
         let open = Arc::clone(self.lay_down());
         let head = &self.head;
         let relay = Relay::new(
             head.key,
             head.fence,
-            self.turn,
+            turn,
             self.streamed_head(),
             self.expected_bytes,
             open,
@@ -140,11 +153,12 @@ impl ResponseFill {
         Some(relay)
     }
 
-    /// Ends the use of the stored response that this one replaces or invalidates, before this one
+    /// Ends the use of the stored responses that this one replaces or invalidates, before this one
     /// is sent to another request.
-    pub(super) fn make_way(&self) -> Option<StoreFuture<()>> {
-        let (replaced, head) = (self.replaced.as_ref()?, &self.head);
-        Some(replaced.make_way(&self.config, &head.key, &head.variant))
+    pub(super) fn make_way(&self) -> StoreFuture<()> {
+        let (config, head) = (&self.config, &self.head);
+        let made = self.replaced.make_way(config, &head.key, &head.variant);
+        config.keeping.bound(made)
     }
 
     /// Returns the response without its body.
@@ -204,7 +218,7 @@ impl ResponseFill {
 
     fn lay_down(&mut self) -> &Arc<Open> {
         self.open.get_or_insert_with(|| {
-            let pieces = std::mem::take(&mut self.chunks);
+            let pieces = mem::take(&mut self.chunks);
             let now = self.config.clock.coarse();
             self.config.filling.open(pieces, now)
         })
@@ -276,14 +290,17 @@ impl ResponseFill {
         if !self.take_up() {
             return self.abandon(CacheReason::Busy);
         }
+        let Some(turn) = self.turn.take() else {
+            return;
+        };
         let config = Arc::clone(&self.config);
         let packer = self.packer.filter(|packer| self.bytes >= packer.min_bytes);
         let done = Done {
             lead: self.lead.take(),
             lease: self.lease.take(),
             record: self.record.take(),
-            replaced: self.replaced.take(),
-            turn: self.turn,
+            replaced: mem::take(&mut self.replaced),
+            turn,
             put: self.put(packer.is_some()),
             config: Arc::clone(&config),
         };
@@ -313,7 +330,7 @@ impl ResponseFill {
     /// Abandons the fill: the response is not storable.
     pub(super) fn abandon(mut self, reason: CacheReason) {
         amend(self.record.take(), reason);
-        if self.config.order.refuse(self.turn) {
+        if self.turn.as_ref().is_some_and(FillTurn::refuse) {
             purge_url(&self.config, &self.head.key);
         }
         // A response that exceeded the budget may fit the next time.
@@ -335,14 +352,14 @@ impl ResponseFill {
         }
         self.take_up();
         self.bytes = 0;
-        relay.pass_on(std::mem::take(&mut self.chunks), &self.config.filling);
+        relay.pass_on(mem::take(&mut self.chunks), &self.config.filling);
     }
 
-    /// Ends the flight without a stored response, after the invalidation of the entry that this one
-    /// replaces.
+    /// Ends the flight without a stored response, after the invalidation of the entries that this
+    /// one replaces.
     pub(super) fn end(&mut self, landing: Landing) {
         let landed = Landed {
-            replaced: self.replaced.take(),
+            replaced: mem::take(&mut self.replaced),
             lead: self.lead.take(),
             lease: self.lease.take(),
             record: None,

@@ -25,10 +25,11 @@ use crate::cache::{
 
 /// The use of a stored response for a request.
 pub(super) enum EntryUse {
-    /// It is served. A reason is given if the client requested a newer one.
-    Serve(Option<CacheReason>),
-    /// It is stale, or the client requests a newer one.
-    Validate(Forward),
+    /// It is served, with the decompressed body if the client does not accept the stored encoding.
+    /// A reason is given if the client requested a newer one.
+    Serve(Option<Bytes>, Option<CacheReason>),
+    /// It is stale, or the client requests a newer one. The body is as above.
+    Validate(Option<Bytes>, Forward),
     /// It is partial content that does not cover the requested range.
     OtherPart,
     /// It is another variant.
@@ -36,6 +37,9 @@ pub(super) enum EntryUse {
     /// It belongs to another caller, or cannot be decompressed.
     Unusable,
 }
+
+/// A body cannot be decompressed.
+struct Unreadable;
 
 impl Look {
     /// Returns the use of a stored response for this request.
@@ -53,24 +57,28 @@ impl Look {
         if !fits(&selection, entry) {
             return EntryUse::OtherVariant;
         }
-        if !self.is_meant_for_caller(entry) || !self.can_read(entry, config, asked) {
+        if !self.is_meant_for_caller(entry) {
             return EntryUse::Unusable;
         }
+        let Ok(plain) = self.plain(entry, config, asked) else {
+            return EntryUse::Unusable;
+        };
         if entry.status == StatusCode::PARTIAL_CONTENT && !self.is_held(entry, asked) {
             return EntryUse::OtherPart;
         }
         if !is_fresh || self.facts.precondition {
-            return EntryUse::Validate(match is_fresh {
+            let forward = match is_fresh {
                 true => Forward::Request,
                 false => Forward::Stale,
-            });
+            };
+            return EntryUse::Validate(plain, forward);
         }
         if self.is_fresh_enough(entry) {
-            EntryUse::Serve(None)
+            EntryUse::Serve(plain, None)
         } else if self.may_reload(config) {
-            EntryUse::Validate(Forward::Request)
+            EntryUse::Validate(plain, Forward::Request)
         } else {
-            EntryUse::Serve(Some(CacheReason::Reloaded))
+            EntryUse::Serve(plain, Some(CacheReason::Reloaded))
         }
     }
 
@@ -89,18 +97,10 @@ impl Look {
     }
 
     /// Records a stored response that cannot be served without validation.
-    pub(super) fn take_stale(
-        &mut self,
-        entry: Arc<StoredResponse>,
-        stamp: Stamp,
-        fence: Fence,
-        expired: bool,
-    ) {
-        let is_part = entry.status == StatusCode::PARTIAL_CONTENT;
-        let found = self.found(entry, stamp, fence, expired);
-        match is_part {
-            true => self.round.part = Some(Box::new(found)),
-            false => self.round.finding = Finding::Stale(found),
+    pub(super) fn take_stale(&mut self, stale: Stale, plain: Option<Bytes>) {
+        match stale.entry.status == StatusCode::PARTIAL_CONTENT {
+            true => self.round.part = Some(Box::new(stale)),
+            false => self.round.finding = Finding::Stale(stale, plain),
         }
     }
 
@@ -140,22 +140,36 @@ impl Look {
         self.facts.asks.only_if_cached || config.reloads.take(self.key().full(), now)
     }
 
-    /// Returns `true` if the client accepts the stored encoding, or if the body could be
-    /// decompressed. The decompressed body is left in the round.
-    fn can_read(&mut self, entry: &StoredResponse, config: &Config, asked: &HeaderMap) -> bool {
-        self.round.plain = None;
-        let Some(plain_bytes) = entry.packed else {
-            return true;
-        };
-        if self.wanted().is_head() {
-            self.round.plain = (!packing::takes_packed(asked)).then(Bytes::new);
-        } else if !packing::takes_packed(asked) {
-            let plain_bytes = usize::try_from(plain_bytes).ok();
-            let unpacked = config.rules.packer.zip(plain_bytes);
-            self.round.plain = unpacked.and_then(|(packer, len)| (packer.unpack)(&entry.body, len));
-            return self.round.plain.is_some();
+    /// Returns the decompressed body, if the client does not accept the stored encoding. Returns an
+    /// error if it cannot be decompressed.
+    #[inline]
+    fn plain(
+        &self,
+        entry: &StoredResponse,
+        config: &Config,
+        asked: &HeaderMap,
+    ) -> Result<Option<Bytes>, Unreadable> {
+        match entry.packed {
+            Some(plain_bytes) if !packing::takes_packed(asked) => {
+                self.unpacked(entry, plain_bytes, config).map(Some)
+            }
+            Some(_) | None => Ok(None),
         }
-        true
+    }
+
+    fn unpacked(
+        &self,
+        entry: &StoredResponse,
+        plain_bytes: u32,
+        config: &Config,
+    ) -> Result<Bytes, Unreadable> {
+        if self.wanted().is_head() {
+            return Ok(Bytes::new());
+        }
+        let plain_bytes = usize::try_from(plain_bytes).ok();
+        let unpacked = config.rules.packer.zip(plain_bytes);
+        let unpacked = unpacked.and_then(|(packer, len)| (packer.unpack)(&entry.body, len));
+        unpacked.ok_or(Unreadable)
     }
 
     /// Returns `true` if a stored partial response covers the requested range.

@@ -157,6 +157,16 @@ impl LookupKeys {
         }
     }
 
+    /// Returns all keys.
+    pub(crate) fn all(&self) -> impl Iterator<Item = &CacheKey> {
+        self.shared().into_iter().chain(self.own())
+    }
+
+    /// Returns the key in the other partition than that of this key, if there is one.
+    pub(crate) fn other(&self, key: &CacheKey) -> Option<&CacheKey> {
+        self.all().find(|other| *other != key)
+    }
+
     /// Returns the partition of a key, if the key is one of these.
     pub(super) fn partition_of(&self, key: &CacheKey) -> Option<PartitionKind> {
         match (self.shared(), self.own()) {

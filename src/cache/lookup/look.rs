@@ -51,9 +51,6 @@ pub(crate) struct Round {
     pub(crate) fence: Option<Fence>,
     pub(crate) forward: Forward,
     pub(crate) finding: Finding,
-    /// The decompressed body of the stored response, for a client that does not accept its
-    /// encoding.
-    pub(crate) plain: Option<Bytes>,
     /// A stored partial response that does not cover the requested range.
     pub(crate) part: Option<Box<Stale>>,
     pub(crate) asked_at: Timestamp,
@@ -68,8 +65,9 @@ pub(crate) struct Round {
 pub(crate) enum Finding {
     /// Nothing is stored.
     Nothing,
-    /// A stored response cannot be served without validation.
-    Stale(Stale),
+    /// A stored response cannot be served without validation. Its decompressed body is present if
+    /// the client does not accept the stored encoding.
+    Stale(Stale, Option<Bytes>),
     /// The store failed.
     Failed(StoreErrorKind),
 }
@@ -203,7 +201,15 @@ impl Look {
     #[inline]
     pub(crate) fn stale(&self) -> Option<&Stale> {
         match &self.round.finding {
-            Finding::Stale(stale) => Some(stale),
+            Finding::Stale(stale, _) => Some(stale),
+            Finding::Nothing | Finding::Failed(_) => None,
+        }
+    }
+
+    /// Returns the decompressed body of that response, if the client does not accept its encoding.
+    pub(crate) fn stale_plain(&self) -> Option<&Bytes> {
+        match &self.round.finding {
+            Finding::Stale(_, plain) => plain.as_ref(),
             Finding::Nothing | Finding::Failed(_) => None,
         }
     }
@@ -213,7 +219,7 @@ impl Look {
     pub(crate) fn failure(&self) -> Option<StoreErrorKind> {
         match self.round.finding {
             Finding::Failed(kind) => Some(kind),
-            Finding::Nothing | Finding::Stale(_) => None,
+            Finding::Nothing | Finding::Stale(..) => None,
         }
     }
 
@@ -266,7 +272,6 @@ impl Round {
             fence: None,
             forward: Forward::UriMiss,
             finding: Finding::Nothing,
-            plain: None,
             part: None,
             asked_at: config.clock.coarse(),
             landed: config.flights.landed(),

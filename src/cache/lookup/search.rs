@@ -136,17 +136,17 @@ impl Search<'_> {
                 stamp,
                 expired,
             } => match look.entry_use(&entry, expired, config, request.headers()) {
-                EntryUse::Serve(reason) => {
-                    return Break(LookupOutcome::Response(LookupResponse::Fresh(
-                        entry, reason,
-                    )));
+                EntryUse::Serve(plain, reason) => {
+                    let fresh = LookupResponse::Fresh(entry, plain, reason);
+                    return Break(LookupOutcome::Response(fresh));
                 }
                 EntryUse::OtherVariant => look.round.forward = Forward::VaryMiss,
                 EntryUse::Unusable => {}
                 EntryUse::OtherPart => look.take_part(entry, stamp, fence, expired),
-                EntryUse::Validate(forward) => {
+                EntryUse::Validate(plain, forward) => {
                     look.round.forward = forward;
-                    look.take_stale(entry, stamp, fence, expired);
+                    let found = look.found(entry, stamp, fence, expired);
+                    look.take_stale(found, plain);
                     return self.go_past(request);
                 }
             },

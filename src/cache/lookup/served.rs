@@ -31,8 +31,8 @@ impl Search<'_> {
     /// Builds the response to the client.
     #[inline(always)]
     pub(crate) fn show<B>(&self, response: LookupResponse, request: &Request<B>) -> ServedResponse {
-        let (entry, reason) = match response {
-            LookupResponse::Fresh(entry, reason) => (entry, reason),
+        let (entry, plain, reason) = match response {
+            LookupResponse::Fresh(entry, plain, reason) => (entry, plain, reason),
             LookupResponse::Made(response) => return ServedResponse::Made(*response),
             LookupResponse::Streamed(streaming) => return self.show_streamed(*streaming, request),
         };
@@ -55,8 +55,9 @@ impl Search<'_> {
         match context.whole(entry, self.look, now, report) {
             Ok(whole) => ServedResponse::Whole(whole),
             Err(entry) => {
-                let asked = request.headers();
-                ServedResponse::Made(context.stored(&entry, self.look, asked, now, report))
+                let (asked, plain) = (request.headers(), plain.as_ref());
+                let response = context.stored(&entry, plain, self.look, asked, now, report);
+                ServedResponse::Made(response)
             }
         }
     }
@@ -76,7 +77,8 @@ impl Search<'_> {
             ..Report::hit(CacheSource::Hit, relay.head.freshness.ttl_secs(now))
         };
         let context = self.serve_context(request);
-        let response = context.stored(&relay.head, self.look, request.headers(), now, report);
+        let asked = request.headers();
+        let response = context.stored(&relay.head, None, self.look, asked, now, report);
         match self.look.wanted().is_head() || response.status() == StatusCode::NOT_MODIFIED {
             true => ServedResponse::Made(response),
             false => ServedResponse::Streamed(Box::new(response.map(|_| (reader, wait)))),
@@ -92,7 +94,7 @@ impl Search<'_> {
         }
     }
 
-    /// Builds a response from a stale one.
+    /// Builds a response from the stale one that the lookup found.
     pub(super) fn stale<B>(
         &self,
         entry: &StoredResponse,
@@ -102,7 +104,8 @@ impl Search<'_> {
         let now = self.config.clock.now();
         let report = Report::hit(CacheSource::Stale, entry.freshness.ttl_secs(now)).reason(reason);
         let context = self.serve_context(request);
-        let response = context.stored(entry, self.look, request.headers(), now, report);
+        let (asked, plain) = (request.headers(), self.look.stale_plain());
+        let response = context.stored(entry, plain, self.look, asked, now, report);
         Box::new(response)
     }
 

@@ -69,10 +69,12 @@ impl ServeContext<'_> {
         })
     }
 
-    /// Builds the response to a request from a stored response.
+    /// Builds the response to a request from a stored response. `plain` is its decompressed body,
+    /// if the client does not accept the stored encoding.
     pub(crate) fn stored(
         self,
         entry: &StoredResponse,
+        plain: Option<&Bytes>,
         look: &Look,
         asked: &HeaderMap,
         now: Timestamp,
@@ -80,7 +82,7 @@ impl ServeContext<'_> {
     ) -> Response<Bytes> {
         let wanted = look.wanted();
         let asked = wanted.is_selective().then_some(asked);
-        let (plain, targeted) = (look.round.plain.as_ref(), &self.config.rules.targeted);
+        let targeted = &self.config.rules.targeted;
         let mut response = response::respond(entry, plain, asked, wanted.is_head(), targeted);
         let age = response::age(entry.freshness.age_secs(now));
         let status = self.status(report);

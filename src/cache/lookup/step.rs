@@ -138,9 +138,9 @@ impl Future for LookupWait {
 
 /// A response for which the handler is not called.
 pub(crate) enum LookupResponse {
-    /// A stored response, and the reason that it is served although the client requested a newer
-    /// one.
-    Fresh(Arc<StoredResponse>, Option<CacheReason>),
+    /// A stored response, its decompressed body if the client does not accept the stored encoding,
+    /// and the reason that it is served although the client requested a newer one.
+    Fresh(Arc<StoredResponse>, Option<Bytes>, Option<CacheReason>),
     /// Any other response.
     Made(Box<Response<Bytes>>),
     /// A response that is still being stored.

@@ -267,7 +267,7 @@ impl Search<'_> {
             && fits(&Selection::new(asked, config.keys.variants()), head)
             && look.is_fresh(head)
             && look.is_fresh_enough(head)
-            && !config.order.is_refused(relay.turn)
+            && !relay.turn.is_overtaken()
     }
 
     /// Ends a wait for other requests.

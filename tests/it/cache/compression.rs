@@ -10,7 +10,11 @@ use portcullis::{
 use tower::{Layer, ServiceExt};
 
 use super::cache::{App, Handler, caller, get_as, get_with, response_with};
-use crate::support::{get, hands::let_all_run};
+use crate::support::{
+    get,
+    hands::let_all_run,
+    origin::{Origin, Site},
+};
 
 const TEXT: &[(&str, &str)] = &[
     ("cache-control", "public, max-age=60"),
@@ -245,4 +249,49 @@ async fn a_cache_that_does_not_compress_shows_what_another_one_has_compressed_to
     assert_eq!(handler.calls(), 1);
     assert_eq!(ask(cached(false), get("/a")).await, long().as_bytes());
     assert_eq!(handler.calls(), 2);
+}
+
+#[tokio::test]
+async fn body_belongs_to_its_entity_tag_although_another_request_stores_a_newer_version() {
+    let text = |name: &'static str| format!("{name} ").repeat(500);
+    let origin = Origin::new(move |_, call| {
+        let (status, tag, body, control) = match call {
+            1 => (200, "\"1\"", text("one"), "public, max-age=1"),
+            // Another version than the stored one, which then cannot be requested.
+            2 => (304, "\"2\"", String::new(), "public, max-age=60"),
+            3 => (600, "\"2\"", text("invalid"), "no-store"),
+            _ => (200, "\"2\"", text("two"), "public, max-age=60"),
+        };
+        let fields = [
+            ("cache-control", control),
+            ("content-type", "text/plain"),
+            ("etag", tag),
+        ];
+        let mut response = response_with(&fields, body);
+        *response.status_mut() = StatusCode::from_u16(status).unwrap();
+        Ok(response)
+    });
+    let site = Site::secure(&origin, |builder| builder.compression_threshold(1_000));
+    origin.let_through(1);
+    site.send(get("/a")).await.unwrap();
+    site.advance_secs(10).await;
+    let asking = site.start_all([get("/a")]).await;
+    origin.let_through_call(2);
+    let_all_run().await;
+    assert_eq!(origin.calls(), 3);
+    let newer = site
+        .start_all([get_with("/a", &[("if-match", "\"2\"")])])
+        .await;
+    origin.let_through_call(4);
+    let_all_run().await;
+    assert!(newer.iter().all(|newer| newer.is_finished()));
+    origin.let_through_call(3);
+    for seen in asking {
+        let seen = seen.await.unwrap().unwrap();
+        let expected = match seen.headers["etag"].to_str().unwrap() {
+            "\"1\"" => text("one"),
+            _ => text("two"),
+        };
+        assert_eq!(seen.body, expected, "{seen:?}");
+    }
 }

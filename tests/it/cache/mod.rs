@@ -21,6 +21,7 @@ pub(super) mod leaks;
 pub(super) mod nest;
 pub(super) mod oracle;
 pub(super) mod oracle_origin;
+pub(super) mod overtaken;
 pub(super) mod parts;
 pub(super) mod policy;
 pub(super) mod posts;

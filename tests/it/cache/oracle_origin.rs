@@ -3,9 +3,9 @@
 //! Each response of the handler has a number, and each `200` a version. A seed decides what the
 //! handler responds and when: new versions, the same one, confirmations of this or another version,
 //! responses that cannot be stored, failures, bodies that break off, and calls that hang. It also
-//! decides what the clients send, when they disconnect, and what is purged. Once a client has
-//! received the head of a final response, no later request is sent an older version. A failure
-//! prints its seed.
+//! decides what the clients send, when they disconnect, what is purged, and the keys of the store.
+//! Once a client has received the head of a final response, no later request is sent an older
+//! version. A failure prints its seed, which repeats it.
 
 use std::{
     collections::HashMap,
@@ -110,16 +110,17 @@ impl Dice {
     }
 }
 
-/// The store in memory, some of whose methods may do nothing.
+/// The store in memory, some of whose methods may do nothing. Its keys are those of the seed.
 #[derive(Clone, Debug)]
 struct Store {
     inner: MemoryStore,
+    keys: StoreKeys,
     touches: bool,
 }
 
 impl CacheStore for Store {
     fn keys(&self) -> &StoreKeys {
-        CacheStore::keys(&self.inner)
+        &self.keys
     }
 
     fn get(&self, key: &CacheKey, selection: &Selection<'_>) -> StoreFuture<Lookup> {
@@ -178,6 +179,11 @@ impl Runtime for Tasks {
             false => Poll::Pending,
         }))
     }
+}
+
+/// Returns `true` if the responses of a seed vary.
+fn varies(seed: u64) -> bool {
+    !seed.is_multiple_of(3)
 }
 
 /// All requests of one caller for one URL and variant.
@@ -261,6 +267,8 @@ struct Origin {
     seed: u64,
     dice: Dice,
     is_calm: bool,
+    /// `true` if responses vary by `Accept`.
+    varies: bool,
     mixes: bool,
     /// The last number that was given to a response or a version.
     last: u64,
@@ -485,7 +493,9 @@ impl Origin {
         let number = self.next();
         let headers = response.headers_mut();
         headers.insert("x-number", HeaderValue::from(number));
-        headers.append("vary", HeaderValue::from_static("accept"));
+        if self.varies {
+            headers.append("vary", HeaderValue::from_static("accept"));
+        }
         if !control.is_empty() {
             let control = HeaderValue::from_static(control);
             headers.insert("cache-control", control);
@@ -686,7 +696,10 @@ struct World {
 impl World {
     fn new(seed: u64, is_rfc: bool, fault: Fault, is_calm: bool) -> Self {
         let clock = ManualClock::default();
+        let mut secret = [0; 32];
+        secret[..8].copy_from_slice(&seed.to_le_bytes());
         let store = Store {
+            keys: StoreKeys::from_secret(&secret).unwrap(),
             inner: MemoryStore::builder()
                 .clock(clock.clone())
                 .max_cache_bytes(1 << 20)
@@ -722,6 +735,7 @@ impl World {
             seed,
             dice: Dice(seed * 2 + 7),
             is_calm,
+            varies: varies(seed),
             mixes: fault == Fault::Mixed,
             last: 0,
             current: HashMap::new(),
@@ -810,7 +824,7 @@ impl World {
                 false => self.dice.roll(2) as usize,
             },
             path: self.dice.roll(2) as usize,
-            variant: usize::from(self.dice.one_in(4)),
+            variant: usize::from(self.dice.one_in(4) && varies(self.seed)),
         };
         let method = match self.dice.one_in(6) && !self.is_calm {
             true => Method::HEAD,

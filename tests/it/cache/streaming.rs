@@ -769,25 +769,48 @@ async fn stale_response_is_not_served_after_a_streamed_refresh_began() {
 
 /// A store in memory whose touches, once held, stay pending until they are released.
 #[derive(Clone, Debug)]
-struct HeldTouches {
+pub(super) struct HeldTouches {
     memory: MemoryStore,
-    is_held: watch::Sender<bool>,
+    held: watch::Sender<Held>,
+}
+
+/// The touches that stay pending.
+#[derive(Clone, Copy, Debug)]
+enum Held {
+    None,
+    All,
+    /// Those of entries with this body.
+    Of(&'static str),
+}
+
+impl Held {
+    fn holds(self, touch: &Touch) -> bool {
+        match self {
+            Self::None => false,
+            Self::All => true,
+            Self::Of(body) => touch.entry.body() == body,
+        }
+    }
 }
 
 impl HeldTouches {
-    fn new(clock: ManualClock) -> Self {
+    pub(super) fn new(clock: ManualClock) -> Self {
         Self {
             memory: MemoryStore::with_clock(clock),
-            is_held: watch::Sender::new(false),
+            held: watch::Sender::new(Held::None),
         }
     }
 
     fn hold(&self) {
-        self.is_held.send_replace(true);
+        self.held.send_replace(Held::All);
     }
 
-    async fn release(&self) {
-        self.is_held.send_replace(false);
+    pub(super) fn hold_of(&self, body: &'static str) {
+        self.held.send_replace(Held::Of(body));
+    }
+
+    pub(super) async fn release(&self) {
+        self.held.send_replace(Held::None);
         let_all_run().await;
     }
 }
@@ -806,9 +829,9 @@ impl CacheStore for HeldTouches {
     }
 
     fn touch(&self, touch: Touch) -> StoreFuture<bool> {
-        let (memory, mut is_held) = (self.memory.clone(), self.is_held.subscribe());
+        let (memory, mut held) = (self.memory.clone(), self.held.subscribe());
         StoreFuture::pending(async move {
-            let _ = is_held.wait_for(|is_held| !is_held).await;
+            let _ = held.wait_for(|held| !held.holds(&touch)).await;
             CacheStore::touch(&memory, touch).await
         })
     }

@@ -26,7 +26,7 @@ use portcullis::{
     store::MemoryStore,
 };
 use tower::{
-    Layer, Service, ServiceBuilder, ServiceExt,
+    Layer, Service, ServiceBuilder, ServiceExt, service_fn,
     util::{BoxCloneService, MapRequestLayer},
 };
 
@@ -34,6 +34,7 @@ use crate::support::{
     alone::{is_silent, reports},
     app::app,
     get,
+    hands::let_all_run,
 };
 
 /// A ring in memory, and a key of it.
@@ -286,6 +287,39 @@ fn cache_outside_of_the_keys_is_reported_once() {
         let by_header = keys.builder().sources([source]).build().unwrap();
         let layers = ServiceBuilder::new().layer(cache()).layer(by_header);
         send(layers.into_inner(), || keys.request_by("x-acme-key")).await;
+    });
+}
+
+#[test]
+fn cache_outside_of_the_keys_is_reported_by_a_background_refresh() {
+    let name =
+        "stack::config_checks::cache_outside_of_the_keys_is_reported_by_a_background_refresh";
+    let expected: [&[&str]; 1] = [&["`CacheLayer` is `outside of the layer that inserts"]];
+    reports(name, &expected, async {
+        let clock = ManualClock::default();
+        let store = MemoryStore::with_clock(clock.clone());
+        let cache = || {
+            let builder = CacheLayer::secure(store.clone()).clock(clock.clone());
+            builder.build().unwrap()
+        };
+        let handler = service_fn(async |_: Request<Full<Bytes>>| {
+            let stale = "max-age=1, stale-while-revalidate=600";
+            let response = Response::builder().header("cache-control", stale);
+            Ok::<_, Infallible>(response.body(Full::<Bytes>::default()).unwrap())
+        });
+        // Another instance has stored the response.
+        let other = cache().layer(handler);
+        other.oneshot(anonymous()).await.unwrap();
+        clock.advance(Duration::from_secs(10));
+        let keys = Keys::new().await;
+        let source = KeySource::header("x-acme-key").unwrap();
+        let by_header = keys.builder().sources([source]).build().unwrap();
+        let app = ServiceBuilder::new().layer(cache()).layer(by_header);
+        let request = keys.request_by("x-acme-key");
+        let seen = app.service(handler).oneshot(request).await.unwrap();
+        let status = seen.headers()["cache-status"].to_str().unwrap();
+        assert!(status.starts_with("portcullis; hit; ttl=-9"), "{status}");
+        let_all_run().await;
     });
 }
 

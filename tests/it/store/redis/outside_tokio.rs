@@ -58,7 +58,7 @@ async fn serves(server: &Server) {
     // The event arrives on the crate's own thread: no await is needed here.
     let begun = Instant::now();
     while instance.status(&key).await != StatusCode::UNAUTHORIZED {
-        assert!(begun.elapsed() < Duration::from_secs(2), "never heard");
+        assert!(begun.elapsed() < Duration::from_secs(20), "never notified");
     }
 
     let cache = Instance::new(
