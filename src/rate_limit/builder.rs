@@ -189,12 +189,12 @@ impl RateLimitLayerBuilder {
     /// policy. By default, every admitted request is charged.
     ///
     /// Each request still reserves its [cost](Self::cost), and is rejected if too little quota is
-    /// left. When the head of the response is known, policies for which the predicate returns
-    /// `false` are refunded. Concurrent requests therefore never exceed the limit in charged
-    /// responses. While requests are in flight, their reservations can cause another request to be
-    /// rejected, even if that request would not be charged. Choose a limit above the number of
-    /// concurrent requests from one client. The `RateLimit` fields and the outcome show the quota
-    /// before the refund.
+    /// left. When the head of the response is known, the charge is refunded for each policy for
+    /// which the predicate returns `false`. Concurrent requests therefore never exceed the limit in
+    /// charged responses. While requests are in flight, their reservations can cause another
+    /// request to be rejected, even if that request would not be charged. Choose a limit above the
+    /// number of concurrent requests from one client. The `RateLimit` fields and the outcome show
+    /// the quota before the refund.
     ///
     /// The predicate receives only the head of the response. A request without a response remains
     /// charged. This is the case if the client disconnects before the head, the handler panics, or

@@ -79,17 +79,17 @@ impl KeySource {
     /// key.
     pub fn header(name: &str) -> Result<Self, ConfigError> {
         let refused = |problem: &str, fix: &str| ConfigError::new("header", name, problem).fix(fix);
-        let shared = "its value holds more than a key";
-        let usual = "take `x-api-key`, or `KeySource::bearer()` for `Authorization: Bearer`";
+        let shared = "its value contains more than a key";
+        let usual = "use `x-api-key`, or `KeySource::bearer()` for `Authorization: Bearer`";
         match HeaderName::from_bytes(name.as_bytes()) {
             Ok(AUTHORIZATION | COOKIE) => Err(refused(shared, usual)),
             Ok(SEC_WEBSOCKET_PROTOCOL) => {
-                Err(refused(shared, "take `KeySource::websocket_protocol`"))
+                Err(refused(shared, "use `KeySource::websocket_protocol`"))
             }
             Ok(header) => Ok(Self {
                 place: KeyLocation::Header(header),
             }),
-            Err(_) => Err(refused("this is no name of a header", usual)),
+            Err(_) => Err(refused("it is not a valid header name", usual)),
         }
     }
 
@@ -144,12 +144,12 @@ impl KeySource {
             Err(ConfigError::new("scheme", name.escape_debug(), problem).fix(fix))
         };
         if !is_token(name) {
-            return refused(NO_TOKEN, "name it as in `Token`");
+            return refused(NO_TOKEN, "use a scheme such as `Token`");
         }
         if name.eq_ignore_ascii_case("Basic") {
             return refused(
                 "its credentials are an encoded name and password",
-                "take `KeySource::basic()`",
+                "use `KeySource::basic()`",
             );
         }
         let scheme = AuthScheme {
@@ -233,7 +233,7 @@ impl KeySource {
         if !is_token(prefix) {
             let prefix = prefix.escape_debug();
             return Err(ConfigError::new("websocket_protocol", prefix, NO_TOKEN)
-                .fix("name it as in `portcullis.key.`"));
+                .fix("use a prefix such as `portcullis.key.`"));
         }
         let place = KeyLocation::WebSocketProtocol(prefix.to_owned());
         Ok(Self { place })
@@ -394,7 +394,7 @@ fn unreserved(option: &'static str, name: &str) -> Result<String, ConfigError> {
             name.escape_debug(),
             "a name is one or more of letters, digits, `-`, `_`, `.` and `~`",
         )
-        .fix("name it as in `api_key`"));
+        .fix("use a name such as `api_key`"));
     }
     Ok(name.to_owned())
 }

@@ -14,7 +14,7 @@ pub(crate) fn checked_subprotocol(
 ) -> Result<HeaderValue, ConfigError> {
     let refused = |problem: &str| {
         ConfigError::new("websocket_subprotocol", name.escape_debug(), problem)
-            .fix("name a subprotocol of the service, for example `acme.v1`")
+            .fix("use a subprotocol of the service, for example `acme.v1`")
     };
     let mut prefixes = sources.iter().filter_map(KeySource::websocket_prefix);
     if prefixes.any(|prefix| name.starts_with(prefix)) {

@@ -109,7 +109,7 @@ where
     if scopes.is_empty() {
         return Err(
             ConfigError::new("scopes", "empty", "at least one scope is required")
-                .fix("name a scope, or require only an identity with `RequireScopesLayer::none`"),
+                .fix("pass a scope, or require only an identity with `RequireScopesLayer::none`"),
         );
     }
     if let Some(wrong) = scopes.iter().find(|scope| !is_scope(scope)) {

@@ -1,4 +1,4 @@
-//! A body with a copy that is being stored.
+//! A response body that is copied to the store while it is sent.
 
 use std::{
     pin::Pin,
@@ -13,7 +13,7 @@ use super::{feed::Feed, writer::ResponseFill};
 use crate::{cache::lookup::reason::CacheReason, core::http::body::ResponseBody};
 
 pin_project! {
-    /// A body with a copy that is being stored.
+    /// A response body that is copied to the store while it is sent.
     pub(super) struct Tapped<B> {
         #[pin]
         pub(super) body: ResponseBody<B>,

@@ -106,7 +106,7 @@ impl Policy {
         queue.map_or(Duration::ZERO, |queue| queue.delay(said))
     }
 
-    /// Refunds `amount` from the charge that `paid` identifies, in a log.
+    /// Refunds `amount` of the charge in a sliding log that `paid` identifies.
     pub fn refund_log(&self, log: &mut Log, paid: Receipt, amount: u64) {
         if let Some(exact) = self.algorithm.log() {
             exact.refund(log, paid, amount);

@@ -23,7 +23,7 @@ impl PolicyParams {
         Self { letter, numbers }
     }
 
-    /// Returns the letter of the algorithm.
+    /// Returns the letter that identifies the algorithm.
     pub fn letter(&self) -> char {
         self.letter
     }

@@ -360,8 +360,8 @@ impl Policy {
     }
 
     /// Returns `true` if decisions are not affected by a time that is a few milliseconds late. This
-    /// is the case if the window is at least a tenth of a second and neither times nor turns are
-    /// stored.
+    /// is the case if the window is at least 100 ms and the state contains neither the times of
+    /// requests nor positions in a queue.
     #[inline]
     pub fn tolerates_coarse_clock(&self) -> bool {
         self.tolerates_coarse_clock

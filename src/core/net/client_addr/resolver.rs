@@ -146,8 +146,8 @@ impl ClientAddrResolver {
     /// Returns an error if the prefix is shorter than 32 bits or longer than 128 bits.
     pub fn ipv6_prefix(mut self, bits: u8) -> Result<Self, ConfigError> {
         if !(32..=128).contains(&bits) {
-            let problem = "an IPv6 client is named by 32 to 128 bits of its address";
-            return Err(ConfigError::new("ipv6_prefix", bits, problem).fix("give 56 or 64"));
+            let problem = "the prefix must be 32 to 128 bits long";
+            return Err(ConfigError::new("ipv6_prefix", bits, problem).fix("use 56 or 64"));
         }
         self.ipv6_prefix = bits;
         Ok(self)
@@ -285,7 +285,7 @@ fn axum_fix(reads_connect_info: bool) -> &'static str {
 
 fn other_header(own: &ForwardedHeader, other: &ForwardedHeader) -> ConfigError {
     let problem = format!(
-        "a trusted proxy sent `{}` and not this field, so the proxy is taken for the client",
+        "a trusted proxy sent `{}` and not this field, so the proxy counts as the client",
         other.name()
     );
     ConfigError::new("forwarded_header", own.name(), problem).fix(format!(

@@ -199,9 +199,9 @@ impl From<HeaderName> for ForwardedHeader {
 fn trusted_network(text: &str) -> Result<IpNetwork, ConfigError> {
     let network = IpNetwork::parse("trusted_proxies", text)?;
     if network.prefix_len() == 0 {
-        let problem = "where everybody is a proxy, each client chooses its own address";
+        let problem = "a network of all addresses lets each client choose its own address";
         return Err(trusted_proxies_error(text, problem)
-            .fix("name the proxies' networks, or count the proxies by `TrustedProxies::Hops`"));
+            .fix("list the networks of the proxies, or use `TrustedProxies::Hops`"));
     }
     Ok(network)
 }

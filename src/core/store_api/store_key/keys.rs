@@ -60,9 +60,9 @@ impl StoreKeys {
             return Err(ConfigError::new(
                 "store key secret",
                 format_args!("{} bytes long", secret.len()),
-                "a secret under 32 bytes can be guessed",
+                "a secret of fewer than 32 bytes can be guessed",
             )
-            .fix("generate one with `openssl rand -hex 32`, and give the same to each process"));
+            .fix("generate one with `openssl rand -hex 32`, and pass the same secret to each process"));
         }
         Ok(Self::derive(secret, false))
     }

@@ -95,7 +95,7 @@ fn parse_all(urls: &[String], tls: &Tls) -> Result<Vec<Address>, ConfigError> {
             .fix("pass the URL of at least one server, such as `redis://10.0.0.1:6379`")
     };
     if addresses.is_empty() {
-        return Err(error("it names no server"));
+        return Err(error("it contains no server"));
     }
     if addresses.iter().any(|address| address.host().is_none()) {
         return Err(error(
