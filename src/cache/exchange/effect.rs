@@ -90,9 +90,26 @@ impl Exchange {
         if !matches!(effect, Effect::MayStandIn | Effect::Nothing) {
             self.config.backoffs.succeeded(stale.key.full());
         }
+        self.conclude_stale(effect, asked, (&stale, stored_since), response, cx)
+    }
+
+    /// Concludes a lookup that found a stored response, which the handler's response has an effect
+    /// on.
+    fn conclude_stale<B>(
+        self,
+        effect: Effect,
+        mut asked: Box<ForwardedRequest>,
+        (stale, stored_since): (&Stale, Replaced),
+        mut response: Response<B>,
+        cx: &mut Context<'_>,
+    ) -> Conclusion<B>
+    where
+        B: Body<Data = Bytes> + Send + 'static,
+        B::Error: Send,
+    {
         match effect {
-            Effect::Confirms => self.revalidated(asked, &stale, &response),
-            Effect::Contradicts if asked.again.is_none() => self.unconfirmed(asked, &stale),
+            Effect::Confirms => self.revalidated(asked, stale, &response),
+            Effect::Contradicts if asked.again.is_none() => self.unconfirmed(asked, stale),
             Effect::Contradicts => {
                 asked.unconfirmed = Some(Box::new(mem::take(response.headers_mut())));
                 self.with(asked).ask_otherwise(RequestForm::Whole)
@@ -113,7 +130,7 @@ impl Exchange {
                 self.fill(asked, response, Replaced::default(), cx)
             }
             Effect::Replaces => {
-                let replaced = Replaced::new(&stale).and(stored_since);
+                let replaced = Replaced::new(stale).and(stored_since);
                 self.fill(asked, response, replaced, cx)
             }
         }
