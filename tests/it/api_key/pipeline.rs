@@ -701,11 +701,15 @@ async fn waiters_of_one_record_cost_the_same_each_however_many_they_are() {
         assert_eq!(store.finds(), 1);
         begun.elapsed()
     };
+    // Sixteen times as many cost 256 times as much where each is compared with all others. A busy
+    // machine delays single rounds.
     let mut best = [Duration::MAX; 2];
-    for _ in 0..3 {
+    for _ in 0..12 {
         best[0] = best[0].min(cost(1_000).await);
         best[1] = best[1].min(cost(16_000).await);
+        if best[1] < best[0] * 40 {
+            return;
+        }
     }
-    // Sixteen times as many cost 256 times as much where each is compared with all others.
-    assert!(best[1] < best[0] * 40, "{best:?}");
+    panic!("{best:?}");
 }
