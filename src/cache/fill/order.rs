@@ -344,7 +344,7 @@ mod tests {
     }
 
     #[test]
-    fn an_open_response_is_known_however_many_others_end() {
+    fn open_fill_stays_registered_while_thousands_of_others_end() {
         let order = order();
         let older = order.begin(of(1, 7));
         let newer = order.begin(of(1, 7));

@@ -1,4 +1,4 @@
-//! Background refreshes run once for all processes, and need a runtime.
+//! Background refreshes: one of them serves all processes, and each one needs a runtime.
 
 use std::{sync::atomic::Ordering, time::Duration};
 
